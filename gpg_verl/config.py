@@ -1,0 +1,256 @@
+"""GPG's settings (`algorithm.gpg`) and what `algorithm.adv_estimator=gpg` implies for the rest of veRL's config.
+
+One word is enough: `settle` makes the config what GPG needs and reports what it changed. What the user set against
+it is a contradiction, reported with the full key, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+F_NORMS = ("1", "std")
+ALPHAS = ("sample", "token", "none")
+
+# veRL's V1 trainer modes and the names under which GPG's versions of them are registered. A name of its own means
+# that a process without this package cannot answer with veRL's trainer: it stops with "Unknown trainer".
+TRAINER_MODES = {mode: f"gpg_{mode}" for mode in ("sync", "colocate_async", "separate_async")}
+
+
+class SettingError(ValueError):
+    """A setting of `algorithm.gpg` that is unknown or has a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class GPGSettings:
+    """The node `algorithm.gpg`, given on the command line as `+algorithm.gpg.key=value`.
+
+    f_norm: F_norm, the divisor of the centred reward: `1` (the paper's choice) or `std` (its ablation).
+    alpha: α, the correction for samples without gradient: `sample` is the paper's B/(B−M), `token` the same ratio
+        counted in response tokens (what the token-mean loss divides by), `none` is α = 1.
+    beta_th: β_th, the share of samples in valid groups below which a step asks for more prompts; 0 is off.
+    allow_kl: accept KL terms that GPG does not have; they bring the reference worker back.
+    """
+
+    f_norm: str = "1"
+    alpha: str = "sample"
+    beta_th: float = 0.0
+    allow_kl: bool = False
+
+    @classmethod
+    def from_node(cls, node: Mapping | None) -> GPGSettings:
+        """Reads the node; raises SettingError with the full key, the value and the values allowed."""
+        if node is None:
+            return cls()
+        if not isinstance(node, Mapping | DictConfig):
+            raise SettingError(
+                f"algorithm.gpg={node!r} is not a group of settings: use +algorithm.gpg.key=value"
+            )
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {}
+        for key in node:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean algorithm.gpg.{close[0]}?" if close else ""
+                raise SettingError(f"algorithm.gpg.{key} is unknown, known are {', '.join(known)}{hint}")
+            values[key] = _READERS[key](node[key])
+        return cls(**values)
+
+
+def _one_of(key: str, allowed: tuple[str, ...]):
+    def read(value: Any) -> str:
+        # YAML reads `f_norm=1` as a number.
+        text = str(int(value)) if isinstance(value, float) and value == 1 else str(value)
+        if isinstance(value, bool) or text not in allowed:
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are {' and '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _share(key: str):
+    def read(value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= 1
+            or math.isnan(value)
+        ):
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 (off) to 1")
+        return float(value)
+
+    return read
+
+
+def _flag(key: str):
+    def read(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are True and False")
+        return value
+
+    return read
+
+
+_READERS = {
+    "f_norm": _one_of("f_norm", F_NORMS),
+    "alpha": _one_of("alpha", ALPHAS),
+    "beta_th": _share("beta_th"),
+    "allow_kl": _flag("allow_kl"),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key that GPG set, with veRL's value before and GPG's after."""
+
+    key: str
+    before: Any
+    after: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What `settle` found: GPG's settings, the changes made, the contradictions and the notices."""
+
+    settings: GPGSettings
+    changes: list[Change]
+    contradictions: list[str]
+    notices: list[str]
+
+
+def is_gpg(config: DictConfig) -> bool:
+    """Whether the run's estimator is GPG."""
+    return OmegaConf.select(config, "algorithm.adv_estimator") == "gpg"
+
+
+def typed_keys(overrides: list[str] | None) -> set[str]:
+    """The keys that the user typed, from Hydra's override list (`["+a.b=1", "~c"]` → `{"a.b", "c"}`)."""
+    return {override.partition("=")[0].lstrip("+~") for override in overrides or []}
+
+
+def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
+    """Makes the composed config of a GPG run what GPG implies, in place.
+
+    Args:
+        config: veRL's composed config (`ppo_trainer`).
+        overrides: what the user typed, as Hydra lists it. Only this tells a typed value from veRL's default; without
+            it, values equal to veRL's defaults count as unset.
+    """
+    typed = typed_keys(overrides)
+    changes: list[Change] = []
+    contradictions: list[str] = []
+    notices: list[str] = []
+
+    def imply(key: str, value: Any, default: Any, why: str, way_out: str) -> None:
+        current = OmegaConf.select(config, key)
+        if current == value:
+            return
+        if key in typed or current != default:
+            contradictions.append(
+                f"{key}={current} contradicts algorithm.adv_estimator=gpg ({why}): {way_out}"
+            )
+            return
+        changes.append(Change(key, current, value, why))
+        with open_dict(config):
+            OmegaConf.update(config, key, value, force_add=True)
+
+    try:
+        settings = GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg"))
+    except SettingError as error:
+        contradictions.append(str(error))
+        settings = GPGSettings()
+
+    actor = "actor_rollout_ref.actor"
+    imply(
+        f"{actor}.policy_loss.loss_mode",
+        "gpg",
+        "vanilla",
+        "GPG has its own policy loss, −log π · Â",
+        "leave the key out",
+    )
+    imply("critic.enable", False, None, "GPG has no critic", "leave the key out")
+    if not settings.allow_kl:
+        why = "GPG has no KL term and starts no reference worker"
+        way_out = "set it to False, or keep it on purpose with +algorithm.gpg.allow_kl=True"
+        imply(f"{actor}.use_kl_loss", False, False, why, way_out)
+        imply("algorithm.use_kl_in_reward", False, False, why, way_out)
+
+    n = OmegaConf.select(config, "actor_rollout_ref.rollout.n")
+    if not isinstance(n, int) or n < 2:
+        contradictions.append(
+            f"actor_rollout_ref.rollout.n={n}: a group of one has no gradient, GPG compares the n responses to one "
+            "prompt; set actor_rollout_ref.rollout.n to 2 or more (the paper uses 8)"
+        )
+    if not OmegaConf.select(config, "trainer.use_v1"):
+        contradictions.append(
+            "trainer.use_v1=False: GPG's step is built on veRL's V1 trainer; leave trainer.use_v1 at True"
+        )
+    if settings.beta_th > 0:
+        contradictions.append(
+            f"algorithm.gpg.beta_th={settings.beta_th}: this version of gpg_verl does not refill a step yet; "
+            "leave it at 0 (α still corrects for samples without gradient)"
+        )
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    if mode in TRAINER_MODES:
+        imply("trainer.v1.trainer_mode", TRAINER_MODES[mode], mode, "GPG's version of this mode", "")
+    elif mode not in TRAINER_MODES.values():
+        contradictions.append(f"trainer.v1.trainer_mode={mode}: GPG knows {', '.join(TRAINER_MODES)}")
+
+    _drop_old_log_prob_pass(config, typed, imply, notices)
+    _count_updates(config, notices)
+    return Settled(settings, changes, contradictions, notices)
+
+
+def _drop_old_log_prob_pass(config: DictConfig, typed: set[str], imply, notices: list[str]) -> None:
+    """GPG has no importance ratio, so nothing reads the log-probs of a second forward pass over the batch.
+
+    veRL's `bypass_mode` hands the rollout's own log-probs on instead. Rollout correction and router replay are the
+    two things that do need the pass.
+    """
+    correction = "algorithm.rollout_correction"
+    wanted = [
+        f"{correction}.{key}={value}"
+        for key in ("rollout_is", "rollout_rs")
+        if (value := OmegaConf.select(config, f"{correction}.{key}")) is not None
+    ]
+    engine = "actor_rollout_ref.actor"
+    wanted += [
+        f"{engine}.{strategy}.router_replay.mode=R2"
+        for strategy in ("megatron", "veomni")
+        if OmegaConf.select(config, f"{engine}.{strategy}.router_replay.mode") == "R2"
+    ]
+    if not OmegaConf.select(config, "actor_rollout_ref.rollout.calculate_log_probs"):
+        wanted.append("actor_rollout_ref.rollout.calculate_log_probs=False")
+    if f"{correction}.bypass_mode" in typed:
+        wanted.append(f"{correction}.bypass_mode={OmegaConf.select(config, f'{correction}.bypass_mode')}")
+    if wanted:
+        notices.append(f"the old-log-prob pass is as you set it: {', '.join(wanted)}")
+    elif OmegaConf.select(config, f"{correction}.bypass_mode") is False:
+        imply(
+            f"{correction}.bypass_mode",
+            True,
+            False,
+            "GPG needs no old log-probs, so that pass is not run",
+            "leave the key out",
+        )
+
+
+def _count_updates(config: DictConfig, notices: list[str]) -> None:
+    batch = OmegaConf.select(config, "data.train_batch_size")
+    mini_batch = OmegaConf.select(config, "actor_rollout_ref.actor.ppo_mini_batch_size")
+    epochs = OmegaConf.select(config, "actor_rollout_ref.actor.ppo_epochs") or 1
+    if not (isinstance(batch, int) and isinstance(mini_batch, int)) or mini_batch < 1:
+        return
+    updates = max(1, batch // mini_batch) * epochs
+    if updates > 1:
+        notices.append(
+            f"{updates} updates per rollout batch; GPG as published is on-policy with one: set "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={batch} (= data.train_batch_size)"
+            + (" and actor_rollout_ref.actor.ppo_epochs=1" if epochs > 1 else "")
+        )

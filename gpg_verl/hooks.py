@@ -1,0 +1,114 @@
+"""Where GPG enters veRL: one hook per veRL module, run when that module is first imported.
+
+Waiting for the import costs nothing in processes that never need it (importing the trainer would add seconds to
+every `import verl`), and puts ours in place before any other module can copy veRL's names. Each hook that fails
+leaves a refusal behind instead of veRL's own `gpg`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import wrapt
+
+from gpg_verl.plugin import refusal, refuse_gpg
+
+
+def install() -> None:
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+        from gpg_verl.cpu import install as install_cpu
+
+        install_cpu()
+    else:
+        from gpg_verl.cpu.platform import register
+
+        register()
+    _when_imported("verl.utils.config", _wrap_validate_config)
+    _when_imported("verl.trainer.ppo.core_algos", _register_algorithm)
+    _when_imported("verl.trainer.ppo.v1", _register_trainers, on_error=_refuse_trainers)
+    _when_imported("verl.trainer.ppo.ray_trainer", _wrap_legacy_trainer)
+    _when_imported("hydra", _add_presets)
+
+
+def _when_imported(name, hook, on_error=lambda module, cause: refuse_gpg(cause)):
+    @functools.wraps(hook)
+    def guarded(module):
+        try:
+            hook(module)
+        except BaseException as cause:
+            on_error(module, cause)
+
+    wrapt.register_post_import_hook(guarded, name)
+
+
+def _wrap_validate_config(module) -> None:
+    """veRL has no seam for a plugin to see the composed config; `validate_config` is the driver's only look at the
+    whole of it before Ray starts (veRL 0.9.1). Ours settles what GPG implies, then hands on to veRL's.
+    """
+    original = module.validate_config
+
+    @functools.wraps(original)
+    def validate_config(config, use_reference_policy, use_critic):
+        from gpg_verl.preflight import before_ray
+
+        return before_ray(config, use_reference_policy, use_critic, original)
+
+    module.validate_config = validate_config
+
+
+def _register_algorithm(module) -> None:
+    """`register_adv_est` refuses a name that is taken, and veRL takes `gpg`: the registry entry is replaced."""
+    from gpg_verl import registry
+
+    for name in ("ADV_ESTIMATOR_REGISTRY", "POLICY_LOSS_REGISTRY"):
+        if "gpg" not in getattr(module, name):
+            raise RuntimeError(f"veRL's {name} has no `gpg` any more: this veRL version is not supported")
+    module.ADV_ESTIMATOR_REGISTRY["gpg"] = registry.gpg_advantage_estimator
+    module.POLICY_LOSS_REGISTRY["gpg"] = registry.gpg_policy_loss
+
+
+def _register_trainers(module) -> None:
+    from gpg_verl import trainer
+
+    trainer.register()
+
+
+def _refuse_trainers(module, cause) -> None:
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    from gpg_verl.config import TRAINER_MODES
+
+    for mode in TRAINER_MODES.values():
+        TRAINER_REGISTRY[mode] = refusal(cause)
+
+
+def _wrap_legacy_trainer(module) -> None:
+    """Every trainer of veRL outside V1, the experimental ones too, derives from this class (veRL 0.9.1). They never
+    call our settings check, so they would train GPG's advantages with whatever loss is configured.
+    """
+    original = module.RayPPOTrainer.__init__
+
+    @functools.wraps(original)
+    def __init__(self, config, *args, **kwargs):
+        if config.algorithm.adv_estimator == "gpg":
+            raise RuntimeError(
+                f"algorithm.adv_estimator=gpg does not run in {type(self).__name__}: GPG's step is built on veRL's V1 "
+                "trainer. Use `python -m verl.trainer.main_ppo` with trainer.use_v1=True (veRL's default)."
+            )
+        original(self, config, *args, **kwargs)
+
+    module.RayPPOTrainer.__init__ = __init__
+
+
+def _add_presets(module) -> None:
+    """Lets `+preset=cpu` be found without naming a search path on the command line."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class GPGPresets(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider="gpg_verl", path="pkg://gpg_verl.presets")
+
+    Plugins.instance().register(GPGPresets)

@@ -1,0 +1,233 @@
+"""The look at a run before Ray starts: settings, versions, data files, memory. One message, no traceback.
+
+`before_ray` is called with veRL's composed config by `verl.trainer.main_ppo` (see hooks.py); `inspect` is the same
+judgement for `python -m gpg_verl check`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+import gpg_verl
+from gpg_verl.config import Settled, is_gpg, settle
+from gpg_verl.versions import problems as version_problems
+
+REQUIRED_COLUMNS = ("data_source", "reward_model")
+
+# Peak memory of a CPU run, measured with models of 0.4M and 135M parameters: Python processes, plus copies of the
+# fp32 weights (trainer, gradient, two AdamW moments, vLLM with its packed copy, transfer), plus the KV cache.
+CPU_BASE_BYTES = 5.0e9
+CPU_WEIGHT_COPIES = 8
+
+
+@dataclass
+class Findings:
+    """What stands against a run. `settings` are contradictions in the config; `files` and `machine` are about where it
+    would run, and only a warning for `check`, which may run elsewhere."""
+
+    settled: Settled | None = None
+    settings: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
+
+    def all(self) -> list[str]:
+        return [*self.machine, *self.settings, *self.files]
+
+
+def inspect(config: DictConfig, overrides: list[str] | None) -> Findings:
+    """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can mend."""
+    findings = Findings(machine=version_problems(config))
+    findings.settled = settle(config, overrides)
+    findings.settings += findings.settled.contradictions
+    findings.settings += missing_values(config)
+    findings.files += model_problems(config)
+    for split in ("train", "val"):
+        findings.files += data_problems(config, split)
+    findings.machine += memory_problems(config)
+    return findings
+
+
+def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool, validate_config) -> None:
+    """Stands in for veRL's `validate_config` in the driver."""
+    from gpg_verl.cpu import adopt
+
+    adopt(config)
+    if not is_gpg(config):
+        return validate_config(config, use_reference_policy, use_critic)
+
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+
+    findings = inspect(config, typed_overrides())
+    if findings.all():
+        raise SystemExit(stop_message(findings.all()))
+    try:
+        validate_config(config, need_reference_policy(config), need_critic(config))
+    except (AssertionError, ValueError, TypeError) as error:
+        raise SystemExit(stop_message([f"veRL refuses the configuration: {error}"])) from None
+    print("\n".join(first_lines(findings.settled)), flush=True)
+
+
+def stop_message(problems: list[str]) -> str:
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    return f"\ngpg_verl: this run cannot start.\n{lines}\n"
+
+
+def first_lines(settled: Settled) -> list[str]:
+    """What every GPG run says first: which implementation, which settings, what they imply."""
+    import verl
+
+    s = settled.settings
+    lines = [
+        f"gpg_verl {gpg_verl.__version__} ({Path(gpg_verl.__file__).parent}) on veRL {verl.__version__}: "
+        f"adv_estimator=gpg with f_norm={s.f_norm} alpha={s.alpha} beta_th={s.beta_th:g} allow_kl={s.allow_kl}"
+    ]
+    lines += [f"gpg_verl: {c.key}={c.after} ({c.why})" for c in settled.changes]
+    lines += [f"gpg_verl: {notice}" for notice in settled.notices]
+    return lines
+
+
+def typed_overrides() -> list[str] | None:
+    """What the user typed, where Hydra composed the config; None otherwise."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
+
+
+def missing_values(config: DictConfig) -> list[str]:
+    """Settings that veRL needs and has no default for: it would stop deep inside Ray."""
+    problems = []
+    if OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name"):
+        problems.append(
+            "actor_rollout_ref.rollout.name is not set: say which engine generates, e.g. actor_rollout_ref.rollout.name=vllm"
+        )
+    actor = config.actor_rollout_ref.actor
+    if not actor.use_dynamic_bsz:
+        for key in (
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+        ):
+            if OmegaConf.select(config, key) is None:
+                problems.append(
+                    f"{key} is not set: give a number of rows, or set actor_rollout_ref.actor.use_dynamic_bsz=True"
+                )
+    return problems
+
+
+def model_problems(config: DictConfig) -> list[str]:
+    path = OmegaConf.select(config, "actor_rollout_ref.model.path")
+    if not path:
+        return ["actor_rollout_ref.model.path is not set: give a folder with a Hugging Face model, or a hub id"]
+    folder = Path(os.path.expanduser(path))
+    looks_local = path.startswith(("/", ".", "~")) or folder.exists()
+    if looks_local and not (folder / "config.json").is_file():
+        found = "no such folder" if not folder.exists() else "a folder without config.json"
+        return [f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}"]
+    return []
+
+
+def data_problems(config: DictConfig, split: str) -> list[str]:
+    """What is wrong with the files of `data.{split}_files`: missing, unreadable, without a column, too few rows."""
+    key = f"data.{split}_files"
+    given = OmegaConf.select(config, key)
+    files = list(given) if isinstance(given, ListConfig | list) else [given]
+    if OmegaConf.select(config, "data.custom_cls.path"):
+        return []  # the user's own data set class reads what it likes
+    problems: list[str] = []
+    rows = 0
+    for name in files:
+        if not isinstance(name, str) or not name:
+            problems.append(f"{key}={given}: expected the path of a parquet or jsonl file in veRL's format")
+            continue
+        if "://" in name:
+            return problems  # remote, read by veRL
+        try:
+            columns, count = _columns_and_rows(Path(os.path.expanduser(name)))
+        except _Unreadable as error:
+            problems.append(f"{key}: {name}: {error}")
+            continue
+        rows += count
+        wanted = (config.data.prompt_key, *REQUIRED_COLUMNS)
+        absent = [column for column in wanted if column not in columns]
+        if absent:
+            problems.append(
+                f"{key}: {name}: expected the columns {', '.join(wanted)}, without {', '.join(absent)} "
+                f"(found {', '.join(columns)}); veRL's format is described in its docs under 'Prepare data'"
+            )
+    if split == "train" and not problems and rows < config.data.train_batch_size:
+        problems.append(
+            f"{key}: {rows} rows are fewer than data.train_batch_size={config.data.train_batch_size}: no step could be "
+            "filled; use more rows or a smaller batch"
+        )
+    return problems
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def _columns_and_rows(path: Path) -> tuple[list[str], int]:
+    import json
+
+    if not path.is_file():
+        raise _Unreadable("no such file; make it, or correct the path")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            parquet = pyarrow.parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _Unreadable(f"not a readable parquet file ({error}); write it again") from None
+        return parquet.schema_arrow.names, parquet.metadata.num_rows
+    if path.suffix in (".json", ".jsonl"):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            first = lines.readline()
+            count = 1 + sum(1 for line in lines if line.strip())
+        try:
+            return list(json.loads(first)), count
+        except (ValueError, TypeError) as error:
+            raise _Unreadable(f"line 1 is not a JSON object ({error}); write one object a line") from None
+    raise _Unreadable(f"veRL reads .parquet, .json and .jsonl, not {path.suffix or 'a file without suffix'}")
+
+
+def memory_problems(config: DictConfig) -> list[str]:
+    """Too little memory for a CPU run, where the kernel would kill a worker without a word (GPU runs: veRL says)."""
+    if OmegaConf.select(config, "trainer.device") != "cpu":
+        return []
+    import psutil
+
+    available = psutil.virtual_memory().available
+    needed = cpu_bytes_needed(config)
+    if available >= needed:
+        return []
+    return [
+        f"too little memory: this run needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free; "
+        "use a smaller model, or free memory"
+    ]
+
+
+def cpu_bytes_needed(config: DictConfig) -> float:
+    kv_cache: Any = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes") or 0
+    folder = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""))
+    return CPU_BASE_BYTES + CPU_WEIGHT_COPIES * 4 * _parameters(folder) + kv_cache
+
+
+def _parameters(folder: Path) -> int:
+    """Parameters of a local safetensors checkpoint, from the files' headers; 0 where there is none."""
+    import json
+    import math
+    import struct
+
+    total = 0
+    for file in folder.glob("*.safetensors") if folder.is_dir() else []:
+        with file.open("rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(length))
+        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    return total
+

@@ -1,0 +1,67 @@
+"""How a GPG step waits for its groups: promptly, and never for a process that is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+# veRL's replay buffer asks every 2 s whether the rollout is done: most of a short step. Asking costs one metadata
+# listing, so the wait is a share of the time already waited: 5 % late at most, and never later than veRL's own 2 s.
+FIRST_POLL_SECONDS = 0.05
+POLL_SHARE = 0.05
+LAST_POLL_SECONDS = 2.0
+
+ALIVE_EVERY_SECONDS = 5.0
+
+
+def poll_seconds(waited: float) -> float:
+    """Seconds until the next look at the rollout, after `waited` seconds of waiting."""
+    return min(LAST_POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * waited))
+
+
+class Watch:
+    """Stands in for a replay buffer's `_wait_for_next_poll`: sleeps, and looks whether everybody is still alive.
+
+    veRL 0.9.1 waits for the status of each prompt and never asks whether the worker that would set it still exists:
+    with a dead agent-loop worker or inference server a run waits for ever.
+    """
+
+    def __init__(self, check_alive: Callable[[], None]):
+        self.check_alive = check_alive
+        self.started = self.last_call = self.last_check = 0.0
+
+    def __call__(self, partition_id: str, last_debug_time: float) -> float:
+        now = time.monotonic()
+        if now - self.last_call > 2 * LAST_POLL_SECONDS:  # a new wait
+            self.started = self.last_check = now
+        if now - self.last_check > ALIVE_EVERY_SECONDS:
+            self.check_alive()
+            self.last_check = now
+        time.sleep(poll_seconds(now - self.started))
+        self.last_call = time.monotonic()
+        return last_debug_time
+
+
+class Heartbeat:
+    """Tells when one of a run's Ray actors has died, without waiting for those that are merely busy."""
+
+    def __init__(self, actors: Callable[[], Iterable[tuple[str, object]]]):
+        self.actors = actors
+        self.pings: dict[str, object] = {}
+
+    def __call__(self) -> None:
+        """Raises RuntimeError naming the actor that died."""
+        import ray
+
+        for name, actor in self.actors():
+            ping = self.pings.setdefault(name, actor.__ray_ready__.remote())
+            if not ray.wait([ping], timeout=0)[0]:
+                continue
+            del self.pings[name]
+            try:
+                ray.get(ping)
+            except ray.exceptions.RayActorError as error:
+                raise RuntimeError(
+                    f"the {name} died while the step waited for it, so the run ends here (nothing after the last "
+                    f"checkpoint is kept; start the same command again to resume). Ray says: {error}"
+                ) from None
