@@ -8,22 +8,18 @@ leaves a refusal behind instead of veRL's own `gpg`.
 from __future__ import annotations
 
 import functools
-import os
 
 import wrapt
 
+from gpg_verl import cpu
+from gpg_verl.cpu import platform
 from gpg_verl.plugin import refusal, refuse_gpg
 
 
 def install() -> None:
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-        from gpg_verl.cpu import install as install_cpu
-
-        install_cpu()
-    else:
-        from gpg_verl.cpu.platform import register
-
-        register()
+    platform.register()
+    if cpu.chosen():
+        cpu.install()
     _when_imported("verl.utils.config", _wrap_validate_config)
     _when_imported("verl.trainer.ppo.core_algos", _register_algorithm)
     _when_imported("verl.trainer.ppo.v1", _register_trainers, on_error=_refuse_trainers)

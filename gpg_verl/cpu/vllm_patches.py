@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
+
+from gpg_verl.cpu import chosen
 
 
 def install() -> None:
     """Entry point of `vllm.general_plugins`: vLLM calls it in each of its processes, on every platform."""
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    if chosen():
         keep_linear_weights()
 
 

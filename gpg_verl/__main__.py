@@ -1,0 +1,51 @@
+"""`python -m gpg_verl doctor` and `python -m gpg_verl check`.
+
+    python -m gpg_verl doctor
+    python -m gpg_verl check algorithm.adv_estimator=gpg actor_rollout_ref.rollout.n=8 ...the rest of your command
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+EXAMPLES = """examples:
+  python -m gpg_verl doctor
+  python -m gpg_verl check algorithm.adv_estimator=gpg +preset=cpu actor_rollout_ref.rollout.n=8
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m gpg_verl",
+        description="Group Policy Gradient (GPG) for veRL: look at the installation, or at a run before it starts.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="versions, and what stands under `gpg`; exit 1 with the way out if it is off")
+    check = commands.add_parser(
+        "check",
+        help="compose a run's config without starting Ray, show what GPG implies and what contradicts it; exit 0 or 1",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("--config-path", help="folder of a config of your own, as for main_ppo")
+    check.add_argument("--config-name", default="ppo_trainer", help="name of the config (default: %(default)s)")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="the Hydra overrides of your main_ppo command")
+    arguments, unknown = parser.parse_known_args(argv)
+    if arguments.command == "doctor":
+        if unknown:
+            parser.error(f"unknown argument {unknown[0]}")
+        from gpg_verl import doctor
+
+        return doctor.main()
+    if unknown:
+        check.error(f"unknown argument {unknown[0]}: give Hydra overrides as key=value")
+    from gpg_verl import check as check_module
+
+    return check_module.main(arguments.overrides, arguments.config_path, arguments.config_name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
