@@ -1,7 +1,7 @@
 """`python -m gpg_verl doctor` and `python -m gpg_verl check`.
 
-    python -m gpg_verl doctor
-    python -m gpg_verl check algorithm.adv_estimator=gpg actor_rollout_ref.rollout.n=8 ...the rest of your command
+python -m gpg_verl doctor
+python -m gpg_verl check algorithm.adv_estimator=gpg actor_rollout_ref.rollout.n=8 ...the rest of your command
 """
 
 from __future__ import annotations

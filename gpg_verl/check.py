@@ -111,4 +111,3 @@ def settings_table(config: DictConfig, settled) -> Table:
     for change in settled.changes:
         table.add_row(change.key, str(change.after), f"GPG, was {change.before}: {change.why}")
     return table
-

@@ -48,9 +48,7 @@ class GPGSettings:
         if node is None:
             return cls()
         if not isinstance(node, Mapping | DictConfig):
-            raise SettingError(
-                f"algorithm.gpg={node!r} is not a group of settings: use +algorithm.gpg.key=value"
-            )
+            raise SettingError(f"algorithm.gpg={node!r} is not a group of settings: use +algorithm.gpg.key=value")
         known = [field.name for field in fields(cls)]
         values: dict[str, Any] = {}
         for key in node:
@@ -75,12 +73,7 @@ def _one_of(key: str, allowed: tuple[str, ...]):
 
 def _share(key: str):
     def read(value: Any) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value <= 1
-            or math.isnan(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
             raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 (off) to 1")
         return float(value)
 
@@ -147,18 +140,19 @@ def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
     contradictions: list[str] = []
     notices: list[str] = []
 
+    def put(key: str, value: Any, why: str) -> None:
+        changes.append(Change(key, OmegaConf.select(config, key), value, why))
+        with open_dict(config):
+            OmegaConf.update(config, key, value, force_add=True)
+
     def imply(key: str, value: Any, default: Any, why: str, way_out: str) -> None:
         current = OmegaConf.select(config, key)
         if current == value:
             return
         if key in typed or current != default:
-            contradictions.append(
-                f"{key}={current} contradicts algorithm.adv_estimator=gpg ({why}): {way_out}"
-            )
-            return
-        changes.append(Change(key, current, value, why))
-        with open_dict(config):
-            OmegaConf.update(config, key, value, force_add=True)
+            contradictions.append(f"{key}={current} contradicts algorithm.adv_estimator=gpg ({why}): {way_out}")
+        else:
+            put(key, value, why)
 
     try:
         settings = GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg"))
@@ -198,16 +192,16 @@ def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
         )
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     if mode in TRAINER_MODES:
-        imply("trainer.v1.trainer_mode", TRAINER_MODES[mode], mode, "GPG's version of this mode", "")
+        put("trainer.v1.trainer_mode", TRAINER_MODES[mode], "GPG's version of this mode")
     elif mode not in TRAINER_MODES.values():
         contradictions.append(f"trainer.v1.trainer_mode={mode}: GPG knows {', '.join(TRAINER_MODES)}")
 
-    _drop_old_log_prob_pass(config, typed, imply, notices)
+    _drop_old_log_prob_pass(config, typed, put, notices)
     _count_updates(config, notices)
     return Settled(settings, changes, contradictions, notices)
 
 
-def _drop_old_log_prob_pass(config: DictConfig, typed: set[str], imply, notices: list[str]) -> None:
+def _drop_old_log_prob_pass(config: DictConfig, typed: set[str], put, notices: list[str]) -> None:
     """GPG has no importance ratio, so nothing reads the log-probs of a second forward pass over the batch.
 
     veRL's `bypass_mode` hands the rollout's own log-probs on instead. Rollout correction and router replay are the
@@ -232,13 +226,7 @@ def _drop_old_log_prob_pass(config: DictConfig, typed: set[str], imply, notices:
     if wanted:
         notices.append(f"the old-log-prob pass is as you set it: {', '.join(wanted)}")
     elif OmegaConf.select(config, f"{correction}.bypass_mode") is False:
-        imply(
-            f"{correction}.bypass_mode",
-            True,
-            False,
-            "GPG needs no old log-probs, so that pass is not run",
-            "leave the key out",
-        )
+        put(f"{correction}.bypass_mode", True, "GPG needs no old log-probs, so that pass is not run")
 
 
 def _count_updates(config: DictConfig, notices: list[str]) -> None:

@@ -48,12 +48,13 @@ def version_table() -> Table:
 
 
 def registrations() -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(what, module, file) of the estimator, the loss and the trainer steps under `gpg`, and what is wrong with them."""
+    """(what, module, file) of each thing that stands under `gpg`, and what is wrong with them."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     wrong = []
     if policy != "auto" and "gpg_verl" not in {name.strip() for name in policy.split(",")}:
         wrong.append(
-            f"VERL_USE_EXTERNAL_PLUGINS={policy} turns this plugin off, so `gpg` is veRL's own: unset it, or add gpg_verl"
+            f"VERL_USE_EXTERNAL_PLUGINS={policy} turns this plugin off, so `gpg` is veRL's own: "
+            "unset it or add gpg_verl"
         )
     from verl.trainer.ppo import core_algos
 
@@ -73,7 +74,9 @@ def registrations() -> tuple[list[tuple[str, str, str]], list[str]]:
         cause = getattr(thing, "cause", None)
         module = getattr(thing, "__module__", None)
         if cause is not None:
-            wrong.append(f"{what} refuses to run, the plugin failed to load ({type(cause).__name__}: {cause}): {REINSTALL}")
+            wrong.append(
+                f"{what} refuses to run, the plugin failed to load ({type(cause).__name__}: {cause}): {REINSTALL}"
+            )
         elif thing is None or not module.startswith("gpg_verl."):
             wrong.append(f"{what} is {module or 'missing'}, not gpg_verl's: {REINSTALL}")
         rows.append((what, module or "missing", _file_of(thing)))

@@ -14,6 +14,7 @@ import wrapt
 from gpg_verl import cpu
 from gpg_verl.cpu import platform
 from gpg_verl.plugin import refusal, refuse_gpg
+from gpg_verl.seams import seam
 
 
 def install() -> None:
@@ -42,7 +43,7 @@ def _wrap_validate_config(module) -> None:
     """veRL has no seam for a plugin to see the composed config; `validate_config` is the driver's only look at the
     whole of it before Ray starts (veRL 0.9.1). Ours settles what GPG implies, then hands on to veRL's.
     """
-    original = module.validate_config
+    original = seam(module, "validate_config", ("config", "use_reference_policy", "use_critic"))
 
     @functools.wraps(original)
     def validate_config(config, use_reference_policy, use_critic):
@@ -83,7 +84,7 @@ def _wrap_legacy_trainer(module) -> None:
     """Every trainer of veRL outside V1, the experimental ones too, derives from this class (veRL 0.9.1). They never
     call our settings check, so they would train GPG's advantages with whatever loss is configured.
     """
-    original = module.RayPPOTrainer.__init__
+    original = seam(module.RayPPOTrainer, "__init__", ("self", "config"))
 
     @functools.wraps(original)
     def __init__(self, config, *args, **kwargs):

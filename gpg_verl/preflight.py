@@ -103,7 +103,8 @@ def missing_values(config: DictConfig) -> list[str]:
     problems = []
     if OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name"):
         problems.append(
-            "actor_rollout_ref.rollout.name is not set: say which engine generates, e.g. actor_rollout_ref.rollout.name=vllm"
+            "actor_rollout_ref.rollout.name is not set: say which engine generates, e.g. "
+            "actor_rollout_ref.rollout.name=vllm"
         )
     actor = config.actor_rollout_ref.actor
     if not actor.use_dynamic_bsz:
@@ -230,4 +231,3 @@ def _parameters(folder: Path) -> int:
             header = json.loads(f.read(length))
         total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
     return total
-

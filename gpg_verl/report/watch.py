@@ -1,0 +1,281 @@
+"""Run a training command with a progress bar: its output goes to a log file, its metrics to the bar."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import dropwhile, takewhile
+from pathlib import Path
+from statistics import fmean
+
+from gpg_verl.report.metrics import (
+    ALPHA,
+    REWARD,
+    STEP_SECONDS,
+    TEST_SECONDS,
+    VALID_SHARE,
+    ReportError,
+    held_out_means,
+    parse_line,
+)
+
+STARTING = "starting (Ray, vLLM, FSDP)"
+POLL_SECONDS = 0.2
+PLAIN_HEARTBEAT_SECONDS = 30  # how often a log without a terminal says that the start is still going on
+STRAGGLER_SECONDS = 5  # what a finished command's left-over processes get to end by themselves
+ERROR_LINES = 30
+LAST_LINES = 5
+LOG_TAIL_BYTES = 1_000_000
+
+
+def watch(run: Path, log: Path, command: list[str], steps: int | None = None, grace: float = 30.0) -> int:
+    """Run `command` in its own process group, show its progress, return its exit code (128 + n for signal n).
+
+    SIGINT, SIGTERM and SIGHUP are passed on to the whole group, which is killed if the command has not ended
+    `grace` seconds later. Nothing of the group is left running on return.
+    """
+    # The command inherits this variable, so its veRL writes there.
+    metrics = MetricsTail(Path(os.environ.get("VERL_FILE_LOGGER_PATH") or run / "metrics.jsonl"))
+    progress = Progress(steps)
+    with received_signals() as signals:
+        child = start(command, log)
+        forwarded, kill_at = 0, float("inf")
+        try:
+            with display(steps) as show:
+                while True:
+                    ended = child.poll() is not None  # before reading, so that the last lines are read
+                    for step, values in metrics.new_lines():
+                        show(progress.describe(step, values), step, bool(held_out_means(values)))
+                    if ended:
+                        break
+                    if not progress.begun:
+                        show(STARTING, None, False)
+                    for number in signals[forwarded:]:
+                        forwarded += 1
+                        kill_at = min(kill_at, time.monotonic() + grace)
+                        send(child, number)
+                    if time.monotonic() > kill_at:
+                        send(child, signal.SIGKILL)
+                    time.sleep(POLL_SECONDS)
+        finally:
+            end_group(child, grace)
+    report_end(child.returncode, signals, progress.begun, metrics.path, log)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+class MetricsTail:
+    """New complete lines of a metrics file, from the moment the watched run owns it.
+
+    veRL's file logger truncates the file when it opens it: a file that is as it was at the start is the
+    file of an earlier run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.earlier = self._signature()
+        self.offset = 0
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def new_lines(self) -> list[tuple[int, dict[str, float]]]:
+        now = self._signature()
+        if now is None or now == self.earlier:
+            return []
+        self.earlier = None
+        if now[1] < self.offset:  # truncated again: the command started over
+            self.offset = 0
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self.offset += len(complete) + len(newline)
+        parsed = []
+        for line in complete.splitlines():
+            try:
+                parsed.append(parse_line(line, str(self.path)))
+            except ReportError as error:  # no reason to end a training run
+                print(error, file=sys.stderr)
+        return parsed
+
+
+class Progress:
+    """One line of text per step, with the time left."""
+
+    def __init__(self, total: int | None):
+        self.total = total
+        self.seconds: list[float] = []  # of every step so far, validation included
+        self.begun = False
+
+    def describe(self, step: int, values: dict[str, float]) -> str:
+        self.begun = True
+        parts = [f"step {step}/{self.total}" if self.total else f"step {step}"]
+        for label, name in {"reward": REWARD, "valid": VALID_SHARE, "α": ALPHA}.items():
+            if name in values:
+                parts.append(f"{label} {values[name]:.2f}")
+        if STEP_SECONDS in values:
+            self.seconds.append(values[STEP_SECONDS] + values.get(TEST_SECONDS, 0.0))
+            parts.append(f"{values[STEP_SECONDS]:.1f} s/step")
+            if self.total:
+                left = max(0, self.total - step) * fmean(self.seconds)
+                parts.append(f"{timedelta(seconds=round(left))} left")
+        held_out = held_out_means(values)
+        for source, _, _, mean in held_out:
+            parts.append(f"held-out {mean:.3f}" if len(held_out) == 1 else f"{source} {mean:.3f}")
+        return "  ".join(parts)
+
+
+@contextmanager
+def display(steps: int | None):
+    """A function show(text, step or None, keep): a live bar on a terminal, else one plain line per step."""
+    if sys.stdout.isatty() and not os.environ.get("CI"):
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        with Bar(TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False)) as bar:
+            task = bar.add_task(STARTING, total=steps)
+
+            def show(text: str, step: int | None, keep: bool) -> None:
+                bar.update(task, description=text, completed=step)
+                if keep:
+                    bar.console.print(text, markup=False, highlight=False)
+
+            yield show
+    else:
+        began = time.monotonic()
+        said_at = float("-inf")
+
+        def show(text: str, step: int | None, keep: bool) -> None:
+            nonlocal said_at
+            now = time.monotonic()
+            if step is None and now - said_at < PLAIN_HEARTBEAT_SECONDS:
+                return
+            said_at = now
+            print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
+
+        yield show
+
+
+@contextmanager
+def received_signals():
+    """The signals that ask us to stop, as a list that grows as they come; one ignored before stays so."""
+    received: list[int] = []
+    earlier = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            earlier[number] = signal.signal(number, lambda n, _: received.append(n))
+    try:
+        yield received
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    except OSError as error:
+        raise ReportError(f"{log}: cannot write the log ({error.strerror}). Choose a place: --log FILE.") from None
+    with output:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # its own process group, which Ctrl-C on the terminal does not reach
+            )
+        except OSError as error:
+            raise ReportError(
+                f"{command[0]}: cannot run it ({error.strerror}). Expected a program on the PATH "
+                f"or the path of one after '--'."
+            ) from None
+
+
+def send(child: subprocess.Popen, number: int) -> bool:
+    """Send a signal to the child's process group (0 only asks); False when nothing of the group is left."""
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def end_group(child: subprocess.Popen, grace: float) -> None:
+    """See to it that nothing of the child's process group is left."""
+    patience = STRAGGLER_SECONDS
+    if child.poll() is None:  # we are the ones who failed: our output went away, say
+        send(child, signal.SIGTERM)
+        patience = grace
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and (child.poll() is None or send(child, 0)):
+        time.sleep(0.05)
+    send(child, signal.SIGKILL)
+    child.wait()
+
+
+def report_end(code: int, signals: list[int], begun: bool, metrics: Path, log: Path) -> None:
+    if signals:
+        print(f"stopped by {signal.Signals(signals[0]).name}; the log is {log}", flush=True)
+    elif code != 0:
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        print(f"the command failed ({cause}). The end of its log:\n", flush=True)
+        print("\n".join(f"    {line}" for line in error_message(log)))
+        print(f"\nthe whole log: {log}", flush=True)
+    elif not begun:
+        print(
+            f"the command ended well, but wrote no step to {metrics}. veRL writes there with "
+            f"trainer.logger=[console,file] and the environment variable VERL_FILE_LOGGER_PATH={metrics}.",
+            flush=True,
+        )
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+RAY_PREFIX = re.compile(r"(\((?:raylet|[^()]*\bpid=\d+[^()]*)\))(?: |$)")  # "(TaskRunner pid=123) "
+TRACEBACK = "Traceback (most recent call last):"
+
+
+def error_message(log: Path) -> list[str]:
+    """The lines of a log that say why the command failed.
+
+    The exception that ends the last traceback with the lines of its message, then the log's last lines, as
+    that traceback may have been caught. Without one: the lines from the last `Error` or `SystemExit` on.
+    """
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = COLOUR.sub("", file.read().decode(errors="replace")).rstrip().splitlines()
+
+    exception = _last_exception(lines)
+    if not exception:
+        named = [i for i, line in enumerate(lines) if "Error" in line or "SystemExit" in line]
+        return lines[named[-1] if named else 0 :][-ERROR_LINES:]
+    exception = exception[: ERROR_LINES - LAST_LINES - 1]
+    rest = [line for line in lines[exception[-1] + 1 :] if line.strip()]
+    gap = ["..."] if len(rest) > LAST_LINES else []
+    return [RAY_PREFIX.sub("", lines[i]) for i in exception] + gap + rest[-LAST_LINES:]
+
+
+def _last_exception(lines: list[str]) -> list[int]:
+    """Where the last traceback's exception and its message stand."""
+    # Ray mixes the lines of several processes and puts a prefix before each worker's.
+    found = [RAY_PREFIX.match(line) for line in lines]
+    process = [match[1] if match else "" for match in found]
+    text = [line[match.end() if match else 0 :].rstrip() for line, match in zip(lines, found, strict=True)]
+
+    starts = [i for i, line in enumerate(text) if line == TRACEBACK]
+    # The command's own traceback names the cause; its workers' may be the fallout of its end.
+    starts = [i for i in starts if not process[i]] or starts
+    if not starts:
+        return []
+    own = [i for i in range(starts[-1], len(lines)) if process[i] == process[starts[-1]]]
+    last_frame = max(i for i in own if i == starts[-1] or text[i].startswith("  File "))
+    message = dropwhile(lambda i: i <= last_frame or text[i].startswith(" "), own)
+    return list(takewhile(lambda i: text[i], message))

@@ -1,0 +1,33 @@
+"""Shared by the tests: the tiny model and data, and processes that run as a user's would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    import tiny  # imports torch and transformers, which most tests do without
+
+    return tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+    """Runs `python …` as a user would, with output and errors together."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )

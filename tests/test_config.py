@@ -1,0 +1,162 @@
+"""What `algorithm.adv_estimator=gpg` implies, and what contradicts it: tables over veRL's real, composed config."""
+
+import pytest
+
+from gpg_verl.check import compose
+from gpg_verl.config import GPGSettings, SettingError, settle, typed_keys
+
+pytestmark = pytest.mark.usefixtures("plugin_loaded")
+
+
+@pytest.fixture(scope="module")
+def plugin_loaded():
+    import verl  # noqa: F401
+
+
+GRPO_COMMAND = [
+    "data.train_batch_size=64",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=64",
+    "actor_rollout_ref.rollout.name=vllm",
+    "actor_rollout_ref.rollout.n=8",
+]
+GPG = ["algorithm.adv_estimator=gpg", *GRPO_COMMAND]
+
+
+def settled(*overrides, typed=True):
+    config = compose([*GPG, *overrides])
+    return config, settle(config, [*GPG, *overrides] if typed else None)
+
+
+def test_one_word_is_enough():
+    config, result = settled()
+    assert result.contradictions == []
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "gpg"
+    assert config.critic.enable is False
+    assert config.actor_rollout_ref.actor.use_kl_loss is False
+    assert config.algorithm.use_kl_in_reward is False
+    assert config.algorithm.rollout_correction.bypass_mode is True
+    assert config.trainer.v1.trainer_mode == "gpg_sync"
+    assert result.settings == GPGSettings(f_norm="1", alpha="sample", beta_th=0.0, allow_kl=False)
+
+
+def test_only_what_gpg_implies_changes():
+    config, result = settled()
+    untouched = compose(GPG)
+    for change in result.changes:
+        parent, _, key = change.key.rpartition(".")
+        node = untouched
+        for part in parent.split("."):
+            node = node[part]
+        assert node[key] == change.before
+        node[key] = change.after
+    assert config == untouched
+
+
+@pytest.mark.parametrize(
+    ("override", "key_and_value", "way_out"),
+    [
+        (
+            "actor_rollout_ref.actor.use_kl_loss=True",
+            "actor_rollout_ref.actor.use_kl_loss=True",
+            "allow_kl=True",
+        ),
+        ("algorithm.use_kl_in_reward=True", "algorithm.use_kl_in_reward=True", "allow_kl=True"),
+        ("critic.enable=True", "critic.enable=True", "leave the key out"),
+        (
+            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
+            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
+            "leave the key out",
+        ),
+        (
+            "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov",
+            "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov",
+            "leave the key out",
+        ),
+        ("actor_rollout_ref.rollout.n=1", "actor_rollout_ref.rollout.n=1", "2 or more"),
+        ("trainer.use_v1=False", "trainer.use_v1=False", "leave trainer.use_v1 at True"),
+        ("+algorithm.gpg.alfa=sample", "algorithm.gpg.alfa", "did you mean algorithm.gpg.alpha?"),
+        ("+algorithm.gpg.f_norm=2", "algorithm.gpg.f_norm=2", "1 and std"),
+        ("+algorithm.gpg.alpha=batch", "algorithm.gpg.alpha='batch'", "sample and token and none"),
+        ("+algorithm.gpg.beta_th=1.5", "algorithm.gpg.beta_th=1.5", "from 0 (off) to 1"),
+        ("+algorithm.gpg.beta_th=0.6", "algorithm.gpg.beta_th=0.6", "leave it at 0"),
+        ("+algorithm.gpg.allow_kl=maybe", "algorithm.gpg.allow_kl='maybe'", "True and False"),
+        ("+algorithm.gpg=on", "algorithm.gpg='on'", "+algorithm.gpg.key=value"),
+        ("trainer.v1.trainer_mode=mine", "trainer.v1.trainer_mode=mine", "sync"),
+    ],
+)
+def test_contradictions_name_key_value_and_way_out(override, key_and_value, way_out):
+    _, result = settled(override)
+    assert len(result.contradictions) == 1
+    assert key_and_value in result.contradictions[0]
+    assert way_out in result.contradictions[0]
+
+
+def test_rollout_n_left_at_verls_default_of_one_is_a_contradiction():
+    overrides = [o for o in GPG if "rollout.n=" not in o]
+    assert any("rollout.n=1" in c for c in settle(compose(overrides), overrides).contradictions)
+
+
+def test_without_an_override_list_values_at_verls_default_count_as_unset():
+    config, result = settled("actor_rollout_ref.actor.policy_loss.loss_mode=vanilla", typed=False)
+    assert result.contradictions == []
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "gpg"
+
+
+def test_kl_on_purpose():
+    config, result = settled("actor_rollout_ref.actor.use_kl_loss=True", "+algorithm.gpg.allow_kl=True")
+    assert result.contradictions == []
+    assert config.actor_rollout_ref.actor.use_kl_loss is True
+
+
+@pytest.mark.parametrize(
+    ("override", "notice"),
+    [
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=16", "4 updates per rollout batch"),
+        ("actor_rollout_ref.actor.ppo_epochs=2", "2 updates per rollout batch"),
+        ("algorithm.rollout_correction.bypass_mode=False", "bypass_mode=False"),
+        ("algorithm.rollout_correction.rollout_is=token", "rollout_is=token"),
+    ],
+)
+def test_notices(override, notice):
+    _, result = settled(override)
+    assert result.contradictions == []
+    assert any(notice in line for line in result.notices), result.notices
+
+
+def test_on_policy_run_has_no_notice():
+    assert settled()[1].notices == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_every_trainer_mode_has_gpgs_version(mode):
+    config, result = settled(f"trainer.v1.trainer_mode={mode}")
+    assert result.contradictions == []
+    assert config.trainer.v1.trainer_mode == f"gpg_{mode}"
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (None, GPGSettings()),
+        ({}, GPGSettings()),
+        ({"f_norm": 1}, GPGSettings(f_norm="1")),
+        ({"f_norm": 1.0}, GPGSettings(f_norm="1")),
+        ({"f_norm": "std", "alpha": "token"}, GPGSettings(f_norm="std", alpha="token")),
+        ({"alpha": "none"}, GPGSettings(alpha="none")),
+        ({"beta_th": 1}, GPGSettings(beta_th=1.0)),
+    ],
+)
+def test_settings_are_read(node, expected):
+    assert GPGSettings.from_node(node) == expected
+
+
+@pytest.mark.parametrize(
+    "node", [{"f_norm": True}, {"alpha": None}, {"beta_th": "0.5"}, {"beta_th": float("nan")}, [1]]
+)
+def test_settings_that_are_not(node):
+    with pytest.raises(SettingError, match=r"algorithm\.gpg"):
+        GPGSettings.from_node(node)
+
+
+def test_typed_keys():
+    assert typed_keys(["a.b=1", "+c.d=x=y", "++e=2", "~f"]) == {"a.b", "c.d", "e", "f"}

