@@ -67,7 +67,9 @@ def test_a_plugin_that_fails_to_load_refuses_to_run(module, tmp_path, tiny_folde
     result = run_python(
         "-m",
         "verl.trainer.main_ppo",
-        *[o for o in tiny.overrides(tiny_folder) if o != "+preset=cpu" and "engine_kwargs" not in o],  # ours, or needs it
+        *[
+            o for o in tiny.overrides(tiny_folder) if o != "+preset=cpu" and "engine_kwargs" not in o
+        ],  # ours, or needs it
         "actor_rollout_ref.rollout.name=vllm",
         cwd=tmp_path,
         **broken_module(tmp_path, module),
