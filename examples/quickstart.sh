@@ -21,7 +21,8 @@ N=${N:-8}                       # responses per prompt: the group
 LR=${LR:-1e-5}
 MAX_PROMPT=${MAX_PROMPT:-64}    # tokens
 MAX_RESPONSE=${MAX_RESPONSE:-16}
-HELD_OUT=${HELD_OUT:-64}        # questions
+LARGEST=${LARGEST:-12}          # sums of two numbers from 1 to this
+HELD_OUT=${HELD_OUT:-40}        # questions kept out of training
 VENV=${VENV:-.venv}             # also PYTHON and TORCH_INDEX, see examples/setup_cpu.sh
 # ----------------------------------------------------------------------------------------------------------------
 
@@ -33,8 +34,8 @@ if [ -z "$MODEL" ]; then
     MODEL=$WORK/model
     "$PY" examples/quickstart/model.py --out "$MODEL"
 fi
-DATA=$WORK/data-seed$SEED-held$HELD_OUT
-"$PY" examples/quickstart/data.py --out "$DATA" --held-out "$HELD_OUT" --seed "$SEED"
+DATA=$WORK/data-$LARGEST-$HELD_OUT-$SEED
+"$PY" examples/quickstart/data.py --out "$DATA" --largest "$LARGEST" --held-out "$HELD_OUT" --seed "$SEED"
 mkdir -p "$RUN"
 
 DATA_ARGS=(
