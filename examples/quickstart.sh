@@ -19,7 +19,7 @@ STEPS=${STEPS:-15}
 PROMPTS=${PROMPTS:-8}           # per step
 N=${N:-8}                       # responses per prompt: the group
 LR=${LR:-1e-5}
-MAX_PROMPT=${MAX_PROMPT:-64}    # tokens
+MAX_PROMPT=${MAX_PROMPT:-32}    # tokens
 MAX_RESPONSE=${MAX_RESPONSE:-16}
 LARGEST=${LARGEST:-12}          # sums of two numbers from 1 to this
 HELD_OUT=${HELD_OUT:-40}        # questions kept out of training
@@ -28,7 +28,7 @@ VENV=${VENV:-.venv}             # also PYTHON and TORCH_INDEX, see examples/setu
 
 export VENV
 bash examples/setup_cpu.sh
-PY=$PWD/$VENV/bin/python
+PY=$(cd "$VENV" && pwd)/bin/python
 
 if [ -z "$MODEL" ]; then
     MODEL=$WORK/model
@@ -54,7 +54,6 @@ ACTOR_ARGS=(
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PROMPTS"
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16
-    actor_rollout_ref.actor.calculate_entropy=True
 )
 ROLLOUT_ARGS=(
     actor_rollout_ref.rollout.n="$N"

@@ -38,21 +38,21 @@ pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 # A CPU needs no CUDA build: ask pip what it would take, and go elsewhere if that brings nvidia packages.
 if ! "$VENV/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(not m.version("torch").startswith("2.13.0"))' 2>/dev/null; then
     echo "setup: torch (CPU build)"
-    plan=$(pip install --quiet --dry-run --ignore-installed --no-deps --report - "$TORCH" 2>/dev/null || true)
+    plan=$(pip install -qq --dry-run --ignore-installed --no-deps --report - "$TORCH" 2>/dev/null || true)
     if [ -n "$plan" ] && ! grep -qiE '"(nvidia|cuda)-' <<<"$plan"; then
-        pip install --quiet --no-deps "$TORCH"
+        pip install -qq --no-deps "$TORCH"
     elif [ -d "$TORCH_INDEX" ]; then
-        pip install --quiet --no-deps --no-index --find-links "$TORCH_INDEX" "$TORCH" || stop "no $TORCH in $TORCH_INDEX"
+        pip install -qq --no-deps --no-index --find-links "$TORCH_INDEX" "$TORCH" || stop "no $TORCH in $TORCH_INDEX"
     else
-        pip install --quiet --no-deps --index-url "$TORCH_INDEX" "$TORCH" ||
+        pip install -qq --no-deps --index-url "$TORCH_INDEX" "$TORCH" ||
             stop "no CPU build of $TORCH from $TORCH_INDEX: set TORCH_INDEX to an index or a folder that has one"
     fi
 fi
-echo "setup: $(grep -c == requirements-cpu.txt) pinned packages"
+echo "setup: $(grep -c == requirements-cpu.txt) pinned packages (about 1 GB to download)"
 for file in requirements-cpu.txt "$@"; do
-    pip install --quiet --no-deps --progress-bar off -r "$file" ||
+    pip install -qq --no-deps --progress-bar off -r "$file" ||
         stop "pip could not install $file (see above); check that its index can be reached, then start again"
 done
-pip install --quiet --no-deps --no-build-isolation --editable .
+pip install -qq --no-deps --no-build-isolation --editable .
 echo "$wanted" >"$stamp"
 echo "setup: done"

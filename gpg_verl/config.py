@@ -14,6 +14,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gpg_verl.selection import why_rows_stay
+
 F_NORMS = ("1", "std")
 ALPHAS = ("sample", "token", "none")
 
@@ -198,6 +200,8 @@ def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
 
     _drop_old_log_prob_pass(config, typed, put, notices)
     _count_updates(config, notices)
+    if mode in TRAINER_MODES and (reason := why_rows_stay(config)) is not None:
+        notices.append(f"rows of zero-variance groups go through the actor too: {reason}")
     return Settled(settings, changes, contradictions, notices)
 
 

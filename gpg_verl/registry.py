@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,17 @@ from gpg_verl.advantage import GroupStatistics, gpg_advantage
 from gpg_verl.config import GPGSettings
 from gpg_verl.loss import gpg_token_loss
 
-# veRL's estimators return advantages and returns and nothing else; GPG's trainer step reads the statistics here.
-last_statistics: GroupStatistics | None = None
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the estimator found beyond its return values; tokens: (rows,) response tokens per row."""
+
+    statistics: GroupStatistics
+    tokens: torch.Tensor
+
+
+# veRL's estimators return advantages and returns and nothing else; GPG's trainer step reads the rest here.
+last_estimate: Estimate | None = None
 
 
 def gpg_advantage_estimator(
@@ -35,11 +45,12 @@ def gpg_advantage_estimator(
     Returns:
         advantages (rows, T) and undiscounted rewards-to-go (rows, T).
     """
-    global last_statistics
+    global last_estimate
     settings = GPGSettings.from_node(config.get("gpg") if config is not None else None)
-    advantages, returns, last_statistics = gpg_advantage(
+    advantages, returns, statistics = gpg_advantage(
         token_level_rewards, response_mask, index, f_norm=settings.f_norm, alpha=settings.alpha
     )
+    last_estimate = Estimate(statistics, response_mask.sum(-1))
     return advantages, returns
 
 

@@ -2,7 +2,7 @@
 
     python examples/quickstart/data.py --out runs/addition
 
-"What is 4 + 17? Answer with only the number." A pair of numbers is held out in both orders or in neither, so no
+"What is 4 + 7? Answer with only the number." A pair of numbers is held out in both orders or in neither, so no
 test question is a training question turned round. The same arguments give the same bytes. The folder appears
 whole or not at all; a second call finds it and returns.
 """
@@ -17,13 +17,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-QUESTION = "What is {a} + {b}? Answer with only the number."
+# A system message of one's own keeps the model's long default one out: prompts of 28 tokens, not 44.
+SYSTEM = "Answer with only the number."
+QUESTION = "What is {a} + {b}?"
 
 
 def row(split: str, index: int, a: int, b: int) -> dict:
     return {
         "data_source": "gpg_verl/addition",
-        "prompt": [{"role": "user", "content": QUESTION.format(a=a, b=b)}],
+        "prompt": [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": QUESTION.format(a=a, b=b)},
+        ],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": str(a + b)},
         "extra_info": {"split": split, "index": index, "a": a, "b": b},
@@ -78,9 +83,10 @@ def write(tables: dict[str, pa.Table], out: Path) -> bool:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    # JUSTIFY
-    parser.add_argument("--largest", type=int, default=20, help="the numbers added are 1 to this (default 20)")
-    parser.add_argument("--held-out", type=int, default=64, help="pairs kept for the test (default 64)")
+    # Measured over 15 steps of 64 responses: up to 12, the reward rises until step 11 and held-out accuracy goes from
+    # 0.38 to 0.98; up to 20 it stalls at 0.7, up to 9 only 45 pairs are left to share, up to 99 few groups are mixed.
+    parser.add_argument("--largest", type=int, default=12, help="the numbers added are 1 to this (default 12)")
+    parser.add_argument("--held-out", type=int, default=40, help="pairs kept for the test (default 40)")
     parser.add_argument("--seed", type=int, default=1, help="which pairs are held out, and the order (default 1)")
     args = parser.parse_args(arguments)
     tables = {name: pa.Table.from_pylist(r) for name, r in rows(args.largest, args.held_out, args.seed).items()}
