@@ -42,7 +42,7 @@ def test_a_pair_is_held_out_in_both_orders_and_nothing_is_lost(largest, share, s
     assert not train & test
     assert len(train | test) == total
     assert len(made["test"]) == len(test) == held_out
-    questions = {row["prompt"][0]["content"] for row in made["train"]}
+    questions = {row["prompt"][-1]["content"] for row in made["train"]}
     assert len(questions) == len(made["train"]) == sum(1 if a == b else 2 for a, b in train)
 
 
@@ -55,7 +55,10 @@ def test_rows_are_what_verl_reads(tmp_path):
             a, b = row["extra_info"]["a"], row["extra_info"]["b"]
             assert row == {
                 "data_source": "gpg_verl/addition",
-                "prompt": [{"role": "user", "content": f"What is {a} + {b}? Answer with only the number."}],
+                "prompt": [
+                    {"role": "system", "content": "Answer with only the number."},
+                    {"role": "user", "content": f"What is {a} + {b}?"},
+                ],
                 "ability": "math",
                 "reward_model": {"style": "rule", "ground_truth": str(a + b)},
                 "extra_info": {"split": split, "index": row["extra_info"]["index"], "a": a, "b": b},

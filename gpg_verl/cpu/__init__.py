@@ -15,6 +15,8 @@ ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
     # One vLLM process less: the engine runs inside veRL's server process.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Trainer and rollout take turns, so vLLM need not leave a core free.
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }
 
 
@@ -31,11 +33,20 @@ def install() -> None:
 
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    use_all_cores()
     verl_patches.answer_for_vllm_cpu()
     wrapt.register_post_import_hook(verl_patches.use_one_gloo_group, "verl.utils.distributed")
     wrapt.register_post_import_hook(
         verl_patches.bound_weight_sync, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
     )
+
+
+def use_all_cores() -> None:
+    """Ray gives a worker one OpenMP thread; a trainer that has the machine to itself is twice as fast with two."""
+    import torch
+
+    workers_here = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_here))
 
 
 def adopt(config) -> None:
