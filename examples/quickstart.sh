@@ -15,7 +15,7 @@ WORK=${WORK:-runs/quickstart}
 SEED=${SEED:-1}
 RUN=${RUN:-$WORK/$(date +%Y%m%d-%H%M%S)-seed$SEED}
 MODEL=${MODEL:-}                # a model folder or hub id; empty: SmolLM2-135M-Instruct, from its PyPI package
-STEPS=${STEPS:-15}
+STEPS=${STEPS:-12}
 PROMPTS=${PROMPTS:-8}           # per step
 N=${N:-8}                       # responses per prompt: the group
 LR=${LR:-1e-5}
@@ -53,12 +53,12 @@ MODEL_ARGS=(
 ACTOR_ARGS=(
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PROMPTS"
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
 )
 ROLLOUT_ARGS=(
     actor_rollout_ref.rollout.n="$N"
     actor_rollout_ref.rollout.seed="$SEED"
-    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32
 )
 TRAINER_ARGS=(
     trainer.logger='[console,file]'
