@@ -34,7 +34,7 @@ setup(
         "wrapt>=1.16",
     ],
     extras_require={
-        # veRL's own pins for vLLM and torch. A CPU needs requirements/cpu.txt instead: vLLM's CPU build names
+        # veRL's own pins for vLLM and torch. A CPU needs requirements-cpu.txt instead: vLLM's CPU build names
         # companions that have no CPU build, which an extra cannot leave out.
         "gpu": ["verl[vllm]==0.9.1", "matplotlib"],
         "report": ["matplotlib"],

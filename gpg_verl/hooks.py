@@ -1,8 +1,9 @@
 """Where GPG enters veRL: one hook per veRL module, run when that module is first imported.
 
 Waiting for the import costs nothing in processes that never need it (importing the trainer would add seconds to
-every `import verl`), and puts ours in place before any other module can copy veRL's names. Each hook that fails
-leaves a refusal behind instead of veRL's own `gpg`.
+every `import verl`), and puts ours in place before any other module can copy veRL's names. A hook only imports a
+module of ours, which registers itself: that holds in whatever order the two are imported. A hook that fails leaves a
+refusal behind instead of veRL's own `gpg`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import functools
 import wrapt
 
 from gpg_verl import cpu
-from gpg_verl.cpu import platform
 from gpg_verl.plugin import refusal, refuse_gpg
 from gpg_verl.seams import seam
 
 
 def install() -> None:
-    platform.register()
+    import gpg_verl.cpu.platform  # noqa: F401  registers itself with veRL
+
     if cpu.chosen():
         cpu.install()
     _when_imported("verl.utils.config", _wrap_validate_config)
@@ -55,20 +56,11 @@ def _wrap_validate_config(module) -> None:
 
 
 def _register_algorithm(module) -> None:
-    """`register_adv_est` refuses a name that is taken, and veRL takes `gpg`: the registry entry is replaced."""
-    from gpg_verl import registry
-
-    for name in ("ADV_ESTIMATOR_REGISTRY", "POLICY_LOSS_REGISTRY"):
-        if "gpg" not in getattr(module, name):
-            raise RuntimeError(f"veRL's {name} has no `gpg` any more: this veRL version is not supported")
-    module.ADV_ESTIMATOR_REGISTRY["gpg"] = registry.gpg_advantage_estimator
-    module.POLICY_LOSS_REGISTRY["gpg"] = registry.gpg_policy_loss
+    import gpg_verl.registry  # noqa: F401  registers itself with veRL
 
 
 def _register_trainers(module) -> None:
-    from gpg_verl import trainer
-
-    trainer.register()
+    import gpg_verl.trainer  # noqa: F401  registers itself with veRL
 
 
 def _refuse_trainers(module, cause) -> None:

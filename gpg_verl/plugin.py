@@ -21,12 +21,13 @@ def refusal(cause):
 
 def refuse_gpg(cause):
     """Put refusals in every place where veRL would otherwise run its own `gpg`."""
-    import verl.utils.config as verl_config
-    from verl.trainer.ppo import core_algos
+    import sys
 
+    print(f"gpg_verl did not load, gpg will refuse to run: {type(cause).__name__}: {cause}", file=sys.stderr)
     refuse = refusal(cause)
-    core_algos.ADV_ESTIMATOR_REGISTRY["gpg"] = refuse
-    core_algos.POLICY_LOSS_REGISTRY["gpg"] = refuse
+
+    import verl.utils.config as verl_config
+
     original = verl_config.validate_config
 
     def validate_config(config, *args, **kwargs):
@@ -38,6 +39,11 @@ def refuse_gpg(cause):
         return original(config, *args, **kwargs)
 
     verl_config.validate_config = validate_config
+
+    from verl.trainer.ppo import core_algos
+
+    core_algos.ADV_ESTIMATOR_REGISTRY["gpg"] = refuse
+    core_algos.POLICY_LOSS_REGISTRY["gpg"] = refuse
 
 
 def _install():

@@ -6,10 +6,12 @@ judgement for `python -m gpg_verl check`.
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -172,8 +174,6 @@ class _Unreadable(Exception):
 
 
 def _columns_and_rows(path: Path) -> tuple[list[str], int]:
-    import json
-
     if not path.is_file():
         raise _Unreadable("no such file; make it, or correct the path")
     if path.suffix == ".parquet":
@@ -197,37 +197,44 @@ def _columns_and_rows(path: Path) -> tuple[list[str], int]:
 
 
 def memory_problems(config: DictConfig) -> list[str]:
-    """Too little memory for a CPU run, where the kernel would kill a worker without a word (GPU runs: veRL says)."""
+    """What a CPU run has too little memory for, where the kernel would kill a worker without a word, or a weight bucket
+    of shared memory would be too small in the first sync. On GPUs veRL and CUDA say so themselves.
+    """
     if OmegaConf.select(config, "trainer.device") != "cpu":
         return []
     import psutil
 
-    available = psutil.virtual_memory().available
-    needed = cpu_bytes_needed(config)
-    if available >= needed:
-        return []
-    return [
-        f"too little memory: this run needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free; "
-        "use a smaller model, or free memory"
-    ]
+    problems = []
+    shapes = _shapes(config)
+    available, needed = psutil.virtual_memory().available, cpu_bytes_needed(config, shapes)
+    if available < needed:
+        problems.append(
+            f"too little memory: this run needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free; "
+            "use a smaller model, or free memory"
+        )
+    key = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+    largest = max((math.prod(shape) * 4 for shape in shapes), default=0)
+    if largest > OmegaConf.select(config, key) << 20:
+        problems.append(
+            f"{key}={OmegaConf.select(config, key)}: the model's largest tensor has {largest / 2**20:.0f} MB in fp32 and "
+            f"must fit; set {key}={math.ceil(largest / 2**20)} or more"
+        )
+    return problems
 
 
-def cpu_bytes_needed(config: DictConfig) -> float:
-    kv_cache: Any = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes") or 0
+def cpu_bytes_needed(config: DictConfig, shapes: list[list[int]]) -> float:
+    """Peak memory of a CPU run, in bytes."""
+    kv_cache = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes") or 0
+    return CPU_BASE_BYTES + CPU_WEIGHT_COPIES * 4 * sum(map(math.prod, shapes)) + kv_cache
+
+
+def _shapes(config: DictConfig) -> list[list[int]]:
+    """The shapes of a local safetensors checkpoint, from the files' headers; none where there is no such folder."""
     folder = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""))
-    return CPU_BASE_BYTES + CPU_WEIGHT_COPIES * 4 * _parameters(folder) + kv_cache
-
-
-def _parameters(folder: Path) -> int:
-    """Parameters of a local safetensors checkpoint, from the files' headers; 0 where there is none."""
-    import json
-    import math
-    import struct
-
-    total = 0
+    shapes = []
     for file in folder.glob("*.safetensors") if folder.is_dir() else []:
         with file.open("rb") as f:
             (length,) = struct.unpack("<Q", f.read(8))
             header = json.loads(f.read(length))
-        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
-    return total
+        shapes += [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    return shapes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from verl.trainer.ppo.core_algos import agg_loss
+from verl.trainer.ppo import core_algos
 
 from gpg_verl.advantage import GroupStatistics, gpg_advantage
 from gpg_verl.config import GPGSettings
@@ -69,7 +69,7 @@ def gpg_policy_loss(
     whole mini-batch over all ranks.
     """
     token_loss = gpg_token_loss(log_prob, advantages, rollout_is_weights)
-    loss = agg_loss(
+    loss = core_algos.agg_loss(
         loss_mat=token_loss,
         loss_mask=response_mask,
         loss_agg_mode=loss_agg_mode,
@@ -90,3 +90,17 @@ def _mean_probs_diff(log_prob, old_log_prob, response_mask) -> float:
     mask = response_mask.bool()
     tokens = mask.sum().clamp(min=1)
     return (((log_prob.exp() - old_log_prob.exp()).abs() * mask).sum() / tokens).item()
+
+
+def _register() -> None:
+    """`register_adv_est` refuses a name that is taken, and veRL takes `gpg`: the registry entries are replaced."""
+    for registry, ours in (
+        (core_algos.ADV_ESTIMATOR_REGISTRY, gpg_advantage_estimator),
+        (core_algos.POLICY_LOSS_REGISTRY, gpg_policy_loss),
+    ):
+        if "gpg" not in registry:
+            raise RuntimeError("veRL's registries have no `gpg` any more: gpg_verl was written for veRL 0.9.1")
+        registry["gpg"] = ours
+
+
+_register()

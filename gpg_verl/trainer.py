@@ -1,7 +1,7 @@
 """What GPG changes in a step of veRL's V1 trainer.
 
-`register` makes a GPG version of each of veRL's trainer modes, under a name of its own (`gpg_sync`, ...), by mixing
-`GPGStep` into veRL's class. veRL's own modes stay as they are.
+Each of veRL's trainer modes has a GPG version under a name of its own (`gpg_sync`, ...), made by mixing `GPGStep` into
+veRL's class. veRL's own modes stay as they are.
 """
 
 from __future__ import annotations
@@ -152,12 +152,16 @@ def statistics_metrics(statistics) -> dict[str, float]:
     }
 
 
-def register() -> None:
-    """Registers GPG's version of each trainer mode with veRL."""
-    bases = {
-        "sync": PPOTrainerSync,
-        "colocate_async": PPOTrainerColocateAsync,
-        "separate_async": PPOTrainerSeparateAsync,
-    }
-    for mode, base in bases.items():
-        register_trainer(TRAINER_MODES[mode])(type(f"GPG{base.__name__}", (GPGStep, base), {"__module__": __name__}))
+@register_trainer(TRAINER_MODES["sync"])
+class GPGTrainerSync(GPGStep, PPOTrainerSync):
+    pass
+
+
+@register_trainer(TRAINER_MODES["colocate_async"])
+class GPGTrainerColocateAsync(GPGStep, PPOTrainerColocateAsync):
+    pass
+
+
+@register_trainer(TRAINER_MODES["separate_async"])
+class GPGTrainerSeparateAsync(GPGStep, PPOTrainerSeparateAsync):
+    pass

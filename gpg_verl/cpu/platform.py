@@ -63,6 +63,7 @@ class _CPUDeviceModule(types.ModuleType):
         return memory.available, memory.total
 
 
+@PlatformRegistry.register(platform="cpu")
 class CPUPlatform(PlatformBase):
     """gloo for collectives, shared memory for weights, and Ray's `GPU` resource standing in for a worker slot.
 
@@ -134,8 +135,3 @@ class CPUPlatform(PlatformBase):
 
     def cudart(self) -> None:
         return None
-
-
-def register() -> None:
-    """Makes the platform known to veRL under `cpu`."""
-    PlatformRegistry.register(platform="cpu")(CPUPlatform)

@@ -39,40 +39,46 @@ def use_one_gloo_group(distributed) -> None:
     distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
 
 
+def weight_sync_seconds() -> float:
+    """How long either end of the weight sync waits for the other: `GPG_WEIGHT_SYNC_TIMEOUT`, in seconds."""
+    return float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
+
+
 def bound_weight_sync(transfer) -> None:
     """Both ends of the weight sync wait for each other without a limit: if one fails, the run hangs for ever.
 
     With a limit on every message, the end that is left raises, and Ray ends the run with its error.
     """
+    sender = transfer.BucketedWeightSender
+    for end in (sender, transfer.BucketedWeightReceiver):
+        end._init_socket = _with_limit(seam(end, "_init_socket", ("self",)))
+    sender.async_send_weights = _name_the_timeout(seam(sender, "async_send_weights", ("self", "weights")))
+
+
+def _with_limit(init_socket):
     import zmq
 
-    seconds = float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
-    for cls in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
-        cls._init_socket = _with_limit(seam(cls, "_init_socket", ("self",)), int(seconds * 1000), zmq)
-    sender = transfer.BucketedWeightSender
-    send = seam(sender, "async_send_weights", ("self", "weights"))
-    sender.async_send_weights = _name_the_timeout(send, seconds, zmq)
-
-
-def _with_limit(init_socket, milliseconds: int, zmq):
     @functools.wraps(init_socket)
     def _init_socket(self):
         init_socket(self)
+        milliseconds = int(weight_sync_seconds() * 1000)
         self.socket.setsockopt(zmq.RCVTIMEO, milliseconds)
         self.socket.setsockopt(zmq.SNDTIMEO, milliseconds)
-        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.LINGER, milliseconds)
 
     return _init_socket
 
 
-def _name_the_timeout(send, seconds: float, zmq):
+def _name_the_timeout(send):
+    import zmq
+
     @functools.wraps(send)
     async def async_send_weights(self, weights):
         try:
             return await send(self, weights)
         except zmq.Again:
             raise RuntimeError(
-                f"the weight sync stopped: vLLM did not take the trainer's weights within {seconds:g} s "
+                f"the weight sync stopped: vLLM did not take the trainer's weights within {weight_sync_seconds():g} s "
                 "(its own error stands above this one in the log). If the machine is only slow, raise "
                 "the environment variable GPG_WEIGHT_SYNC_TIMEOUT (seconds)."
             ) from None
