@@ -216,8 +216,8 @@ def memory_problems(config: DictConfig) -> list[str]:
     largest = max((math.prod(shape) * 4 for shape in shapes), default=0)
     if largest > OmegaConf.select(config, key) << 20:
         problems.append(
-            f"{key}={OmegaConf.select(config, key)}: the model's largest tensor has {largest / 2**20:.0f} MB in fp32 and "
-            f"must fit; set {key}={math.ceil(largest / 2**20)} or more"
+            f"{key}={OmegaConf.select(config, key)}: the model's largest tensor has {largest / 2**20:.0f} MB in fp32 "
+            f"and must fit; set {key}={math.ceil(largest / 2**20)} or more"
         )
     return problems
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +17,7 @@ def test_the_full_command_is_sound():
     import verl  # noqa: F401
 
     (command,) = re.findall(r"```bash\n(python -m verl\.trainer\.main_ppo \\\n.*?)```", README, flags=re.DOTALL)
-    overrides = shlex.split(command)[3:]
+    overrides = shlex.split(os.path.expandvars(command.replace("\\\n", " ")))[3:]
     assert "actor_rollout_ref.rollout.n=8" in overrides
     config = compose(overrides)
     findings = inspect(config, overrides)
