@@ -53,12 +53,12 @@ MODEL_ARGS=(
 ACTOR_ARGS=(
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PROMPTS"
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16
 )
 ROLLOUT_ARGS=(
     actor_rollout_ref.rollout.n="$N"
     actor_rollout_ref.rollout.seed="$SEED"
-    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
 )
 TRAINER_ARGS=(
     trainer.logger='[console,file]'

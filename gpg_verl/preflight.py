@@ -149,7 +149,7 @@ def data_problems(config: DictConfig, split: str) -> list[str]:
         if "://" in name:
             return problems  # remote, read by veRL
         try:
-            columns, count = _columns_and_rows(Path(os.path.expanduser(name)))
+            columns, count, malformed = _look_into(Path(os.path.expanduser(name)), config.data.prompt_key)
         except _Unreadable as error:
             problems.append(f"{key}: {name}: {error}")
             continue
@@ -161,6 +161,8 @@ def data_problems(config: DictConfig, split: str) -> list[str]:
                 f"{key}: {name}: expected the columns {', '.join(wanted)}, without {', '.join(absent)} "
                 f"(found {', '.join(columns)}); veRL's format is described in its docs under 'Prepare data'"
             )
+        elif malformed:
+            problems.append(f"{key}: {name}: {malformed}")
     if split == "train" and not problems and rows < config.data.train_batch_size:
         problems.append(
             f"{key}: {rows} rows are fewer than data.train_batch_size={config.data.train_batch_size}: no step could be "
@@ -173,7 +175,8 @@ class _Unreadable(Exception):
     pass
 
 
-def _columns_and_rows(path: Path) -> tuple[list[str], int]:
+def _look_into(path: Path, prompt_key: str) -> tuple[list[str], int, str | None]:
+    """(columns, rows, what is malformed in the columns that veRL reads) of a data file; raises _Unreadable."""
     if not path.is_file():
         raise _Unreadable("no such file; make it, or correct the path")
     if path.suffix == ".parquet":
@@ -181,19 +184,37 @@ def _columns_and_rows(path: Path) -> tuple[list[str], int]:
         import pyarrow.parquet
 
         try:
-            parquet = pyarrow.parquet.ParquetFile(path)
+            with pyarrow.parquet.ParquetFile(path) as file:
+                columns, count = file.schema_arrow.names, file.metadata.num_rows
+                wanted = [column for column in (prompt_key, "reward_model") if column in columns]
+                first = next(file.iter_batches(1, columns=wanted)).to_pylist()[0] if count else {}
         except (pyarrow.ArrowException, OSError) as error:
             raise _Unreadable(f"not a readable parquet file ({error}); write it again") from None
-        return parquet.schema_arrow.names, parquet.metadata.num_rows
+        return columns, count, _malformed(first, prompt_key)
     if path.suffix in (".json", ".jsonl"):
         with path.open(encoding="utf-8", errors="replace") as lines:
-            first = lines.readline()
+            line = lines.readline()
             count = 1 + sum(1 for line in lines if line.strip())
         try:
-            return list(json.loads(first)), count
+            first = dict(json.loads(line))
         except (ValueError, TypeError) as error:
             raise _Unreadable(f"line 1 is not a JSON object ({error}); write one object a line") from None
+        return list(first), count, _malformed(first, prompt_key)
     raise _Unreadable(f"veRL reads .parquet, .json and .jsonl, not {path.suffix or 'a file without suffix'}")
+
+
+def _malformed(row: dict, prompt_key: str) -> str | None:
+    """What veRL could not use in a row, judged by the first one."""
+    prompt = row.get(prompt_key)
+    if prompt_key in row and not (isinstance(prompt, list) and prompt and all("role" in m for m in prompt)):
+        return (
+            f"column {prompt_key} holds {str(prompt)[:60]!r}, expected a list of messages "
+            '[{"role": "user", "content": "..."}]'
+        )
+    gold = row.get("reward_model")
+    if "reward_model" in row and not (isinstance(gold, dict) and "ground_truth" in gold):
+        return f'column reward_model holds {str(gold)[:60]!r}, expected {{"style": "rule", "ground_truth": "..."}}'
+    return None
 
 
 def memory_problems(config: DictConfig) -> list[str]:

@@ -18,22 +18,37 @@ TOKEN_MEAN = ("token-mean",)
 SAME_DENOMINATOR = ("token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 
+def other_loss_term(config: DictConfig) -> str | None:
+    """What else than GPG's loss gives a row a gradient, so that none may be left out; None where nothing does."""
+
+    def get(key: str):
+        return OmegaConf.select(config, key)
+
+    actor = "actor_rollout_ref.actor"
+    if get(f"{actor}.entropy_coeff"):
+        return f"{actor}.entropy_coeff={get(f'{actor}.entropy_coeff')}: the entropy bonus gives every row a gradient"
+    for key in (
+        f"{actor}.use_kl_loss",
+        "algorithm.use_kl_in_reward",
+        "distillation.enabled",
+        "actor_rollout_ref.model.mtp.enable",
+    ):
+        if get(key):
+            return f"{key}=True gives every row a gradient"
+    return None
+
+
 def why_rows_stay(config: DictConfig) -> str | None:
     """Why rows without gradient go through the actor all the same; None where they are left out."""
 
     def get(key: str):
         return OmegaConf.select(config, key)
 
+    if (term := other_loss_term(config)) is not None:
+        return term
     actor = "actor_rollout_ref.actor"
     if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return f"{actor}.strategy={get(f'{actor}.strategy')}: tried with fsdp and fsdp2 only"
-    if get(f"{actor}.entropy_coeff"):
-        return f"{actor}.entropy_coeff={get(f'{actor}.entropy_coeff')}: the entropy bonus gives every row a gradient"
-    if get(f"{actor}.use_kl_loss") or get("algorithm.use_kl_in_reward"):
-        return "a KL term gives every row a gradient"
-    for key in ("distillation.enabled", "actor_rollout_ref.model.mtp.enable"):
-        if get(key):
-            return f"{key}=True: its loss gives every row a gradient"
     mode = get(f"{actor}.loss_agg_mode")
     if mode not in TOKEN_MEAN + SAME_DENOMINATOR:
         return f"{actor}.loss_agg_mode={mode}: unknown denominator"

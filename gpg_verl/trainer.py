@@ -23,7 +23,7 @@ from gpg_verl import registry
 from gpg_verl.config import TRAINER_MODES
 from gpg_verl.sampler import Heartbeat, Watch
 from gpg_verl.seams import seam
-from gpg_verl.selection import select_rows, why_rows_stay
+from gpg_verl.selection import other_loss_term, select_rows, why_rows_stay
 from gpg_verl.workers import check_workers
 
 
@@ -34,6 +34,7 @@ class GPGStep:
         # veRL looks its modes' settings up by their own names.
         by_name = {ours: theirs for theirs, ours in TRAINER_MODES.items()}
         config.trainer.v1.trainer_mode = by_name[config.trainer.v1.trainer_mode]
+        self.other_loss_term = other_loss_term(config)
         self.rows_stay = why_rows_stay(config)
         super().__init__(config)
 
@@ -66,7 +67,7 @@ class GPGStep:
     def _update_actor(self, batch, metrics):
         statistics = self.estimate.statistics
         metrics.update({"gpg/update_skipped": 0, "gpg/rows_dropped": 0, "gpg/tokens_dropped": 0})
-        if statistics.M == statistics.B:
+        if statistics.M == statistics.B and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
             metrics["gpg/update_skipped"] = 1
         elif self.rows_stay is None and statistics.M > 0:

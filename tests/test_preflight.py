@@ -42,6 +42,8 @@ def test_the_tiny_run_is_sound(overrides):
             "data.train_files={folder}/columns.parquet",
             ["without prompt, reward_model", "found data_source, question", "data_source, reward_model"],
         ),
+        ("data.train_files={folder}/text.parquet", ["column prompt holds 'What is 1 + 1?'", "a list of messages"]),
+        ("data.train_files={folder}/gold.parquet", ["column reward_model holds '2'", "ground_truth"]),
         ("data.train_batch_size=65", ["64 rows are fewer than data.train_batch_size=65"]),
         ("actor_rollout_ref.model.path={folder}/nothing", ["actor_rollout_ref.model.path", "no such folder"]),
         ("actor_rollout_ref.model.path={folder}", ["actor_rollout_ref.model.path", "without config.json"]),
@@ -62,6 +64,9 @@ def test_the_tiny_run_is_sound(overrides):
 def test_what_is_wrong_is_named(override, expected, overrides, tiny_folder):
     (tiny_folder / "torn.parquet").write_bytes((tiny_folder / "train.parquet").read_bytes()[:100])
     (tiny_folder / "torn.jsonl").write_text("{not json\n")
+    rows = pd.read_parquet(tiny_folder / "train.parquet")
+    rows.assign(prompt="What is 1 + 1?").to_parquet(tiny_folder / "text.parquet")
+    rows.assign(reward_model="2").to_parquet(tiny_folder / "gold.parquet")
     pd.DataFrame({"data_source": ["x"] * 64, "question": ["?"] * 64}).to_parquet(tiny_folder / "columns.parquet")
     found = problems(overrides, override.format(folder=tiny_folder))
     assert len(found) == 1, found
