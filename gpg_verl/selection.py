@@ -49,6 +49,8 @@ def why_rows_stay(config: DictConfig) -> str | None:
     actor = "actor_rollout_ref.actor"
     if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return f"{actor}.strategy={get(f'{actor}.strategy')}: tried with fsdp and fsdp2 only"
+    if get("algorithm.rollout_correction.rollout_rs") is not None:
+        return "rejection sampling takes tokens out of the loss but not out of its denominator"
     mode = get(f"{actor}.loss_agg_mode")
     if mode not in TOKEN_MEAN + SAME_DENOMINATOR:
         return f"{actor}.loss_agg_mode={mode}: unknown denominator"

@@ -130,6 +130,7 @@ GPG = [
         ("algorithm.use_kl_in_reward=True", "use_kl_in_reward=True gives every row"),
         ("distillation.enabled=True", "distillation.enabled=True"),
         ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm", "padded width"),
+        ("algorithm.rollout_correction.rollout_rs=token_k1", "rejection sampling"),
         ("actor_rollout_ref.actor.ppo_mini_batch_size=32", "several updates"),
         ("actor_rollout_ref.actor.ppo_epochs=2", "several updates"),
     ],
