@@ -54,10 +54,11 @@ class Heartbeat:
         import ray
 
         for name, actor in self.actors():
-            ping = self.pings.setdefault(name, actor.__ray_ready__.remote())
-            if not ray.wait([ping], timeout=0)[0]:
+            if name not in self.pings:  # one question at a time: a busy actor answers when it can
+                self.pings[name] = actor.__ray_ready__.remote()
+            if not ray.wait([self.pings[name]], timeout=0)[0]:
                 continue
-            del self.pings[name]
+            ping = self.pings.pop(name)
             try:
                 ray.get(ping)
             except ray.exceptions.RayActorError as error:
