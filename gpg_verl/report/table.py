@@ -98,7 +98,7 @@ def summary(run: Run) -> str:
         parts.append(f"{fmean(seconds):.2f} s per step")
     # The worker's own names, which the trainer prefixes with "actor/".
     for label, suffix in {
-        "peak GPU memory": "perf/max_memory_allocated_gb",
+        "peak memory of a worker": "perf/max_memory_allocated_gb",
         "machine memory in use up to": "perf/cpu_memory_used_gb",
     }.items():
         peak = max((v for s in steps for n, v in run.steps[s].items() if n.endswith(suffix)), default=0.0)
