@@ -56,11 +56,16 @@ def why_rows_stay(config: DictConfig) -> str | None:
         return f"{actor}.loss_agg_mode={mode}: unknown denominator"
     if mode == "seq-mean-token-sum-norm" and get(f"{actor}.loss_scale_factor") is None:
         return f"{actor}.loss_agg_mode={mode} without loss_scale_factor divides by the padded width of the batch"
-    batch = get("data.train_batch_size")
-    local_updates = get(f"trainer.v1.{get('trainer.v1.trainer_mode').removeprefix('gpg_')}.parameter_sync_step") or 1
-    if batch != get(f"{actor}.ppo_mini_batch_size") * local_updates or get(f"{actor}.ppo_epochs") != 1:
+    if several_updates(config):
         return "several updates per rollout batch"
     return None
+
+
+def several_updates(config: DictConfig) -> bool:
+    """Whether a rollout batch is trained on in more than one update before the next weight sync or local batch."""
+    actor, v1 = config.actor_rollout_ref.actor, config.trainer.v1
+    local_batches = OmegaConf.select(v1, f"{v1.trainer_mode.removeprefix('gpg_')}.parameter_sync_step") or 1
+    return config.data.train_batch_size != actor.ppo_mini_batch_size * local_batches or actor.ppo_epochs != 1
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gpg_verl import registry
 from gpg_verl.config import TRAINER_MODES
 from gpg_verl.sampler import Heartbeat, Watch
 from gpg_verl.seams import seam
-from gpg_verl.selection import other_loss_term, select_rows, why_rows_stay
+from gpg_verl.selection import other_loss_term, select_rows, several_updates, why_rows_stay
 from gpg_verl.workers import check_workers
 
 
@@ -75,9 +75,11 @@ class GPGStep:
         else:
             batch = super()._update_actor(batch, metrics)
         # Written by the policy loss over the rows that the actor saw. In bypass mode the old log-probs are the
-        # rollout's, so it is veRL's own measure of how well trainer and rollout agree; else veRL has logged that.
+        # rollout's, and in a batch's only update the weights are those that sampled it: then this is veRL's own measure
+        # of how well trainer and rollout agree.
         probs_diff = metrics.pop("actor/old_probs_diff_mean", None)
-        if probs_diff is not None and self.config.algorithm.rollout_correction.bypass_mode:
+        bypass = self.config.algorithm.rollout_correction.bypass_mode
+        if probs_diff is not None and bypass and not several_updates(self.config):
             metrics["training/rollout_probs_diff_mean"] = probs_diff
         return batch
 

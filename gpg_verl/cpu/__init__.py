@@ -36,6 +36,7 @@ def install() -> None:
     use_all_cores()
     verl_patches.answer_for_vllm_cpu()
     wrapt.register_post_import_hook(verl_patches.use_one_gloo_group, "verl.utils.distributed")
+    wrapt.register_post_import_hook(verl_patches.pin_no_memory, "verl.workers.engine.fsdp.transformer_impl")
     wrapt.register_post_import_hook(
         verl_patches.bound_weight_sync, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
     )

@@ -39,6 +39,18 @@ def use_one_gloo_group(distributed) -> None:
     distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
 
 
+def pin_no_memory(fsdp_engine) -> None:
+    """The reference model (a KL term on purpose) is loaded with pinned memory, which needs an accelerator."""
+    original = fsdp_engine.CPUOffloadPolicy
+    seam(original, "__init__", ("self", "pin_memory"))
+
+    @functools.wraps(original)
+    def offload_policy(pin_memory: bool = False):
+        return original(pin_memory=False)
+
+    fsdp_engine.CPUOffloadPolicy = offload_policy
+
+
 def weight_sync_seconds() -> float:
     """How long either end of the weight sync waits for the other: `GPG_WEIGHT_SYNC_TIMEOUT`, in seconds."""
     return float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
