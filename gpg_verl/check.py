@@ -84,12 +84,13 @@ def main(overrides: list[str], config_path: str | None = None, config_name: str 
 def veto_of_verl(config: DictConfig) -> list[str]:
     """What veRL's own validation says to the settled config."""
     import contextlib
+    import inspect
     import io
 
     import verl.utils.config
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
-    validate = verl.utils.config.validate_config.__wrapped__
+    validate = inspect.unwrap(verl.utils.config.validate_config)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             validate(config, need_reference_policy(config), need_critic(config))
