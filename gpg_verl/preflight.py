@@ -23,7 +23,7 @@ REQUIRED_COLUMNS = ("data_source", "reward_model")
 
 # Peak memory of a CPU run, measured with models of 0.4M and 135M parameters: Python processes, plus copies of the
 # fp32 weights (trainer, gradient, two AdamW moments, vLLM with its packed copy, transfer), plus the KV cache.
-CPU_BASE_BYTES = 5.0e9
+CPU_BASE_BYTES = 7.5e9
 CPU_WEIGHT_COPIES = 8
 
 
