@@ -21,7 +21,7 @@ from gpg_verl.versions import problems as version_problems
 
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
-# Peak memory of a CPU run, measured with models of 0.4M and 135M parameters: Python processes, plus copies of the
+# Peak memory of a CPU run, fitted to what a model of 135M parameters took: Python processes, plus copies of the
 # fp32 weights (trainer, gradient, two AdamW moments, vLLM with its packed copy, transfer), plus the KV cache.
 CPU_BASE_BYTES = 7.5e9
 CPU_WEIGHT_COPIES = 8
