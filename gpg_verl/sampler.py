@@ -20,26 +20,26 @@ def poll_seconds(waited: float) -> float:
 
 
 class Watch:
-    """Stands in for a replay buffer's `_wait_for_next_poll`: sleeps, and looks whether everybody is still alive.
+    """Goes before a replay buffer's `_wait_for_next_poll`: sets how long it sleeps, and looks whether all are alive.
 
     veRL 0.9.1 waits for the status of each prompt and never asks whether the worker that would set it still exists:
     with a dead agent-loop worker or inference server a run waits for ever.
     """
 
-    def __init__(self, check_alive: Callable[[], None]):
+    def __init__(self, buffer, check_alive: Callable[[], None]):
+        self.buffer = buffer
+        self.wait = buffer._wait_for_next_poll
         self.check_alive = check_alive
-        self.started = self.last_call = self.last_check = 0.0
+        self.last_check = 0.0
 
     def __call__(self, partition_id: str, last_debug_time: float) -> float:
-        now = time.monotonic()
-        if now - self.last_call > 2 * LAST_POLL_SECONDS:  # a new wait
-            self.started = self.last_check = now
+        # veRL's buffer takes this time where a wait begins, and anew each minute, when it logs what it waits for.
+        now = time.time()
+        self.buffer.poll_interval = poll_seconds(now - last_debug_time)
         if now - self.last_check > ALIVE_EVERY_SECONDS:
             self.check_alive()
             self.last_check = now
-        time.sleep(poll_seconds(now - self.started))
-        self.last_call = time.monotonic()
-        return last_debug_time
+        return self.wait(partition_id, last_debug_time)
 
 
 class Heartbeat:

@@ -45,7 +45,7 @@ class GPGStep:
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
         seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
-        buffer._wait_for_next_poll = Watch(Heartbeat(self._actors_waited_for))
+        buffer._wait_for_next_poll = Watch(buffer, Heartbeat(self._actors_waited_for))
         return buffer
 
     def _actors_waited_for(self):
