@@ -23,6 +23,7 @@ MAX_PROMPT=${MAX_PROMPT:-32}    # tokens
 MAX_RESPONSE=${MAX_RESPONSE:-16}
 LARGEST=${LARGEST:-12}          # sums of two numbers from 1 to this
 HELD_OUT=${HELD_OUT:-40}        # questions kept out of training
+SAVE_EVERY=${SAVE_EVERY:-5}     # steps; -1: no checkpoint
 VENV=${VENV:-.venv}             # also PYTHON and TORCH_INDEX, see examples/setup_cpu.sh
 # ----------------------------------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ TRAINER_ARGS=(
     trainer.logger='[console,file]'
     trainer.total_training_steps="$STEPS"
     trainer.test_freq="$STEPS"
-    trainer.save_freq=5
+    trainer.save_freq="$SAVE_EVERY"
     trainer.max_actor_ckpt_to_keep=1
     trainer.default_local_dir="$RUN/checkpoints"
     trainer.validation_data_dir="$RUN/validation"
@@ -79,6 +80,7 @@ VERL_FILE_LOGGER_PATH=$PWD/$metrics "$PY" -m gpg_verl.report watch "$RUN" --log 
     "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${TRAINER_ARGS[@]}" "$@"
 
 "$PY" -m gpg_verl.report show "$RUN"
+[ "$SAVE_EVERY" != -1 ] || exit 0
 checkpoint=$RUN/checkpoints/global_step_$(cat "$RUN/checkpoints/latest_checkpointed_iteration.txt")
 cat <<END
 

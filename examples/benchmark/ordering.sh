@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# T3's six methods on the quickstart's model and task: the same seeds, steps and prompts a step; one table, one plot.
+#
+#     bash examples/benchmark/ordering.sh                  # 18 runs, about 5 minutes each on 2 cores
+#     SEEDS=1 STEPS=12 bash examples/benchmark/ordering.sh # other settings: the variables
+#
+# A method is what its recipe has in ALGORITHM_ARGS (examples/text/t3_*.sh); all else is the quickstart's. Dr. GRPO has
+# its own learning rate, 1.5 times the others', and its cosine schedule, as in T3; the task's reward, accuracy, is the
+# same for all. Runs that are finished are kept: the same command goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# ---- what you may want to change ---------------------------------------------------------------------------------
+SEEDS=${SEEDS:-1 2 3}
+METHODS=${METHODS:-grpo dr_grpo gpg gpg_std gpg_alpha gpg_alpha_beta}
+STEPS=${STEPS:-8}
+TEST_EVERY=${TEST_EVERY:-2} # steps
+LR=${LR:-1e-5}
+OUT=${OUT:-runs/ordering}
+VENV=${VENV:-.venv}
+# ------------------------------------------------------------------------------------------------------------------
+BETA_TH=0.6 MAX_RESPONSE=16 FORMAT_STYLE=think_line # what the recipes' arguments refer to
+
+runs=()
+for seed in $SEEDS; do # methods inside seeds: what else the machine does meanwhile falls on all of them alike
+    for method in $METHODS; do
+        recipe=examples/text/t3_$method.sh
+        [ -f "$recipe" ] || { echo "ordering: METHODS=$METHODS: there is no $recipe" >&2; exit 1; }
+        eval "$(sed -n '/^CLAIM=/p; /^ALGORITHM_ARGS=(/,/^)/p' "$recipe")"
+        run=$OUT/$method-seed$seed
+        runs+=("$run")
+        [ ! -f "$run/finished" ] || continue
+        rm -rf "$run" # a start that was stopped: seconds and steps are those of one undisturbed run
+        mkdir -p "$run"
+        sed 's/"table": "T3", //' <<<"$CLAIM" >"$run/run.json" # not a run of the paper's table
+        if [ "$method" = dr_grpo ]; then
+            ALGORITHM_ARGS+=(
+                actor_rollout_ref.actor.optim.lr="$(awk "BEGIN { print 1.5 * $LR }")"
+                actor_rollout_ref.actor.optim.lr_scheduler_type=cosine
+            )
+        fi
+        case $method in *grpo) # veRL logs the entropy from its old-log-prob pass: not computed twice
+            ALGORITHM_ARGS+=(actor_rollout_ref.actor.calculate_entropy=False) ;;
+        esac
+        echo "== $method, seed $seed"
+        RUN=$run SEED=$seed STEPS=$STEPS LR=$LR MAX_RESPONSE=$MAX_RESPONSE VENV=$VENV SAVE_EVERY=-1 \
+            bash examples/quickstart.sh trainer.test_freq="$TEST_EVERY" "${ALGORITHM_ARGS[@]}" >"$run/output.txt"
+        touch "$run/finished"
+    done
+done
+"$VENV/bin/python" -m gpg_verl.report "${runs[@]}" --out "$OUT/report"
