@@ -25,6 +25,11 @@ TRAINER_MODES = {mode: f"gpg_{mode}" for mode in ("sync", "colocate_async", "sep
 
 # How veRL is told to score with our reward functions.
 REWARD_FNS = "pkg://reward_fns"
+REWARD_MANAGER = {  # tells reward_fns whether an answer was cut off
+    "source": "importlib",
+    "name": "TruncationRewardManager",
+    "module.path": "pkg://gpg_verl.reward_manager",
+}
 
 
 class SettingError(ValueError):
@@ -243,6 +248,9 @@ def _score_with_reward_fns(config: DictConfig, put) -> None:
             REWARD_FNS,
             "no reward was named: guarded scoring by data_source",
         )
+        if OmegaConf.select(config, "reward.reward_manager.name") == "naive":
+            for key, value in REWARD_MANAGER.items():
+                put(f"reward.reward_manager.{key}", value, "veRL's `naive`, which also says what was cut off")
 
 
 def _what_refilling_rules_out(config: DictConfig, beta_th: float) -> list[str]:

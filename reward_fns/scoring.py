@@ -66,7 +66,7 @@ def compute_score(
         data_source: a name in sources.TASKS; raises UnknownDataSource for any other.
         solution_str: the model's text. Nothing in it makes this raise, hang or run code.
         ground_truth: the gold answer, or for mathematics a list of accepted ones.
-        extra_info: the row's own; `index` or `id` names the row in warnings, `truncated` says that it was cut.
+        extra_info: the row's own; `index` or `id` names the row in warnings, `truncated` says whether it was cut.
         **kwargs: Settings by name.
 
     Returns the same keys for every row, numbers but for `pred` and `data_source`:
@@ -74,7 +74,8 @@ def compute_score(
         acc: 1 if the answer is right.
         format: 1 if the text has the data source's format, whatever its weight.
         pred: the extracted answer.
-        truncated: 1 if the text was cut (`extra_info`), or stops within a box, the thinking or the answer tags.
+        truncated: 1 if the text was cut. Where `extra_info` does not say it (veRL's own reward managers hand on no
+            length): 1 if the text stops within a box, the thinking or the answer tags.
         killed: 1 if verification exceeded its bounds on time or memory, or crashed; the score is 0.
         gold_unparsable: 1 if the gold answer cannot be read; the score is 0.
         box_iou: intersection over union of boxes; 0 for other kinds.
@@ -99,12 +100,17 @@ def compute_score(
         "acc": float(verdict.right),
         "format": float(shaped),
         "pred": extract.showable(verdict.pred),
-        "truncated": float(bool((extra_info or {}).get("truncated")) or extract.looks_cut(text)),
+        "truncated": float(_truncated(text, extra_info)),
         "killed": float(killed),
         "gold_unparsable": float(unparsable),
         "box_iou": verdict.box_iou,
         "data_source": data_source,
     }
+
+
+def _truncated(text: str, extra_info: dict | None) -> bool:
+    told = (extra_info or {}).get("truncated")
+    return extract.looks_cut(text) if told is None else bool(told)
 
 
 def _score(task: Task, settings: Settings, verdict: Verdict, shaped: bool, length: int) -> float:

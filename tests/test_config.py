@@ -143,10 +143,11 @@ def test_without_an_override_list_values_at_verls_default_count_as_unset():
 
 
 def test_reward_fns_score_where_no_reward_is_named():
-    from verl.trainer.ppo.reward import get_custom_reward_fn
+    from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
     config, _ = settled("+reward.custom_reward_function.reward_kwargs.last_number=True")
     assert config.reward.custom_reward_function.path == "pkg://reward_fns"
+    assert resolve_reward_manager_cls(config).__name__ == "TruncationRewardManager"
     score = get_custom_reward_fn(config)
     assert score(data_source="openai/gsm8k", solution_str="A: 5", ground_truth="5")["score"] == 1.0
 

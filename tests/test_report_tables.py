@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from test_report import answer, assert_picture, lines_of, step_metrics
+from test_report import ACCURACY, answer, assert_picture, lines_of, step_metrics
 
 from gpg_verl.report import ReportError
 from gpg_verl.report.__main__ import main
 from gpg_verl.report.compare import cells, find_row, group, load_entry, table_json, table_lines, table_notes
 from gpg_verl.report.metrics import load_run
 from gpg_verl.report.paper import MATHEMATICS, TABLES
+from gpg_verl.report.table import group_cells
 
 T1 = TABLES["T1"]
 ROW = "GPG-RS1"
@@ -211,6 +212,37 @@ def test_runs_of_no_table_are_compared_by_name(tmp_path, capsys):
     result = json.loads((runs[0] / "report" / "report.json").read_text())
     assert result["tables"] == []
     assert [run["row"] for run in result["runs"]] == ["gpg", "grpo"]
+
+
+def test_rows_side_by_side(tmp_path, capsys):
+    """Three seeds of one method, one of them behind, and a method of one run that was never validated."""
+    seeds = []
+    for seed, (steps, last) in enumerate([(4, 0.6), (4, 0.8), (2, 0.7)]):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        held_out = {0: {ACCURACY: 0.1 * seed}, steps: step_metrics(0.1 * steps) | {ACCURACY: last}}
+        logged = {s: step_metrics(0.1 * s, **{"timing_s/step": 10.0 + seed}) for s in range(1, steps)}
+        (folder / "metrics.jsonl").write_text(lines_of({0: held_out[0], **logged, steps: held_out[steps]}))
+        (folder / "run.json").write_text('{"row": "GPG"}')
+        seeds.append(folder)
+    other = train(tmp_path / "GRPO", row=None)
+    header, rows = group_cells(group([load_entry(run) for run in [*seeds, other]]))
+    first, second = (dict(zip(header, row, strict=True)) for row in rows)
+    assert first == {
+        "model": "GPG",
+        "runs": "3",
+        "steps": "2 to 4",
+        "reward, last": "0.333 ± 0.115",  # 0.4, 0.4, 0.2
+        "held-out, first": "0.100 ± 0.100",
+        "last": "0.700 ± 0.100",
+        "valid share": "0.62 ± 0.00",
+        "s per step": "10.58 ± 0.52",  # 10, 10.75, 11: the last step took 10
+    }
+    assert (second["runs"], second["steps"], second["reward, last"]) == ("1", "3", "0.300")
+    assert second["held-out, first"] == second["last"] == ""
+    assert main([*map(str, seeds), str(other)]) == 0
+    assert "side by side" in capsys.readouterr().out
+    assert "0.333 ± 0.115" in (seeds[0] / "report/report.html").read_text()
 
 
 @pytest.mark.parametrize(

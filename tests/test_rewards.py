@@ -346,6 +346,7 @@ def test_several_golds_as_a_list_or_as_its_json_text(answer, right):
         ("\\boxed{4}", None, 0),
         ("\\boxed{4}", {"truncated": True}, 1),
         ("so \\boxed{4", None, 1),
+        ("so \\boxed{4", {"truncated": False}, 0),
         ("<think> a", None, 1),
         ("<think> a </think> <answer> 4", None, 1),
         ("<think> a </think> <answer> 4 </answer>", None, 0),

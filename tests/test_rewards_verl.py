@@ -43,48 +43,91 @@ def test_by_path_from_another_folder_without_an_installation(tmp_path):
 
 @pytest.fixture(scope="module")
 def manager():
+    """The manager that a run loads, with a tokenizer of characters and responses of up to WIDTH of them."""
     from omegaconf import OmegaConf
-    from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
-
-    from reward_fns import compute_score
+    from verl.trainer.ppo.reward import load_reward_manager
 
     class Letters:
-        """A tokenizer of characters: veRL's manager needs only this of one."""
+        eos_token_id = 0
 
         def decode(self, ids, skip_special_tokens):
-            return "".join(map(chr, ids.tolist()))
+            return "".join(chr(i) for i in ids.tolist() if i)
 
-    return lambda: NaiveRewardManager(OmegaConf.create({}), Letters(), compute_score)
+    config = {
+        "reward": {
+            "custom_reward_function": {"path": "pkg://reward_fns", "name": "compute_score"},
+            "reward_manager": {
+                "source": "importlib",
+                "name": "TruncationRewardManager",
+                "module": {"path": "pkg://gpg_verl.reward_manager"},
+            },
+        },
+        "actor_rollout_ref": {"rollout": {"response_length": WIDTH, "max_model_len": None}},
+    }
+    return lambda: load_reward_manager(OmegaConf.create(config), Letters())
 
 
-def test_verls_reward_manager_scores_a_batch_with_a_hanging_answer(manager, monkeypatch):
+WIDTH = 20
+
+
+def row_of(text: str):
+    """A response of these characters, end-of-sequence included, right of a prompt of three."""
     import numpy as np
     import torch
     from verl import DataProto
 
-    monkeypatch.setenv("GPG_VERIFY_TIMEOUT", "0.5")
-    texts = ["\\boxed{5}", "\\boxed{4}", "\\boxed{9^{9^{9^9}}}", "", "so x=5 \\boxed{5.0}"]
-    width = max(map(len, texts))
+    ids = [ord(c) for c in text]
+    return DataProto.from_dict(
+        {
+            "responses": torch.tensor([ids + [0] * (WIDTH - len(ids))]),
+            "attention_mask": torch.tensor([[0, 1, 1, 1] + [1] * len(ids) + [0] * (WIDTH - len(ids))]),
+        },
+        non_tensors={
+            "data_source": np.array(["lighteval/MATH"], dtype=object),
+            "reward_model": np.array([{"ground_truth": "x=5"}], dtype=object),
+            "extra_info": np.array([{"index": 0}], dtype=object),
+        },
+    )
 
-    def data(text):
-        ids = [ord(c) for c in text]
-        return DataProto.from_dict(
-            {
-                "responses": torch.tensor([ids + [0] * (width - len(ids))]),
-                "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids))]),
-            },
-            non_tensors={
-                "data_source": np.array(["lighteval/MATH"], dtype=object),
-                "reward_model": np.array([{"ground_truth": "x=5"}], dtype=object),
-                "extra_info": np.array([{"index": 0}], dtype=object),
-            },
-        )
 
+def scored(manager, texts: list[str]) -> list[dict]:
     async def run():
         scorer = manager()
-        return await asyncio.gather(*[scorer.run_single(data(text)) for text in texts])
+        return await asyncio.gather(*[scorer.run_single(row_of(text)) for text in texts])
 
-    results = asyncio.run(run())
+    return asyncio.run(run())
+
+
+def test_a_response_as_long_as_allowed_was_cut_unless_it_ends_there(manager):
+    long = "x is \\boxed{5}".ljust(WIDTH - 1)
+    results = scored(manager, ["\\boxed{5}", "\\boxed{5", long, long + " ", long + "\0"])
+    assert [r["reward_extra_info"]["truncated"] for r in results] == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert [r["reward_score"] for r in results] == [1.0, 0.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "ended", "max_model_len", "truncated"),
+    [
+        (8, 15, False, None, False),
+        (8, 16, False, None, True),
+        (8, 16, True, None, False),
+        (8, 12, False, 20, True),  # the context is full before the response's own limit
+        (8, 12, True, 20, False),
+        (7, 12, False, 20, False),
+    ],
+)
+def test_limits_of_a_response(prompt, response, ended, max_model_len, truncated):
+    from gpg_verl.reward_manager import is_truncated
+
+    assert truncated == is_truncated(
+        prompt=prompt, response=response, ended=ended, response_length=16, max_model_len=max_model_len
+    )
+
+
+def test_verls_reward_manager_scores_a_batch_with_a_hanging_answer(manager, monkeypatch):
+    monkeypatch.setenv("GPG_VERIFY_TIMEOUT", "0.5")
+    texts = ["\\boxed{5}", "\\boxed{4}", "\\boxed{9^{9^{9^9}}}", "", "so x=5 \\boxed{5.0}"]
+    results = scored(manager, texts)
     assert [r["reward_score"] for r in results] == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert [r["reward_extra_info"]["killed"] for r in results] == [0.0, 0.0, 1.0, 0.0, 0.0]
     # veRL makes one array of each key.

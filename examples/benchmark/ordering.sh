@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # ---- what you may want to change ---------------------------------------------------------------------------------
 SEEDS=${SEEDS:-1 2 3}
 METHODS=${METHODS:-grpo dr_grpo gpg gpg_std gpg_alpha gpg_alpha_beta}
-STEPS=${STEPS:-8}
+STEPS=${STEPS:-6}
 TEST_EVERY=${TEST_EVERY:-2} # steps
 LR=${LR:-1e-5}
 OUT=${OUT:-runs/ordering}

@@ -61,6 +61,9 @@ DATA_ARGS=(
     data.max_prompt_length="$PROMPT_LIMIT"
     data.max_response_length="$MAX_RESPONSE"
     reward.custom_reward_function.path=pkg://reward_fns
+    reward.reward_manager.source=importlib # tells the rewards what was cut off
+    reward.reward_manager.name=TruncationRewardManager
+    reward.reward_manager.module.path=pkg://gpg_verl.reward_manager
 )
 MODEL_ARGS=(
     actor_rollout_ref.model.path="$MODEL"

@@ -17,7 +17,7 @@ from gpg_verl.report.metrics import ENTROPY, GRAD_NORM, LENGTH, REWARD, TRUNCATE
 from gpg_verl.report.page import write_page
 from gpg_verl.report.paper import TABLES, PaperTable
 from gpg_verl.report.plot import plot_groups
-from gpg_verl.report.table import notes, print_paper_table, print_run, summary
+from gpg_verl.report.table import notes, print_groups, print_paper_table, print_run, summary
 from gpg_verl.report.watch import watch
 
 PROG = "python -m gpg_verl.report"
@@ -75,6 +75,8 @@ def report(paths: list[Path], table: str | None, rows: list[str], out: Path | No
 
     for chosen in tables:
         print_paper_table(chosen, groups)
+    if len(groups) > 1:
+        print_groups(groups)
     for g in groups:
         for run in g.runs:
             print(f"{g.label} ({run.folder}): {summary(run)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpg_verl.report.compare import Group, table_lines, table_notes
 from gpg_verl.report.paper import PaperTable
-from gpg_verl.report.table import held_out_cells, notes, summary
+from gpg_verl.report.table import SPREAD, group_cells, held_out_cells, notes, summary
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -31,6 +31,10 @@ def write_page(tables: Sequence[PaperTable], groups: Sequence[Group], curves: Pa
         parts.append(f"<h1>{escape(table.name)}: {escape(table.title)} (%)</h1>")
         parts.append(_table(*table_lines(table, groups)))
         parts.append(_notes(table_notes(table, groups)))
+    if len(groups) > 1:
+        parts.append("<h1>Side by side</h1>")
+        parts.append(_table(*group_cells(groups)))
+        parts.append(_notes([SPREAD]))
     parts.append("<h1>Learning curves</h1>")
     parts.append(f"<img alt='learning curves' src='data:image/png;base64,{_base64(curves)}'>")
     parts.append("<h1>Runs</h1>")

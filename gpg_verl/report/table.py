@@ -1,7 +1,7 @@
 """A run as text: one row per training step, held-out accuracy before and after, one line of summary."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from rich import box
 from rich.console import Console
@@ -78,6 +78,51 @@ def held_out_cells(run: Run) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return ["data", "measure", "before", "after", "change", "questions"], rows
+
+
+def print_groups(groups: Sequence[Group]) -> None:
+    _print_table("side by side", group_cells(groups))
+    if any(len(g.runs) > 1 for g in groups):
+        print(f"note: {SPREAD}")
+    print()
+
+
+SPREAD = "±: the standard deviation over the runs of a row; held-out is the mean over the data sets"
+
+
+def group_cells(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each group: where its runs stand at their last step, and what a step takes."""
+
+    def spread(values: list[float | None], spec: str) -> str:
+        known = _present(values)
+        if not known:
+            return ""
+        return format(fmean(known), spec) + (f" ± {stdev(known):{spec}}" if len(known) > 1 else "")
+
+    def held_out(run: Run, first: bool) -> float | None:
+        steps = [result.step for result in run.held_out]
+        step = (min(steps) if first else max(steps)) if steps else None
+        return fmean(result.value for result in run.held_out if result.step == step) if steps else None
+
+    rows = []
+    for g in groups:
+        steps = sorted({run.training_steps[-1] for run in g.runs if run.training_steps})
+        rewards = [_present(run.column(REWARD)) for run in g.runs]
+        shares, seconds = ([_present(run.column(name)) for run in g.runs] for name in (VALID_SHARE, STEP_SECONDS))
+        rows.append(
+            [
+                g.label,
+                str(len(g.runs)),
+                " to ".join(map(str, dict.fromkeys([steps[0], steps[-1]]))) if steps else "",
+                spread([column[-1] if column else None for column in rewards], ".3f"),
+                spread([held_out(run, first=True) for run in g.runs], ".3f"),
+                spread([held_out(run, first=False) for run in g.runs], ".3f"),
+                spread([fmean(column) if column else None for column in shares], ".2f"),
+                spread([fmean(column) if column else None for column in seconds], ".2f"),
+            ]
+        )
+    header = ["model", "runs", "steps", "reward, last", "held-out, first", "last", "valid share", "s per step"]
+    return header, rows
 
 
 def notes(run: Run) -> list[str]:
