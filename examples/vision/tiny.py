@@ -35,7 +35,7 @@ TEXT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
     "bos_token_id": None,
     # The sections of the rotary embedding (time, height, width) add up to half of a head.
     "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
@@ -106,7 +106,7 @@ def _write(folder: Path, kind: str, vocabulary: list[str], words: Sequence[str])
     tokenizer = _tokenizer(vocabulary, words)
     tokenizer.save_pretrained(folder)
     # The name is that of the hub's checkpoints; the loader takes the PIL version where torchvision is missing.
-    processor = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, min_pixels=PATCH * PATCH * MERGE * MERGE)
+    processor = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, min_pixels=784, max_pixels=401408)
     processor.save_pretrained(folder)
     configuration, model_class = {
         "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
@@ -126,13 +126,39 @@ def _write(folder: Path, kind: str, vocabulary: list[str], words: Sequence[str])
         configuration(
             text_config={**TEXT, **ends, "vocab_size": len(tokenizer)},
             vision_config={**VISION, **VISION_OF[kind]},
-            tie_word_embeddings=True,
+            tie_word_embeddings=False,
             **image_tokens,
             **ends,
         )
     )
+    _never_write(model, [image_tokens["image_token_id"], image_tokens["video_token_id"]])
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
+
+
+def _never_write(model, tokens: list[int]) -> None:
+    """Gives the tokens a probability of 0, as training gives them in the real models.
+
+    veRL forbids the rollout to write the places of images. Where the model would, the rollout's probabilities are not
+    the trainer's. So one feature is 100 everywhere, which updates with a learning rate of 1e-3 hardly change, and
+    speaks against these tokens only; the others are about 1, and still are behind the norms.
+    """
+    import torch
+
+    with torch.no_grad():
+        embeddings = model.get_input_embeddings().weight
+        last = model.model.visual.merger.mlp[-1]
+        embeddings *= 50
+        last.weight *= 50
+        embeddings[:, 0] = 100
+        last.weight[0] = 0
+        last.bias[0] = 100
+        for name, parameter in model.model.language_model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter[1:] = 100 / TEXT["hidden_size"] ** 0.5
+        model.lm_head.weight[:, 0] = 0
+        model.lm_head.weight[tokens] = 0
+        model.lm_head.weight[tokens, 0] = -100
 
 
 def _tokenizer(vocabulary: list[str], words: Sequence[str]):
