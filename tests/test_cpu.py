@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import types
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_python
+from PIL import Image
 
+from gpg_verl.cpu import qwen_vl_utils
 from gpg_verl.cpu.platform import CPUPlatform
 from gpg_verl.seams import seam
 
@@ -45,6 +49,78 @@ def test_a_weight_sync_that_nobody_answers_ends_with_a_message(tmp_path, monkeyp
     sender = BucketedWeightSender(f"ipc://{tmp_path}/nobody.sock", bucket_size_mb=1, use_shm=True)
     with pytest.raises(RuntimeError, match=r"vLLM did not take the trainer's weights within 0\.2 s"):
         asyncio.run(sender.async_send_weights(iter([("weight", torch.zeros(2))])))
+
+
+# Computed by qwen_vl_utils 0.0.14.
+@pytest.mark.parametrize(
+    ("height", "width", "factor", "min_pixels", "max_pixels", "expected"),
+    [
+        (56, 84, 28, None, None, (56, 84)),
+        (1, 1, 28, None, None, (56, 56)),
+        (10, 1900, 28, None, None, (28, 1904)),
+        (20, 30, 28, 3136, None, (56, 84)),
+        (50, 70, 28, 3136, 401408, (56, 56)),
+        (1080, 1920, 28, None, 401408, (448, 840)),
+        (1080, 1920, 32, None, None, (1088, 1920)),
+        (4000, 9000, 28, None, None, (2380, 5376)),
+    ],
+)
+def test_images_are_resized_as_qwen_vl_utils_does(height, width, factor, min_pixels, max_pixels, expected):
+    assert qwen_vl_utils.smart_resize(height, width, factor, min_pixels, max_pixels) == expected
+
+
+def test_images_come_out_of_messages_in_their_order(tmp_path):
+    red, clear = Image.new("RGB", (60, 90), "red"), Image.new("RGBA", (90, 60), (0, 0, 0, 0))
+    red.save(tmp_path / "red.png")
+    parts = [{"type": "image", "image": f"file://{tmp_path}/red.png"}, {"type": "text", "text": "and"}]
+    messages = [
+        {"role": "system", "content": "look"},
+        {"role": "user", "content": [*parts, {"type": "image", "image": clear, "min_pixels": 784, "max_pixels": 1600}]},
+    ]
+    (first, second), videos = qwen_vl_utils.process_vision_info(messages)
+    assert (first.size, first.getpixel((0, 0))) == ((56, 84), (255, 0, 0))
+    assert (second.size, second.getpixel((0, 0))) == ((28, 28), (255, 255, 255))
+    assert videos is None
+    assert qwen_vl_utils.process_vision_info(messages[:1], return_video_metadata=True) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"type": "video", "video": "a.mp4"}, "reads images but no videos: leave video rows out"),
+        ({"type": "image", "image": "https://somewhere/a.png"}, "images are read from local files"),
+    ],
+)
+def test_what_the_stand_in_cannot_read_is_refused(part, expected):
+    with pytest.raises((RuntimeError, ValueError), match=expected):
+        qwen_vl_utils.process_vision_info([{"role": "user", "content": [part]}])
+
+
+STAND_INS = """
+import sys
+from gpg_verl.cpu import stand_ins
+stand_ins.install()
+stand_ins.install()
+print(sum(isinstance(finder, stand_ins.StandIns) for finder in sys.meta_path))
+import qwen_vl_utils
+print(qwen_vl_utils.__file__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("torchvision", "expected"),
+    [
+        pytest.param(False, ["1", str(Path(qwen_vl_utils.__file__))], id="torchvision is missing"),
+        pytest.param(True, ["0", "{folder}/qwen_vl_utils.py"], id="the real one can be imported"),
+    ],
+)
+def test_a_stand_in_never_shadows_what_can_be_imported(torchvision, expected, tmp_path):
+    (tmp_path / "qwen_vl_utils.py").write_text("")
+    if torchvision:
+        (tmp_path / "torchvision.py").write_text("")
+    root = str(Path(__file__).parents[1])
+    result = run_python("-c", STAND_INS, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{root}")
+    assert result.stdout.split() == [line.format(folder=tmp_path) for line in expected]
 
 
 def test_a_patched_place_that_changed_is_named():

