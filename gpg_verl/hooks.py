@@ -26,6 +26,7 @@ def install() -> None:
     _when_imported("verl.trainer.ppo.core_algos", _register_algorithm)
     _when_imported("verl.trainer.ppo.v1", _register_trainers, on_error=_refuse_trainers)
     _when_imported("verl.trainer.ppo.ray_trainer", _wrap_legacy_trainer)
+    _when_imported("verl.models.transformers.qwen2_vl", _fix_text_only_rows)
     _when_imported("hydra", _add_presets)
 
 
@@ -88,6 +89,12 @@ def _wrap_legacy_trainer(module) -> None:
         original(self, config, *args, **kwargs)
 
     module.RayPPOTrainer.__init__ = __init__
+
+
+def _fix_text_only_rows(module) -> None:
+    from gpg_verl import verl_fixes
+
+    verl_fixes.accept_text_only_micro_batches(module)
 
 
 def _add_presets(module) -> None:
