@@ -156,13 +156,14 @@ def typed_keys(overrides: list[str] | None) -> set[str]:
     return {override.partition("=")[0].lstrip("+~") for override in overrides or []}
 
 
-def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
+def settle(config: DictConfig, overrides: list[str] | None, images: bool = False) -> Settled:
     """Makes the composed config of a GPG run what GPG implies, in place.
 
     Args:
         config: veRL's composed config (`ppo_trainer`).
         overrides: what the user typed, as Hydra lists it. Only this tells a typed value from veRL's default; without
             it, values equal to veRL's defaults count as unset.
+        images: prompts may hold images.
     """
     typed = typed_keys(overrides)
     changes: list[Change] = []
@@ -224,6 +225,8 @@ def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
     elif mode not in TRAINER_MODES.values():
         contradictions.append(f"trainer.v1.trainer_mode={mode}: GPG knows {', '.join(TRAINER_MODES)}")
 
+    if images:
+        _load_the_checkpoint(config, typed, put, notices)
     _score_with_reward_fns(config, put)
     _drop_old_log_prob_pass(config, typed, put, notices)
     _count_updates(config, notices)
@@ -232,6 +235,21 @@ def settle(config: DictConfig, overrides: list[str] | None) -> Settled:
     if not OmegaConf.select(config, f"{actor}.calculate_entropy"):
         notices.append(f"actor/entropy is not computed; {actor}.calculate_entropy=True shows it, without a gradient")
     return Settled(settings, changes, contradictions, notices)
+
+
+def _load_the_checkpoint(config: DictConfig, typed: set[str], put, notices: list[str]) -> None:
+    """The rollout reads the checkpoint at its start instead of veRL's random weights, which the first weight sync
+    replaces. What no checkpoint holds, no sync brings: vLLM 0.28 randomises the mean and deviation that it normalises
+    images with. One reading of the files, and right for every engine, version and model.
+    """
+    key = "actor_rollout_ref.rollout.load_format"
+    if OmegaConf.select(config, key) != "dummy":
+        return
+    random = "dummy loading can leave the rollout's image normalisation random, and no weight sync brings it"
+    if key in typed:
+        notices.append(f"{key}=dummy: {random}; leave the key out, and it is auto")
+    else:
+        put(key, "auto", random)
 
 
 def _score_with_reward_fns(config: DictConfig, put) -> None:

@@ -44,7 +44,7 @@ class Findings:
 def inspect(config: DictConfig, overrides: list[str] | None) -> Findings:
     """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can mend."""
     findings = Findings(machine=version_problems(config))
-    findings.settled = settle(config, overrides)
+    findings.settled = settle(config, overrides, images=has_images(config))
     findings.settings += findings.settled.contradictions
     findings.settings += missing_values(config)
     findings.files += model_problems(config)
@@ -131,6 +131,27 @@ def model_problems(config: DictConfig) -> list[str]:
         found = "no such folder" if not folder.exists() else "a folder without config.json"
         return [f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}"]
     return []
+
+
+def has_images(config: DictConfig) -> bool:
+    """Whether prompts may hold images: the data has a column for them, or the model reads them. Without the network, so
+    a hub's model with remote data is not known.
+    """
+    image_key = OmegaConf.select(config, "data.image_key") or "images"
+    for split in ("train", "val"):
+        given = OmegaConf.select(config, f"data.{split}_files")
+        for name in list(given) if isinstance(given, ListConfig | list) else [given]:
+            try:
+                columns = _look_into(Path(os.path.expanduser(str(name))), config.data.prompt_key)[0]
+            except _Unreadable:
+                continue  # remote, or reported by data_problems
+            if image_key in columns:
+                return True
+    file = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or "")) / "config.json"
+    try:
+        return "vision_config" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # on the hub, or reported by model_problems
 
 
 def data_problems(config: DictConfig, split: str) -> list[str]:

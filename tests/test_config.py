@@ -39,6 +39,24 @@ def test_one_word_is_enough():
     assert result.settings == GPGSettings(f_norm="1", alpha="sample", beta_th=0.0, allow_kl=False)
 
 
+@pytest.mark.parametrize(
+    ("override", "images", "load_format", "said"),
+    [
+        ("data.seed=1", False, "dummy", None),
+        ("data.seed=1", True, "auto", "changes"),
+        ("actor_rollout_ref.rollout.load_format=safetensors", True, "safetensors", None),
+        ("actor_rollout_ref.rollout.load_format=dummy", True, "dummy", "notices"),
+    ],
+)
+def test_where_prompts_hold_images_the_rollout_loads_the_checkpoint(override, images, load_format, said):
+    config = compose([*GPG, override])
+    result = settle(config, [*GPG, override], images)
+    assert config.actor_rollout_ref.rollout.load_format == load_format
+    for kind in ("changes", "notices"):
+        assert any("image normalisation" in str(entry) for entry in getattr(result, kind)) == (kind == said)
+    assert result.contradictions == []
+
+
 def test_only_what_gpg_implies_changes():
     config, result = settled()
     untouched = compose(GPG)

@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 from gpg_verl import versions
 from gpg_verl.check import compose
-from gpg_verl.preflight import cpu_bytes_needed, inspect
+from gpg_verl.preflight import cpu_bytes_needed, has_images, inspect
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,27 @@ def test_what_is_wrong_is_named(override, expected, overrides, tiny_folder):
     assert len(found) == 1, found
     for text in expected:
         assert text in found[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.seed=1", False),
+        ("data.train_files=[{folder}/train.parquet,{folder}/pictures.parquet]", True),
+        ("data.val_files={folder}/pictures.parquet", True),
+        ("data.val_files={folder}/pictures.parquet data.image_key=photos", False),
+        ("actor_rollout_ref.model.path={folder}/sees", True),
+        ("actor_rollout_ref.model.path=some/hub-model data.train_files=hdfs://remote.parquet", False),
+    ],
+)
+def test_prompts_may_hold_images(override, expected, overrides, tmp_path, tiny_folder):
+    for file in tiny_folder.glob("*.parquet"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    rows = pd.read_parquet(tiny_folder / "train.parquet")
+    rows.assign(images=[[]] * len(rows)).to_parquet(tmp_path / "pictures.parquet")
+    (tmp_path / "sees").mkdir()
+    (tmp_path / "sees/config.json").write_text('{"model_type": "qwen2_vl", "vision_config": {}}')
+    assert has_images(compose([*overrides, *override.format(folder=tmp_path).split()])) == expected
 
 
 def test_data_sources_that_reward_fns_does_not_know(overrides):
