@@ -194,9 +194,16 @@ SPACED = "<think>\n a\n</think>\n<answer>\nb\n</answer>"
         ("nyu-visionx/CV-Bench", "(D)", "<answer>(A) (B) (C) (D)</answer>", 0),
         ("nyu-visionx/CV-Bench", "D", "<answer>ABCD</answer>", 0),
         ("nyu-visionx/CV-Bench", "(B)", "", 0),
+        ("nyu-visionx/CV-Bench", "(B)", "<answer>b</answer>", 0),
+        ("nyu-visionx/CV-Bench", "(B)", "<answer>A</answer>", 0),
+        ("array/SAT", "left", "<answer>B</answer>", 0),  # a letter where the options are texts
         (sources.FLOWERS, "sweet_pea", "<answer>Sweet Pea</answer>", 1),
         (sources.FLOWERS, "sweet pea", "<answer>a sweet pea</answer>", 1),
         (sources.AIRCRAFT, "Boeing 737-200", "<answer>737-200</answer>", 1),
+        (sources.PETS, "american_bulldog", "<answer>American Bulldog</answer>", 1),
+        (sources.PETS, "Abyssinian", "<answer>Bengal</answer>", 0),
+        (sources.CARS, "Audi TTS Coupe 2012", "<answer>audi tts coupe</answer>", 1),
+        (sources.CARS, "Audi TTS Coupe 2012", "<answer>2012</answer>", 0),
         (sources.FLOWERS, "rose", "<answer>tulip</answer>", 0),
         (sources.FLOWERS, "rose", "<answer></answer>", 0),
         (sources.FLOWERS, "rose", "", 0),
@@ -206,6 +213,8 @@ SPACED = "<think>\n a\n</think>\n<answer>\nb\n</answer>"
         (sources.FLOWERS, "rose", "<answer>tulip daisy rose lily iris</answer>", 0),
         (sources.GEOQA_TRAIN, "145", "<answer>145°</answer>", 1),
         (sources.GEOQA_TRAIN, "<answer> 3.0 </answer>", "<think>a</think><answer>AB = 3 cm</answer>", 1),
+        (sources.GEOQA_TEST, "-2.5", "<answer>-5/2</answer>", 1),
+        (sources.GEOQA_TEST, "2.5", "<answer>-2.5</answer>", 0),
         (sources.GEOQA_TRAIN, "145", "145", 0),
         (sources.GEOQA_TRAIN, "145", "<answer>145 or 35</answer>", 0),
         (sources.GEOQA_TRAIN, "145", "<answer>45</answer>", 0),
@@ -224,6 +233,10 @@ def test_tagged_kinds(source, gold, text, right):
         ("(100,100),(300,300)", 2.0, 1.0),
         ("<answer>( 100 , 100 ) , ( 300 , 300 )</answer>", 2.0, 1.0),
         ("(100,100),(200,300)", 1.5, 0.5),
+        ("The mug is at (100,100),(300,300).", 2.0, 1.0),
+        ("<think>(0,0),(9,9)</think><answer>(100,100),(300,300)</answer>", 2.0, 1.0),
+        ("(200,200),(400,400)", 1 + 1 / 7 - 2 / 9, 1 / 7),  # of 9 squares around, 1 is shared and 7 are covered
+        ("(800,800),(900,900)", 1 + 0 - 59 / 64, 0.0),  # far off: less than touching, more than no box
         ("(300,300),(500,500)", 0.5, 0.0),  # they touch: union is half of what is around
         ("(0,0),(1000,1000)", 1.04, 0.04),
         ("", 0.0, 0.0),
@@ -251,6 +264,29 @@ def test_generalized_iou_is_symmetric_and_bounded(a, b):
     assert (giou, iou) == boxes.generalized_iou(b, a)
     assert -1 < giou <= iou <= 1
     assert (iou == 1) == (a == b)
+
+
+def test_generalized_iou_is_the_one_of_transformers_on_1000_random_boxes():
+    import torch
+    from transformers.loss.loss_for_object_detection import box_iou, generalized_box_iou
+
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 1001, (2, 2000, 2, 2), generator=generator)
+    low, high = corners.amin(2), corners.amax(2)
+    solid = (low < high).all(-1).all(0)
+    a, b = torch.cat([low, high], -1)[:, solid][:, :1000]
+    assert len(a) == 1000
+    # As (1, 4) each: of many boxes both functions compare all with all.
+    pairs = [(x.double().unsqueeze(0), y.double().unsqueeze(0)) for x, y in zip(a, b, strict=True)]
+    theirs = [(generalized_box_iou(x, y).item(), box_iou(x, y)[0].item()) for x, y in pairs]
+    ours = [boxes.generalized_iou(tuple(x), tuple(y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    exact = {"dtype": torch.float64}
+    torch.testing.assert_close(torch.tensor(ours, **exact), torch.tensor(theirs, **exact), rtol=0, atol=1e-12)
+    assert sum(iou == 0 for _, iou in ours) > 100  # apart from each other too
+    for box, target, (giou, iou) in zip(a.tolist()[:50], b.tolist(), ours, strict=False):
+        text, gold = ("({},{}),({},{})".format(*x) for x in (box, target))
+        result = compute_score(sources.LISA, f"<think>a</think><answer>{text}</answer>", gold)
+        assert (result["score"], result["box_iou"]) == pytest.approx((giou + 1 + 1, iou))
 
 
 @pytest.mark.parametrize(
