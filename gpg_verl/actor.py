@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
@@ -52,8 +53,12 @@ class GPGTrainingWorker(TrainingWorker):
         if actor.calculate_entropy and not actor.entropy_coeff:
             _entropy_without_gradient(self.engine)
 
+    def infer_batch(self, data):
+        return super().infer_batch(positions_by_token(data))
+
     def train_mini_batch(self, data):
         """All updates of a batch in one call: `data` has this rank's rows and the `Plan`; without one it is veRL's."""
+        data = positions_by_token(data)
         plan: Plan | None = tu.pop(data, PLAN, default=None)
         if plan is None:
             return super().train_mini_batch(data)
@@ -104,6 +109,24 @@ class GPGTrainingWorker(TrainingWorker):
         for part in parts:
             whole.merge(part)
         return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+
+
+def positions_by_token(data: TensorDict) -> TensorDict:
+    """The rows, with position ids that are ragged along the tokens.
+
+    A vision-language model has several numbers a token, (4, tokens) a row. TransferQueue packs rows along the axis in
+    which they differ. Rows of one length differ in none; then it takes the first axis where veRL expects the last, and
+    fails (`maybe_fix_3d_position_ids`, veRL 0.9.1). One row is always such a batch.
+    """
+    positions = data.get("position_ids", None)
+    if positions is None or positions.dim() != 3 or not positions.is_nested:
+        return data
+    values, tokens = positions.values(), data["input_ids"].offsets()
+    if torch.equal(positions.offsets(), tokens) and values.shape[-1] == tokens[-1]:
+        tu.maybe_fix_3d_position_ids(data)
+    else:
+        data["position_ids"] = tu.nested_tensor_from_tensor_list(list(values.view(len(data), -1, values.shape[-1])))
+    return data
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # This process computes on the CPU; the ones it starts choose for themselves, as a user's would.
 os.environ["VERL_PLATFORM"] = "cpu"
@@ -18,6 +21,20 @@ def tiny_folder(tmp_path_factory) -> Path:
     import tiny  # imports torch and transformers, which most tests do without
 
     return tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+def make_vision_model(folder: Path, kind: str) -> Path:
+    """examples/vision/tiny.py's model, under `folder`/model."""
+    spec = importlib.util.spec_from_file_location("tiny_vision", EXAMPLES / "vision/tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make_model(folder / "model", kind)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vision_folder(tmp_path_factory) -> Path:
+    return make_vision_model(tmp_path_factory.mktemp("tiny_vision"), "qwen2_vl")
 
 
 def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:

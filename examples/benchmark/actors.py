@@ -43,19 +43,23 @@ class Recording:
         uids: (rows,) the prompt's uid.
         outputs: (rows,) number of the row among its session's outputs; 0 where there is one.
         sessions: (rows,) number of the response among its group's; by default counted.
+        vision: (rows,) for a vision-language model, (position ids (4, tokens), the model's inputs for the row's images
+            by name, {} for a row without one).
     """
 
     partition = "train"
 
-    def __init__(self, prompts, responses, rewards, uids, sessions=None, outputs=None, rollout_log_probs=None):
+    def __init__(
+        self, prompts, responses, rewards, uids, sessions=None, outputs=None, rollout_log_probs=None, vision=None
+    ):
         count = len(prompts)
         outputs = outputs or [0] * count
         if sessions is None:
             seen: dict[str, int] = {}
             sessions = [seen.__setitem__(u, seen.get(u, -1) + 1) or seen[u] for u in uids]
         self.keys = [f"{u}_{s}_{o}" for u, s, o in zip(uids, sessions, outputs, strict=True)]
-        self.rows = {}
-        self.tags = {}
+        self.rows, self.tags = {}, {}
+        self.others = {}  # rows and tags of other partitions
         for i, key in enumerate(self.keys):
             ids = torch.cat([prompts[i], responses[i]])
             ones = torch.ones_like(responses[i])
@@ -68,11 +72,13 @@ class Recording:
                 "response_mask": ones,
                 "loss_mask": ones,
                 "input_ids": ids,
-                "position_ids": torch.arange(len(ids)),
+                "position_ids": torch.arange(len(ids)) if vision is None else vision[i][0],
                 "rm_scores": reward,
                 "rollout_log_probs": log_probs,
                 "uid": uids[i],
             }
+            if vision is not None:
+                self.rows[key]["multi_modal_inputs"] = vision[i][1]
             self.tags[key] = {
                 "prompt_len": len(prompts[i]),
                 "response_len": len(responses[i]),
@@ -102,7 +108,7 @@ class Recording:
     # ---- TransferQueue's calls, by the names and arguments that veRL uses
 
     def kv_batch_get(self, keys, partition_id, select_fields=None) -> TensorDict:
-        rows = [self.rows[key] for key in keys]
+        rows = [self._in(partition_id)[0][key] for key in keys]
         names = [name for name in (select_fields or rows[0]) if all(name in row for row in rows)]
         data = TensorDict(batch_size=len(rows))
         for name in names:
@@ -112,12 +118,23 @@ class Recording:
         return data
 
     def kv_batch_put(self, keys, partition_id, fields=None, tags=None) -> KVBatchMeta:
+        rows, all_tags = self._in(partition_id)
         for name, values in fields.items():
             for key, value in zip(keys, list(values), strict=True):
-                self.rows.setdefault(key, {})[name] = value
+                rows.setdefault(key, {})[name] = value.data if isinstance(value, NonTensorData) else value
         for key, tag in zip(keys, tags or [], strict=False):
-            self.tags[key] = tag
-        return KVBatchMeta(keys=list(keys), tags=[self.tags[key] for key in keys], partition_id=partition_id)
+            all_tags[key] = tag
+        return KVBatchMeta(keys=list(keys), tags=[all_tags[key] for key in keys], partition_id=partition_id)
+
+    def kv_clear(self, keys, partition_id) -> None:
+        for key in keys:
+            for of_key in self._in(partition_id):
+                del of_key[key]
+
+    def _in(self, partition_id):
+        if partition_id == self.partition:
+            return self.rows, self.tags
+        return self.others.setdefault(partition_id, ({}, {}))
 
 
 @contextlib.contextmanager
@@ -133,9 +150,10 @@ def in_place_of_transfer_queue(recording: Recording):
         yield
 
 
-def recorded_step(trainer_class, config, recording: Recording, actors: Actors):
+def recorded_step(trainer_class, config, recording: Recording, actors: Actors, processor=None):
     """A function that does one step of a new trainer of this class on the recording, and returns its metrics and the
-    seconds of each stage under veRL's names. The trainer is the function's attribute `trainer`.
+    seconds of each stage under veRL's names. The trainer is the function's attribute `trainer`. `processor`: the
+    vision-language model's, as veRL loads it.
     """
     # A trainer writes into both.
     config, recording = copy.deepcopy(config), copy.deepcopy(recording)
@@ -149,6 +167,7 @@ def recorded_step(trainer_class, config, recording: Recording, actors: Actors):
     trainer.timing_raw = {}
     trainer.train_dataset = None
     trainer.tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
+    trainer.processor = processor
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
     trainer.checkpoint_manager = SimpleNamespace(sleep_replicas=lambda: None)
     trainer.replay_buffer = SimpleNamespace(sample=lambda **_: (recording.batch(), {}))
@@ -234,8 +253,8 @@ class Actors:
         for part, output in zip(batch.chunk(self.ranks), outputs, strict=True):
             for field in ("log_probs", "entropy"):
                 if field in output:
-                    for key, value in zip(part.keys, output[field], strict=True):
-                        self.recording.rows[key][field] = value
+                    values = TensorDict({field: output[field]}, batch_size=len(part))
+                    self.recording.kv_batch_put(part.keys, part.partition_id, values)
         return batch
 
     def _parts(self, batch):

@@ -1,0 +1,131 @@
+"""The same exactness with images in the batch: real steps of tiny Qwen2-VL and Qwen2.5-VL models, in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_vision_model
+from exactness import (
+    ACTOR,
+    ALL_VALID,
+    MIXED,
+    PROMPTS,
+    assert_same,
+    by_definition,
+    difference,
+    settled,
+    step,
+    without_shortcut,
+)
+
+KINDS = ("qwen2_vl", "qwen2_5_vl")
+MODE = "seq-mean-token-mean"  # as in the paper's vision code
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory) -> Path:
+    return make_vision_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def actors(request, folder):
+    from actors import Actors
+
+    with Actors(settled(folder), ranks=request.param) as actors:
+        actors.call("record_gradients", *[(0.1,)] * request.param)
+        yield actors
+
+
+def recording(folder: Path, rewards=MIXED, *, text_only=(), response=(1, 16), seed=0):
+    """Random responses to one image a group; the groups whose numbers are in `text_only` have none."""
+    from actors import Recording
+    from transformers import AutoModelForImageTextToText
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    model = AutoModelForImageTextToText.from_pretrained(folder / "model")
+    processor = Qwen2VLImageProcessorPil.from_pretrained(folder / "model")
+    generator = np.random.default_rng(seed)
+    words = range(8, model.config.text_config.vocab_size)  # behind the special tokens
+
+    def prompt(number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        text = torch.from_numpy(generator.choice(words, 3))
+        if number in text_only:
+            return text, {}
+        height, width = generator.integers(1, 4, 2) * 28
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = dict(processor(images=[pixels], return_tensors="pt"))
+        tokens = int(image["image_grid_thw"].prod()) // processor.merge_size**2
+        c = model.config
+        shown = [c.vision_start_token_id, *[c.image_token_id] * tokens, c.vision_end_token_id]
+        return torch.cat([torch.tensor(shown), text]), image
+
+    prompts = [prompt(number) for number in range(len(rewards))]
+    rows = [(number, reward) for number, group in enumerate(rewards) for reward in group]
+    rows = [rows[i] for i in generator.permutation(len(rows))]
+    responses = [
+        torch.from_numpy(generator.choice(words, generator.integers(response[0], response[1] + 1))) for _ in rows
+    ]
+    vision = []
+    for (number, _), answer in zip(rows, responses, strict=True):
+        ids, image = torch.cat([prompts[number][0], answer]), prompts[number][1]
+        three, _ = model.model.get_rope_index(
+            ids.unsqueeze(0),
+            mm_token_type_ids=(ids == model.config.image_token_id).int().unsqueeze(0),
+            image_grid_thw=image.get("image_grid_thw"),
+        )
+        vision.append((torch.cat([torch.arange(len(ids)).unsqueeze(0), three[:, 0]]), image))
+    return Recording(
+        prompts=[prompts[number][0] for number, _ in rows],
+        responses=responses,
+        rewards=[reward for _, reward in rows],
+        uids=[f"uid{number:05d}" for number, _ in rows],
+        vision=vision,
+    )
+
+
+@pytest.mark.parametrize("updates", [1, 2], ids=["K=1", "K=2"])
+def test_rows_without_gradient_are_left_out(actors, folder, updates):
+    config = settled(folder, f"{ACTOR}.loss_agg_mode={MODE}", f"{ACTOR}.ppo_mini_batch_size={PROMPTS // updates}")
+    rollouts = recording(folder, seed=updates)
+    whole = step(actors, config, rollouts, without_shortcut(updates))
+    part = step(actors, config, rollouts)
+    assert part.metrics["gpg/rows_dropped"] >= 8
+    expected = [g for g in whole.gradients if g.any()]
+    assert_same(part.gradients, expected)
+    assert difference(part.parameters, whole.parameters) <= 1e-6
+
+
+@pytest.mark.parametrize("text_only", [(), (0, 2)], ids=["images", "images and text"])
+def test_the_gradient_is_that_of_the_definition(actors, folder, text_only):
+    config = settled(folder, f"{ACTOR}.loss_agg_mode={MODE}")
+    rollouts = recording(folder, text_only=text_only, seed=3)
+    result = step(actors, config, rollouts)
+    assert_same(result.gradients, [by_definition(folder, rollouts, mode=MODE)])
+
+
+def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
+    """32 rows in forward passes of 5 take padding."""
+    config = settled(
+        folder,
+        f"{ACTOR}.loss_agg_mode={MODE}",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu=5",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=5",
+    )
+    rollouts = recording(folder, ALL_VALID, text_only=(1,), seed=5)
+    result = step(actors, config, rollouts)
+    padding = [row for key, row in actors.recording.rows.items() if key.startswith("pad")]
+    assert padding
+    assert not any(row["multi_modal_inputs"] for row in padding)
+    assert_same(result.gradients, [by_definition(folder, rollouts, mode=MODE)])
+
+
+def test_rows_of_one_length(actors, folder):
+    """TransferQueue packs their position ids along the wrong axis; so it does with one row a worker."""
+    config = settled(folder, f"{ACTOR}.loss_agg_mode={MODE}")
+    rewards = [[1, 0, 0, 1], *[[0, 0, 0, 0]] * 7]
+    rollouts = recording(folder, rewards, response=(4, 4), seed=4)
+    result = step(actors, config, rollouts)
+    assert_same(result.gradients, [by_definition(folder, rollouts, mode=MODE)])
