@@ -49,6 +49,8 @@ class GPGSettings:
     drop_truncated: leave responses that reached the maximum length out of the loss. They stay in their groups' means
         and in B, M and the denominators.
     max_skipped_steps: so many steps in a row may have no valid group before the run ends with a message.
+    max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
+        (root mean square, in nats); None: by the precision of the two.
     """
 
     f_norm: str = "1"
@@ -58,6 +60,7 @@ class GPGSettings:
     allow_kl: bool = False
     drop_truncated: bool = False
     max_skipped_steps: int = 20
+    max_rollout_gap: float | None = None
 
     @classmethod
     def from_node(cls, node: Mapping | None) -> GPGSettings:
@@ -88,10 +91,21 @@ def _one_of(key: str, allowed: tuple[str, ...]):
     return read
 
 
-def _share(key: str):
+def _share(key: str, zero: str):
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 (off) to 1")
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 ({zero}) to 1")
+        return float(value)
+
+    return read
+
+
+def _gap(key: str):
+    def read(value: Any) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a difference of log-probs above 0, inf for any")
         return float(value)
 
     return read
@@ -118,11 +132,12 @@ def _flag(key: str):
 _READERS = {
     "f_norm": _one_of("f_norm", F_NORMS),
     "alpha": _one_of("alpha", ALPHAS),
-    "beta_th": _share("beta_th"),
+    "beta_th": _share("beta_th", "off"),
     "max_batches": _count("max_batches"),
     "allow_kl": _flag("allow_kl"),
     "drop_truncated": _flag("drop_truncated"),
     "max_skipped_steps": _count("max_skipped_steps"),
+    "max_rollout_gap": _gap("max_rollout_gap"),
 }
 
 

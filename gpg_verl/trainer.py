@@ -29,6 +29,7 @@ from gpg_verl.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.advantage import Sessions, session_statistics
 from gpg_verl.config import TRAINER_MODES, GPGSettings
 from gpg_verl.explain import StepMetrics
+from gpg_verl.images import ImageCheck
 from gpg_verl.ragged import repeat, row_lengths, row_rewards
 from gpg_verl.refilling import RefillingStep
 from gpg_verl.sampler import Heartbeat, Watch
@@ -65,6 +66,7 @@ class GPGStep(RefillingStep):
             max_skipped_steps=self.settings.max_skipped_steps,
         )
         self.prompts_submitted = 0  # since the last step ended
+        self.image_check = ImageCheck(config, self.settings.max_rollout_gap)
         super().__init__(config)
 
     def _init_resource_pool_mgr(self):
@@ -76,8 +78,12 @@ class GPGStep(RefillingStep):
     def _init_dataloader(self):
         super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
-        if rows is not None and "data_source" in rows.column_names:
+        if rows is None:
+            return
+        if "data_source" in rows.column_names:
             self.several_sources = len(rows.unique("data_source")) > 1
+        keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
+        self.image_check.done = not keys & set(rows.column_names)
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
@@ -132,6 +138,9 @@ class GPGStep(RefillingStep):
         return super()._get_required_batch_multiple(dp_size)
 
     def _compute_old_log_prob(self, batch, metrics):
+        if self.local_trigger_step == 0:  # the rollout's newest weights are the trainer's, of the step before
+            ranks = self._data_parallel_size()
+            self.image_check(batch, self.processor, self.actor_rollout_wg, ranks, version=self.global_steps - 1)
         # In bypass mode veRL copies the rollout's log-probs under another name, by way of the driver; GPG's actor takes
         # them where they are, and only a KL in the reward reads them before.
         if self.planned and not self.token_tensors:

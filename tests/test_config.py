@@ -253,6 +253,9 @@ def test_every_trainer_mode_has_gpgs_version(mode):
         ({"f_norm": "std", "alpha": "token"}, GPGSettings(f_norm="std", alpha="token")),
         ({"alpha": "none"}, GPGSettings(alpha="none")),
         ({"beta_th": 1}, GPGSettings(beta_th=1.0)),
+        ({"max_rollout_gap": 2}, GPGSettings(max_rollout_gap=2.0)),
+        ({"max_rollout_gap": float("inf")}, GPGSettings(max_rollout_gap=float("inf"))),
+        ({"max_rollout_gap": None}, GPGSettings()),
     ],
 )
 def test_settings_are_read(node, expected):
@@ -260,7 +263,16 @@ def test_settings_are_read(node, expected):
 
 
 @pytest.mark.parametrize(
-    "node", [{"f_norm": True}, {"alpha": None}, {"beta_th": "0.5"}, {"beta_th": float("nan")}, [1]]
+    "node",
+    [
+        {"f_norm": True},
+        {"alpha": None},
+        {"beta_th": "0.5"},
+        {"beta_th": float("nan")},
+        {"max_rollout_gap": 0},
+        {"max_rollout_gap": float("nan")},
+        [1],
+    ],
 )
 def test_settings_that_are_not(node):
     with pytest.raises(SettingError, match=r"algorithm\.gpg"):

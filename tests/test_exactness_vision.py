@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,93 @@ def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
     assert padding
     assert not any(row["multi_modal_inputs"] for row in padding)
     assert_same(result.gradients, [by_definition(folder, rollouts, mode=MODE)])
+
+
+def with_log_probs(actors, rollouts, seen=None):
+    """The rollouts with the log-probs that a rollout gives which sees `seen` (rollouts like these, maybe with other
+    images) and computes in another order.
+    """
+    seen = seen or copy.deepcopy(rollouts)
+    actors.call("reset", *[(None,)] * actors.ranks)
+    actors.recording = seen
+    batch = seen.batch()
+    batch.extra_info = {"calculate_entropy": False, "compute_loss": False, "temperature": 1.0}
+    actors.compute_log_prob(batch)
+    for key, row in rollouts.rows.items():
+        exact = seen.rows[key]["log_probs"][-len(row["responses"]) - 1 : -1]
+        row["rollout_log_probs"] = exact + 1e-6
+    return rollouts
+
+
+def other_images(rollouts, change):
+    """The same rollouts with `change` made to their pixels."""
+    changed = copy.deepcopy(rollouts)
+    for row in changed.rows.values():
+        if row["multi_modal_inputs"]:
+            row["multi_modal_inputs"]["pixel_values"] = change(row["multi_modal_inputs"]["pixel_values"])
+    return changed
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    from verl.utils.tokenizer import hf_processor
+
+    return hf_processor(str(folder / "model"))
+
+
+def test_trainer_and_rollout_that_agree_on_images(actors, folder, processor, capsys):
+    rollouts = with_log_probs(actors, recording(folder))
+    result = step(actors, settled(folder), rollouts, processor=processor)
+    assert result.metrics["gpg/updates"] == 1
+    (gap,) = re.findall(r"agree on images: their log-probs are (\S+) apart", capsys.readouterr().out)
+    assert float(gap) == pytest.approx(1e-6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # vLLM's dummy loading: weight and bias of the normalisation within 1e-3 of 0, so hardly an image at all.
+        lambda pixels: 1e-3 * pixels - 5e-4,
+        lambda pixels: pixels[:, torch.randperm(pixels.shape[1], generator=torch.Generator().manual_seed(0))],
+    ],
+    ids=["normalisation", "channels"],
+)
+def test_a_rollout_that_sees_other_images_ends_the_run_before_an_update(actors, folder, processor, change):
+    config = settled(folder, "actor_rollout_ref.rollout.load_format=dummy")
+    rollouts = recording(folder)
+    with_log_probs(actors, rollouts, other_images(rollouts, change))
+    with pytest.raises(RuntimeError) as error:
+        step(actors, config, rollouts, processor=processor)
+    assert actors.call("recorded")[0][0] == []
+    for part in (
+        "allowed is 0.001",
+        "8 rows with images",
+        "set actor_rollout_ref.rollout.load_format=auto",
+        "vllm ",
+        "+algorithm.gpg.max_rollout_gap",
+    ):
+        assert part in str(error.value)
+    accepted = settled(folder, "+algorithm.gpg.max_rollout_gap=10")
+    assert step(actors, accepted, rollouts, processor=processor).metrics["gpg/updates"] == 1
+
+
+def test_rows_without_images_and_of_older_weights_are_not_compared(actors, folder, processor, capsys):
+    rollouts = with_log_probs(actors, recording(folder, text_only=(0, 1, 2, 3)))
+    for key, row in rollouts.rows.items():
+        if "uid00004" in key:
+            rollouts.tags[key]["min_global_steps"] = -1
+        if "uid00004" in key or not row["multi_modal_inputs"]:
+            row["rollout_log_probs"] = row["rollout_log_probs"] - 1
+    step(actors, settled(folder), rollouts, processor=processor)
+    assert "of 8 rows with images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("override", ["calculate_log_probs=False", "top_p=0.9", "top_k=20"])
+def test_log_probs_that_cannot_be_compared_are_named(actors, folder, processor, capsys, override):
+    rollouts = recording(folder)
+    config = settled(folder, f"actor_rollout_ref.rollout.{override}")
+    step(actors, config, rollouts, processor=processor)
+    assert f"are not compared on images: actor_rollout_ref.rollout.{override}" in capsys.readouterr().out
 
 
 def test_rows_of_one_length(actors, folder):

@@ -142,10 +142,10 @@ def in_place_of_transfer_queue(recording: Recording):
     import verl.trainer.ppo.padding_utils as padding
     import verl.trainer.ppo.v1.trainer_base as base
 
-    import gpg_verl.trainer as ours
+    from gpg_verl import images, trainer
 
     with contextlib.ExitStack() as stack:
-        for module in (base, ours, padding):
+        for module in (base, padding, trainer, images):
             stack.enter_context(mock.patch.object(module, "tq", recording))
         yield
 
