@@ -49,6 +49,7 @@ class GPGSettings:
     drop_truncated: leave responses that reached the maximum length out of the loss. They stay in their groups' means
         and in B, M and the denominators.
     max_skipped_steps: so many steps in a row may have no valid group before the run ends with a message.
+    max_dropped_share: share of a data set's rows that veRL's filter may drop before the run ends with a message.
     max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
         (root mean square, in nats); None: by the precision of the two.
     """
@@ -60,6 +61,7 @@ class GPGSettings:
     allow_kl: bool = False
     drop_truncated: bool = False
     max_skipped_steps: int = 20
+    max_dropped_share: float = 0.05
     max_rollout_gap: float | None = None
 
     @classmethod
@@ -137,6 +139,7 @@ _READERS = {
     "allow_kl": _flag("allow_kl"),
     "drop_truncated": _flag("drop_truncated"),
     "max_skipped_steps": _count("max_skipped_steps"),
+    "max_dropped_share": _share("max_dropped_share", "none"),
     "max_rollout_gap": _gap("max_rollout_gap"),
 }
 

@@ -28,6 +28,7 @@ from gpg_verl import registry
 from gpg_verl.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.advantage import Sessions, session_statistics
 from gpg_verl.config import TRAINER_MODES, GPGSettings
+from gpg_verl.dropped import filter_watched
 from gpg_verl.explain import StepMetrics
 from gpg_verl.images import ImageCheck
 from gpg_verl.ragged import repeat, row_lengths, row_rewards
@@ -76,7 +77,8 @@ class GPGStep(RefillingStep):
                 self.role_worker_mapping[role] = ray.remote(self.actor_cls)
 
     def _init_dataloader(self):
-        super()._init_dataloader()
+        with filter_watched(self.settings.max_dropped_share):
+            super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
         if rows is None:
             return
