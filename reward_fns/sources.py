@@ -1,7 +1,7 @@
 """Which data source is scored how: the one table.
 
-Names are veRL's own where it has one, else the Hugging Face hub's; data tools write them into `data_source`. LISA is
-on no hub: its name is ours.
+Names are veRL's own where it has one, else the Hugging Face hub's; data tools write them into `data_source`. LISA's
+authors have it on no hub: its name is their repository's. Evaluation by part needs one name a part, behind a slash.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ MINERVA = "math-ai/minervamath"
 OLYMPIADBENCH = "Hothan/OlympiadBench"
 SAT = "array/SAT"
 CV_BENCH = "nyu-visionx/CV-Bench"
+CV_BENCH_TASKS = ("Count", "Relation", "Depth", "Distance")  # one data source each: CV_BENCH/Count, ...
 LISA = "dvlab-research/LISA"
+LISA_VAL = f"{LISA}/val"
+LISA_TEST = f"{LISA}/test"
 FLOWERS = "laolao77/ViRFT_CLS_flower_4_shot"
 PETS = "laolao77/ViRFT_CLS_pets37_4shot"
 AIRCRAFT = "laolao77/ViRFT_CLS_fgvc_aircraft_4_shot"
@@ -86,7 +89,10 @@ TASKS: dict[str, Task] = {
     "numina_olympiads": _MATH,
     SAT: _CHOICE,
     CV_BENCH: _CHOICE,
+    **{f"{CV_BENCH}/{task}": _CHOICE for task in CV_BENCH_TASKS},
     LISA: _BOX,
+    LISA_VAL: _BOX,
+    LISA_TEST: _BOX,
     FLOWERS: _CLASS,
     PETS: _CLASS,
     AIRCRAFT: _CLASS,

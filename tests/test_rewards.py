@@ -469,6 +469,8 @@ def test_the_readmes_data_source_of_ones_own(monkeypatch):
 def test_the_readme_names_every_data_source_and_setting():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in sources.TASKS:
+        if name.rpartition("/")[0] in sources.TASKS:  # a part of a set that is named
+            continue
         short = re.sub(r"^(laolao77/ViRFT_CLS_).*|^(numina_|math_dapo|aime|math).*", lambda m: m[1] or m[2], name)
         assert f"`{short}" in readme, name
     for field in dataclasses.fields(Settings):
