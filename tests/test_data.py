@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from gpg_verl.data import DataError, write
 from gpg_verl.data.__main__ import main
 from gpg_verl.data.checks import normalised, question_text
-from gpg_verl.data.sets import SETS, boxed
+from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import PLAIN, TEMPLATES
+from gpg_verl.data.text_sets import boxed
 
 MATH_ROW = {"problem": "What is $1+1$?", "answer": "2", "difficulty": 3.0, "type": "Algebra"}
 
@@ -392,18 +393,18 @@ def test_lengths_are_verls(tmp_path, tokenizer_folder, capsys):
 # --- writing --------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     out = tmp_path / "out"
     prepare(tmp_path, "math", [MATH_ROW])
     before = (out / "math_train.parquet").read_bytes()
 
-    def fail(table, file):
-        file.write_bytes(b"half")
+    def rows():
+        yield from [row] * 2 * write.ROWS_PER_GROUP
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.pq, "write_table", fail)
+    (row,) = pq.read_table(out / "math_train.parquet").to_pylist()
     with pytest.raises(DataError, match=r"No space left on device.*--out DIR"):
-        write.write([], out / "math_train.parquet")
+        write.write(rows(), out / "math_train.parquet", write.TEXT_SCHEMA)
     assert [file.name for file in out.iterdir()] == ["math_train.parquet"]
     assert (out / "math_train.parquet").read_bytes() == before
 
@@ -415,9 +416,12 @@ def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name, entry in SETS.items():
-        (*_, line) = [line for line in out.splitlines() if line.strip().startswith(f"{name} ")]
-        assert entry.hub_id in line
-        assert entry.licence in line
+        lines = [line for line in out.splitlines() if line.strip().startswith(f"{name} ")]
+        for split, line in zip(entry.splits, lines, strict=True):
+            assert line.split()[1] == split
+            assert entry.source_of(split) in line
+            assert entry.licence in line
+            assert ("from local files" in line) == bool(entry.splits[split].not_on_hub)
     assert "7,500 or 7,474" in out
 
 
@@ -446,7 +450,7 @@ def test_list(capsys):
 )
 def test_errors_say_what_and_the_way_out(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (tmp_path / "bad.jsonl").write_text("{}\noops\n")
+    (tmp_path / "bad.jsonl").write_text(json.dumps(MATH_ROW) + "\noops\n")
     (tmp_path / "bad.parquet").write_text("oops")
     (tmp_path / "text.txt").write_text("oops")
     places = {"bad_json": "bad.jsonl", "bad_parquet": "bad.parquet", "text": "text.txt"}

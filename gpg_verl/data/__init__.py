@@ -1,9 +1,12 @@
 """Data sets as veRL's parquet files, checked before a run spends hours on them. Knows nothing of training.
 
-`sets`       what there is: the table of data sets, and how each one's rows are read
+`dataset`    what a data set, its splits and a question are
+`text_sets`, `vision_sets`   the tables of data sets, and how each one's rows are read; `sets` is both
 `source`     rows from local files and from the Hugging Face hub
+`images`     an image as the model will see it: read in full, RGB, scaled down
 `templates`  how a question becomes a prompt
-`checks`     row counts, leaked evaluation questions, unusable golds, prompt lengths
+`checks`     row counts, leaked evaluation questions, prompt lengths
+`prepare`    one split, in one pass: read, checked, written
 `write`      parquet, whole or not at all, the same bytes for the same rows
 """
 

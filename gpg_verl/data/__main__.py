@@ -16,8 +16,10 @@ from rich.table import Table
 
 from gpg_verl.data import DataError
 from gpg_verl.data.checks import PromptLength
+from gpg_verl.data.dataset import DataSet
+from gpg_verl.data.images import MAX_PIXELS, MIN_PIXELS
 from gpg_verl.data.prepare import Options, prepare
-from gpg_verl.data.sets import SETS, DataSet
+from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import TEMPLATES, get_template
 
 PROG = "python -m gpg_verl.data"
@@ -27,6 +29,9 @@ EXAMPLES = f"""examples:
   {PROG} gsm8k --out data --source gsm8k_train.jsonl --split train
   {PROG} math --out data --level 3 4 5 --template think          # reads data/*_test.parquet: no leaks
   {PROG} open-s1 --out data --template think-answer --tokenizer MODEL --max-prompt-length 512
+  {PROG} cv_bench --out data --tokenizer MODEL --max-prompt-length 1024   # images, scaled down to {MAX_PIXELS} pixels
+  {PROG} lisa --out data --source ReasonSeg                       # a folder with train, val and test
+  {PROG} flowers --out data --split test --source oxford_flowers.pth --images jpg
 """
 
 
@@ -61,24 +66,34 @@ def understand(parser: argparse.ArgumentParser, args: argparse.Namespace, data_s
         parser.error("--against is for training data; an evaluation set is compared with the *_train.parquet in DIR")
     if args.limit is not None and args.limit < 1:
         parser.error(f"--limit is {args.limit}; allowed is 1 or more")
-    template = get_template(args.template)
+    if (args.images or args.max_pixels is not None) and not data_set.images:
+        parser.error(f"--images and --max-pixels are for data sets with images, and {data_set.name} has none")
+    if args.images and not args.images.is_dir():
+        parser.error(f"--images {args.images}: no such folder")
+    max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
+    if max_pixels < MIN_PIXELS:
+        parser.error(f"--max-pixels is {max_pixels}; allowed is {MIN_PIXELS} or more, as the models scale up to that")
+    template = get_template(args.template or data_set.template)
     return Options(
         template=template,
         source=args.source,
         revision=args.revision,
+        images=args.images,
+        max_pixels=max_pixels,
         limit=args.limit,
         levels=tuple(sorted(set(args.level))),
         against=tuple(args.against),
-        length=PromptLength(args.tokenizer, template) if args.tokenizer else None,
+        length=PromptLength(args.tokenizer, template, data_set.images) if args.tokenizer else None,
         max_prompt_length=args.max_prompt_length,
         allow_count=args.allow_count,
+        allow_broken=args.allow_broken,
         strict=args.strict,
     )
 
 
 def splits(args: argparse.Namespace, data_set: DataSet) -> list[str]:
-    """The evaluation split first: the training split is compared with it."""
-    known = sorted(data_set.splits)
+    """The evaluation splits first: the training split is compared with it."""
+    known = sorted(data_set.splits, key=lambda split: (split == "train", split))
     if args.split is None:
         if len(known) > 1 and args.source and Path(args.source).is_file():
             raise DataError(
@@ -97,29 +112,51 @@ def print_list() -> None:
         table.add_column(column, justify="right" if column == "rows" else "left", no_wrap=True)
     for entry in SETS.values():
         for split, known in entry.splits.items():
-            rows = " or ".join(f"{n:,}" for n in known.rows)
-            table.add_row(entry.name, split, rows, entry.licence, entry.hub_id, entry.about)
+            rows = " or ".join(f"{n:,}" for n in known.rows) or "not known"
+            table.add_row(entry.name, split, rows, entry.licence, source_in_words(entry, split), entry.about)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
+
+
+def source_in_words(entry: DataSet, split: str) -> str:
+    return entry.source_of(split) + (" (from local files)" if entry.splits[split].not_on_hub else "")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="Write a data set as veRL's parquet: DIR/NAME_train.parquet, DIR/NAME_test.parquet. Checked every\n"
-        "time: row counts, evaluation questions in training data, gold answers and, with a tokenizer, prompt lengths.\n"
-        "A failing training row is left out and named, a failing evaluation row is an error. A file appears whole or\n"
-        "not at all.",
+        "time: row counts, evaluation questions in training data, gold answers, images and, with a tokenizer, prompt\n"
+        "lengths. A failing training row is left out and named, a failing evaluation row is an error. A file appears\n"
+        "whole or not at all.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=["list", *SETS], metavar="NAME", help=f"list, or one of {', '.join(SETS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files")
     parser.add_argument(
-        "--source", metavar="PATH_OR_HUB_ID", help="a .jsonl, .json, .parquet or .arrow file, or another hub id"
+        "--source",
+        metavar="PATH_OR_HUB_ID",
+        help="a .jsonl, .json, .parquet or .arrow file, a folder, another hub id, or the set's own layout (lisa: the "
+        "folder ReasonSeg; flowers, pets, aircraft, cars: Visual-RFT's .pth list)",
     )
-    parser.add_argument("--split", choices=["train", "test"], help="only this split; needed for gsm8k from a file")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="where the images of a source with image paths are (default: its own folder). Absolute paths of another "
+        "machine are looked up here by their file name",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help=f"larger images are scaled down to this many pixels, as Qwen's processors do (default {MAX_PIXELS})",
+    )
+    parser.add_argument(
+        "--split", choices=["train", "val", "test"], help="only this split; needed for a set of several from a file"
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument(
@@ -127,9 +164,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--template",
-        default="boxed",
         metavar="NAME_OR_FILE",
-        help=f"{', '.join(TEMPLATES)} (default %(default)s), or a file with {{question}} in it",
+        help=f"{', '.join(TEMPLATES)}, or a file with {{question}} in it (default: boxed, or that of the vision task)",
     )
     parser.add_argument(
         "--against",
@@ -137,11 +173,17 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="evaluation sets whose questions must not be in the training data, beside the *_test.parquet in DIR",
+        help="evaluation sets whose questions must not be in the training data, beside the *_test.parquet and "
+        "*_val.parquet in DIR; a question with an image is the same if both are",
     )
-    parser.add_argument("--tokenizer", metavar="MODEL", help="folder or hub id, to count the tokens of each prompt")
+    parser.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or hub id, to count the tokens of each prompt, its image included"
+    )
     parser.add_argument("--max-prompt-length", type=int, metavar="N", help="tokens, as data.max_prompt_length")
     parser.add_argument("--allow-count", action="store_true", help="take a row count that is not the known one")
+    parser.add_argument(
+        "--allow-broken", action="store_true", help="leave out failing evaluation rows, too, and say how many"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="stop at failing training rows instead of leaving them out"
     )

@@ -1,34 +1,51 @@
 """What every preparation of data is checked for.
 
 A row of training data that fails is left out, counted and named: it could only mislead the training. A row of
-evaluation data that fails is an error, since a result over fewer questions is another result. So is a row count that is
-not the known one: that is another data set, or half of one.
+evaluation data that fails is an error, since a result over fewer questions is another result; --allow-broken leaves it
+out too. A row count that is not the known one is an error: that is another data set, or half of one.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpg_verl.data import DataError
-from gpg_verl.data.sets import DataSet, Row
-from gpg_verl.data.source import read_file
-from gpg_verl.data.templates import PLAIN, Messages, Template
+from gpg_verl.data import DataError, images
+from gpg_verl.data.dataset import DataSet, Row
+from gpg_verl.data.images import Picture
+from gpg_verl.data.source import column_names, read_file
+from gpg_verl.data.templates import IMAGE, PLAIN, Messages, Template
 
 LATEX_SPACING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[,;:! ])")
 NOT_COMPARED = re.compile(r"[^\w+\-*/=<>^]|_")  # operators count: x + 1 and x − 1 are two questions
 
 
-def check_count(data_set: DataSet, split: str, seen: int) -> None:
-    known = data_set.splits[split].rows
-    if seen not in known:
-        raise DataError(
-            f"{data_set.name}, {split}: {seen:,} rows, known are {' or '.join(f'{n:,}' for n in known)}. This is "
-            "another data set, or a part of one: look at the source. --allow-count takes it as it is, --limit N takes "
-            "its first rows."
-        )
+QUESTION_COLUMNS = ("extra_info", "problem", "question", "prompt")
+IMAGE_COLUMNS = ("images", "image", "image_bytes", "image_path")
+IMAGE_TOKEN = "<|image_pad|>"  # one in the text, which the processor repeats
+Identity = tuple[str, str]  # a question, normalised, and the hash of its image ("" without one)
+
+
+def check_count(data_set: DataSet, split: str, seen: int, parts: Mapping[str, int]) -> None:
+    """Rows of the source, and rows of each part, against the known numbers; where none is known nothing is checked."""
+    known = data_set.splits[split]
+    if known.rows and seen not in known.rows:
+        what = f"{seen:,} rows, known are {' or '.join(f'{n:,}' for n in known.rows)}"
+    elif known.parts and parts != known.parts:
+        what = f"rows of each part are {_listed(parts)}, known are {_listed(known.parts)}"
+    else:
+        return
+    raise DataError(
+        f"{data_set.name}, {split}: {what}. This is another data set, or a part of one: look at the source. "
+        "--allow-count takes it as it is, --limit N takes its first rows."
+    )
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{part} {count:,}" for part, count in sorted(parts.items()))
 
 
 def normalised(text: str) -> str:
@@ -48,33 +65,76 @@ def question_text(row: Row) -> str | None:
     return next((text for text in candidates if isinstance(text, str) and text.strip()), None)
 
 
-def questions_of(files: Iterable[Path]) -> dict[str, str]:
-    """Normalised question → the name of the file it stands in."""
+def identity(text: str, picture: Picture | None) -> Identity:
+    """What two rows must share to be one question. Of a vision set the text alone may stand in every row."""
+    return normalised(text), picture.sha256 if picture else ""
+
+
+def questions_of(files: Iterable[Path], with_images: bool) -> dict[Identity, str]:
+    """The questions in these files, with the name of the file that each stands in.
+
+    with_images: the images are read too, of files that hold any. A file in our own format has their hashes.
+    """
     found = {}
     for file in files:
-        texts = [text for row in read_file(file) if (text := question_text(row))]
-        if not texts:
+        images_here = [name for name in column_names(file) if name in IMAGE_COLUMNS]
+        hashed = images_here == ["images"] and _has_hashes(file)
+        wanted = [*QUESTION_COLUMNS, *([] if hashed or not with_images else images_here)]
+        rows = enumerate(read_file(file, wanted))
+        identities = [known for number, row in rows if (known := _identity_of(row, file, number, with_images))]
+        if not identities:
             raise DataError(
                 f"{file}: no questions found to compare with. Expected the fields extra_info.question, problem, "
                 "question or prompt in its rows."
             )
-        found |= dict.fromkeys(map(normalised, texts), file.name)
+        found |= dict.fromkeys(identities, file.name)
     return found
 
 
-class PromptLength:
-    """Tokens of a prompt as veRL counts them: rendered by the chat template, with the answer's opening."""
+def _has_hashes(file: Path) -> bool:
+    first = next(read_file(file, ["extra_info"]), {})
+    return bool((first.get("extra_info") or {}).get("image_sha256"))
 
-    def __init__(self, tokenizer: str, template: Template):
+
+def _identity_of(row: Row, file: Path, number: int, with_images: bool) -> Identity | None:
+    text = question_text(row)
+    if not text:
+        return None
+    if digest := (row.get("extra_info") or {}).get("image_sha256"):
+        return normalised(text), digest
+    value = next((row[name] for name in IMAGE_COLUMNS if row.get(name)), None) if with_images else None
+    if value is None:
+        return normalised(text), ""
+    try:
+        picture = images.load(value[0] if isinstance(value, list) else value, file.parent, images.MAX_PIXELS)
+    except images.BrokenImage as error:
+        raise DataError(
+            f"{file}, row {number}: its image cannot be compared with ({error}). Mend it, or make a parquet file of "
+            "this set first and name that."
+        ) from None
+    return identity(text.replace(IMAGE, ""), picture)
+
+
+class PromptLength:
+    """Tokens of a prompt as veRL counts them: rendered by the chat template, with the answer's opening.
+
+    An image takes as many tokens as its grid has cells: the model's own settings (preprocessor_config.json) say how
+    large the processor makes it, and a cell is merge_size² patches. No processor is built for that, which takes
+    torchvision.
+    """
+
+    def __init__(self, tokenizer: str, template: Template, with_images: bool):
         from transformers import AutoTokenizer  # seconds to import
 
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            self.grid = Grid.of(tokenizer) if with_images else None
         except (OSError, ValueError) as error:
             raise DataError(
                 f"--tokenizer {tokenizer}: cannot be loaded ({str(error).splitlines()[0]}). Give a folder with a "
-                "Hugging Face tokenizer, or a hub id."
+                f"Hugging Face tokenizer{' and image processor' if with_images else ''}, or a hub id."
             ) from None
+        self.name = tokenizer
         self.chat_template = PLAIN if template.plain else None
         if not template.plain and not self.tokenizer.chat_template:
             raise DataError(
@@ -82,8 +142,52 @@ class PromptLength:
                 "+prompt=plain in the run, or another tokenizer."
             )
 
-    def __call__(self, messages: Messages) -> int:
+    def __call__(self, messages: Messages, picture: Picture | None = None) -> int:
+        if picture is not None:
+            messages = [message | {"content": _pieces(message["content"])} for message in messages]
         text = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, chat_template=self.chat_template
         )
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if picture is None:
+            return tokens
+        if text.count(IMAGE_TOKEN) != 1:
+            raise DataError(
+                f"--tokenizer {self.name}: its chat template writes {text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for an "
+                "image, expected 1. Counted are the tokens of Qwen2-VL and Qwen2.5-VL."
+            )
+        return tokens - 1 + self.grid.tokens(picture)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How many tokens the processor of a model makes of an image."""
+
+    side: int  # pixels of a token's side
+    min_pixels: int
+    max_pixels: int
+
+    @classmethod
+    def of(cls, model: str) -> Grid:
+        """From the model's preprocessor_config.json; raises OSError, ValueError."""
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(model)
+        size = settings.get("size") or {}
+        bounds = [
+            settings.get(name, size.get(edge))
+            for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+        ]
+        if None in bounds or "patch_size" not in settings or "merge_size" not in settings:
+            raise ValueError("its preprocessor_config.json has no patch_size, merge_size and bounds of pixels")
+        return cls(settings["patch_size"] * settings["merge_size"], *bounds)
+
+    def tokens(self, picture: Picture) -> int:
+        size = images.processor_size(picture.width, picture.height, self.max_pixels, self.min_pixels, self.side)
+        return size[0] * size[1] // self.side**2
+
+
+def _pieces(content: str) -> list[dict[str, str]]:
+    """A message as veRL hands it to the chat template: the image's place and the texts around it."""
+    parts = re.split(f"({IMAGE})", content)
+    return [{"type": "image"} if part == IMAGE else {"type": "text", "text": part} for part in parts if part]

@@ -1,7 +1,8 @@
 """How a question becomes a prompt: the wordings, as chat messages.
 
 The wordings are ours; the paper's own stand in its repository's recipe files. `--template FILE` takes any other: the
-user's message with {question} in it, after a line `---` if a system message comes first.
+user's message with {question} in it, after a line `---` if a system message comes first. The image of a vision set
+stands before the text, or where the wording has <image>.
 
 `own` is the data's text alone, and a base model must see it without a chat template around it. veRL renders every
 prompt through the tokenizer's chat template, in its data set and in its agent loop; `+prompt=plain` (a config group of
@@ -14,11 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpg_verl.data import DataError
-from gpg_verl.data.sets import Question
+from gpg_verl.data.dataset import Question
 
 QUESTION = "{question}"
+IMAGE = "<image>"  # where veRL puts the row's image; before the user's text if a wording does not say
 Messages = list[dict[str, str]]  # role and content
-PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # as in presets/prompt/plain.yaml
+# As in presets/prompt/plain.yaml. veRL hands over a message with an image as a list of pieces; the marks are Qwen's.
+PLAIN = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for piece in message['content'] %}{% if piece['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ piece['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,9 @@ class Template:
 
     def messages(self, question: Question) -> Messages:
         text = question.own_prompt if self.plain and question.own_prompt else question.text
+        wording = self.user if question.image is None or IMAGE in self.user else IMAGE + self.user
         # No str.format: the wordings hold braces, as in \boxed{}.
-        user = {"role": "user", "content": self.user.replace(QUESTION, text)}
+        user = {"role": "user", "content": wording.replace(QUESTION, text)}
         return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
 
 
@@ -50,6 +59,26 @@ TEMPLATES = {
     "boxed": Template(user=QUESTION + "\n\nReason step by step and put the final result in \\boxed{}."),
     # T2, and evaluation of a base model without template.
     "own": Template(user=QUESTION, plain=True),
+    # T4: a base model continues the text, so that the thinking is already open.
+    "choice": Template(
+        user="A user asks a question about an image, with options to choose from. An assistant first thinks it over "
+        "and closes its thoughts with </think>, then writes the option that is right as <answer>option</answer>.\n"
+        f"User: {QUESTION}\nAssistant: Let me think this through step by step.\n<think>",
+        plain=True,
+    ),
+    "box": Template(  # T5
+        user=f"Find in the image what this describes: {QUESTION}\n"
+        "First reason between <think> and </think>. Then give one box around it between <answer> and </answer>, as "
+        "(x1,y1),(x2,y2): its top left and its bottom right corner, in thousandths of the image's width and height."
+    ),
+    "class": Template(  # T6
+        user=f"{QUESTION}\nFirst reason between <think> and </think>. Then write the name, and nothing else, between "
+        "<answer> and </answer>."
+    ),
+    "number": Template(  # T7
+        user=f"{QUESTION}\nFirst reason between <think> and </think>. Then write the final number between <answer> "
+        "and </answer>."
+    ),
 }
 
 

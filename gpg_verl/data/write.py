@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import tempfile
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from gpg_verl.data import DataError
-from gpg_verl.data.sets import DataSet, Question
+from gpg_verl.data.dataset import DataSet, Question
+from gpg_verl.data.images import Picture
 from gpg_verl.data.templates import Template
 
-# One schema for every set: veRL concatenates the files of `data.val_files`, which takes the same types in all of them.
 TEXT = pa.string()
-SCHEMA = pa.schema(
+ROWS_PER_GROUP = 64  # so many are in memory, with their images
+_MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
+_REWARD = pa.struct({"style": TEXT, "ground_truth": TEXT})
+_KNOWN = {"split": TEXT, "index": pa.int64(), "question": TEXT}  # extra_info of every set
+# One schema for every text set, and one for every vision set: veRL concatenates the files of `data.val_files`, which
+# takes the same types in all of them.
+TEXT_SCHEMA = pa.schema(
     {
         "data_source": TEXT,
-        "prompt": pa.list_(pa.struct({"role": TEXT, "content": TEXT})),
+        "prompt": _MESSAGES,
         "ability": TEXT,
-        "reward_model": pa.struct({"style": TEXT, "ground_truth": TEXT}),
-        "extra_info": pa.struct({"split": TEXT, "index": pa.int64(), "question": TEXT, "level": pa.int64()}),
+        "reward_model": _REWARD,
+        "extra_info": pa.struct(_KNOWN | {"level": pa.int64()}),
+    }
+)
+VISION_SCHEMA = pa.schema(
+    {
+        "data_source": TEXT,
+        "prompt": _MESSAGES,
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": TEXT})),
+        "ability": TEXT,
+        "reward_model": _REWARD,
+        "extra_info": pa.struct(
+            _KNOWN
+            | {
+                "image_width": pa.int64(),  # pixels of the image in this file
+                "image_height": pa.int64(),
+                "image_sha256": TEXT,  # of the image as the source has it: images.Picture
+                "mask": pa.binary(),  # LISA: a PNG of the image's size, 1 target, 255 not evaluated, 0 the rest
+            }
+        ),
     }
 )
 
 
-def verl_row(data_set: DataSet, split: str, index: int, question: Question, template: Template) -> dict[str, object]:
-    """One row as veRL's data set reads it; `index` is the row's number in the source, from 0."""
-    return {
-        "data_source": data_set.data_source,
+def verl_row(
+    data_set: DataSet, split: str, index: int, question: Question, template: Template, picture: Picture | None = None
+) -> dict[str, object]:
+    """One row as veRL's data set reads it; `index` is the row's number in the source, from 0.
+
+    Where one row of the source makes several of ours or none, the numbers count ours.
+    """
+    data_source = data_set.splits[split].data_source or data_set.data_source
+    row = {
+        "data_source": f"{data_source}/{question.part}" if question.part else data_source,
         "prompt": template.messages(question),
-        "ability": "math",
+        "ability": "vision" if data_set.images else "math",
         "reward_model": {"style": "rule", "ground_truth": ground_truth(question.golds)},
-        "extra_info": {"split": split, "index": index, "question": question.text, "level": question.level},
+        "extra_info": {"split": split, "index": index, "question": question.text},
     }
+    if picture is None:
+        row["extra_info"]["level"] = question.level
+        return row
+    row["images"] = [{"bytes": picture.data, "path": None}]
+    row["extra_info"] |= {
+        "image_width": picture.width,
+        "image_height": picture.height,
+        "image_sha256": picture.sha256,
+        "mask": None if question.mask is None else _png(question.mask, picture),
+    }
+    return row
+
+
+def _png(mask: Image.Image, picture: Picture) -> bytes:
+    buffer = io.BytesIO()
+    mask.resize((picture.width, picture.height), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def ground_truth(golds: list[str]) -> str:
@@ -43,16 +95,30 @@ def ground_truth(golds: list[str]) -> str:
     return "".join(golds) if len(golds) < 2 else json.dumps(golds, ensure_ascii=False)
 
 
-def write(rows: list[dict[str, object]], file: Path) -> None:
-    """Put the rows into `file` at once; a file of that name is replaced when the new one is complete."""
-    table = pa.Table.from_pylist(rows, SCHEMA)
+def write(rows: Iterable[dict[str, object]], file: Path, schema: pa.Schema) -> int:
+    """Put the rows into `file` and return their number; a file of that name is replaced when the new one is complete.
+
+    The rows are taken as they come, a group at a time. If their source raises, there is no new file.
+    """
+    count = 0
+    rows = iter(rows)
+    made = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as temporary:
             work = Path(temporary) / file.name
-            pq.write_table(table, work)
+            with pq.ParquetWriter(work, schema) as writer:
+                while group := list(islice(rows, ROWS_PER_GROUP)):
+                    writer.write_table(pa.Table.from_pylist(group, schema))
+                    count += len(group)
             os.replace(work, file)
-    except OSError as error:
-        raise DataError(
-            f"{file}: cannot be written ({error.strerror or error}). Name another folder: --out DIR."
-        ) from None
+    except BaseException as error:
+        for folder in made:  # an error leaves the disk as it was
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{file}: cannot be written ({error.strerror or error}). Name another folder: --out DIR."
+            ) from None
+        raise
+    return count
