@@ -1,4 +1,4 @@
-"""The recipes in examples/text: what each would launch, without launching it (DRY_RUN=1). `make smoke` runs them."""
+"""The recipes in examples/: what each would launch, without launching it (DRY_RUN=1). `make smoke` runs them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gpg_verl.report.compare import find_row
 from gpg_verl.report.paper import TABLES
 
 ROOT = Path(__file__).parents[1]
-TEXT = ROOT / "examples/text"
-RECIPES = sorted(file.stem for file in TEXT.glob("*.sh") if "\nlaunch " in file.read_text())
+SCRIPTS = {file.stem: file for kind in ("", "text/") for file in ROOT.glob(f"examples/{kind}*.sh")}
+RECIPES = sorted(name for name, file in SCRIPTS.items() if "\nlaunch " in file.read_text())
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
-        ["bash", f"examples/text/{script}.sh", *arguments],
+        ["bash", str(SCRIPTS[script]), *arguments],
         cwd=ROOT,
         env={**keep, "PY": sys.executable, **variables},
         text=True,
@@ -57,7 +57,7 @@ def test_there_is_a_recipe_for_every_run():
     assert sorted(["gpg_7b", *t1, "gsm8k_0.5b", "gsm8k_1.5b", *t3]) == RECIPES
 
 
-@pytest.mark.parametrize("file", sorted(TEXT.glob("*.sh")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SCRIPTS.values(), ids=lambda file: file.stem)
 def test_syntax_and_no_path_of_a_machine(file):
     assert subprocess.run(["bash", "-n", str(file)], check=False).returncode == 0
     assert not re.search(r"/(work|home|root|mnt|data\d*)/", file.read_text())
@@ -97,7 +97,7 @@ def test_a_smoke_run_has_the_recipes_own_groups(script):
 
 @pytest.mark.parametrize("script", RECIPES)
 def test_a_recipe_says_which_row_it_is(script):
-    (text,) = re.findall(r"^CLAIM='(.+?)'", (TEXT / f"{script}.sh").read_text(), re.MULTILINE)
+    (text,) = re.findall(r"^CLAIM='(.+?)'", SCRIPTS[script].read_text(), re.MULTILINE)
     claim = json.loads(text)
     if "table" in claim:
         assert find_row(TABLES[claim["table"]], claim["row"]) == claim["row"]
@@ -205,7 +205,7 @@ def test_raw_data_in_a_folder_takes_the_hubs_place(tmp_path):
     (tmp_path / "raw/aime24.jsonl").write_text("".join(json.dumps(row | {"n": n}) + "\n" for n in range(30)))
     script = f"""set -euo pipefail
         NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
-        . examples/text/lib.sh
+        . examples/lib.sh
         prepare aime24 test boxed; prepare aime24 test boxed; prepare amc23 test boxed"""
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=keep, text=True, capture_output=True, check=False)

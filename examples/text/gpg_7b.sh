@@ -43,6 +43,6 @@ ALGORITHM_ARGS=(
     +algorithm.gpg.alpha=sample
     +algorithm.gpg.beta_th="$BETA_TH"
 )
-. examples/text/common.sh
+. examples/common.sh
 
 launch "$@"

@@ -21,4 +21,4 @@ TEMPERATURE=1.0
 EVAL_TEMPERATURE=0 EVAL_TOP_P=1 EVAL_RESPONSE=512
 
 TRAIN_SET=gsm8k VAL_SET=gsm8k SETS=gsm8k
-. examples/text/common.sh
+. examples/common.sh

@@ -29,4 +29,4 @@ ALGORITHM_ARGS=(
     +algorithm.gpg.f_norm=std
     +algorithm.gpg.alpha=none
 )
-. examples/text/common.sh
+. examples/common.sh

@@ -26,4 +26,4 @@ TEMPERATURE=0.9
 EVAL_TEMPERATURE=0 EVAL_TOP_P=1 EVAL_RESPONSE=2048
 
 TRAIN_SET=math
-. examples/text/common.sh
+. examples/common.sh

@@ -24,7 +24,7 @@ SAVE_EVERY=${SAVE_EVERY:-20}          # steps
 TEST_EVERY=${TEST_EVERY:-20}
 EVAL=${EVAL:-1}                       # 0: no evaluation at the end
 # ------------------------------------------------------------------------------------------------------------------
-. examples/text/lib.sh
+. examples/lib.sh
 
 SETS=${SETS:-aime24 math500 amc23 minerva olympiadbench}
 VAL_SET=${VAL_SET:-math500}
@@ -133,5 +133,5 @@ evaluate() { # evaluate MODEL
     OUT=$RUN/eval DATA_DIR=$DATA_DIR SETS=$SETS TEMPLATE=$TEMPLATE PLAIN=$PLAIN SEED=$SEED \
         NNODES=$NNODES GPUS=$GPUS SMOKE=$SMOKE SMOKE_DIR=$SMOKE_DIR DRY_RUN=$DRY_RUN PY=${PY:-} SOURCES=$SOURCES \
         TEMPERATURE=$EVAL_TEMPERATURE TOP_P=$EVAL_TOP_P MAX_RESPONSE=$EVAL_RESPONSE K=${K:-1} \
-        bash examples/text/eval.sh "$1"
+        bash examples/eval.sh "$1"
 }

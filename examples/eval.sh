@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Evaluates a model on AIME24, MATH-500, AMC23, Minerva and OlympiadBench, through veRL's validation.
 #
-#     bash examples/text/eval.sh runs/text/gpg_rs1-seed1/checkpoints/global_step_100     # a veRL checkpoint (FSDP)
-#     bash examples/text/eval.sh deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B               # a hub id, or a model folder
-#     K=16 SETS="aime24 amc23" bash examples/text/eval.sh MODEL                          # avg@16
-#     SMOKE=1 bash examples/text/eval.sh                                                 # in miniature on a CPU
+#     bash examples/eval.sh runs/text/gpg_rs1-seed1/checkpoints/global_step_100     # a veRL checkpoint (FSDP)
+#     bash examples/eval.sh deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B               # a hub id, or a model folder
+#     K=16 SETS="aime24 amc23" bash examples/eval.sh MODEL                          # avg@16
+#     SMOKE=1 bash examples/eval.sh                                                 # in miniature on a CPU
 #
 # Every answer is kept in OUT/validation/*.jsonl, with its scores; OUT is a run for `python -m gpg_verl.report`.
 # The defaults are T1's: temperature 0.6, top-p 0.95, up to 32,768 tokens, one answer a question. T2 and T3 have others
 # (see their recipes): TEMPERATURE=0 TOP_P=1 MAX_RESPONSE=2048, and their own TEMPLATE.
 # Estimate, not measured: 1.5B at T1's settings 1 to 2 H100 hours at K=1; a 7B model in 2,048 tokens a quarter of that.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # ---- what you may want to change ---------------------------------------------------------------------------------
 MODEL=${1:-${MODEL:-}}
@@ -31,14 +31,14 @@ GPU_MEMORY=${GPU_MEMORY:-0.8}       # the trainer's weights lie in main memory m
 OUT=${OUT:-}                        # default: runs/eval/ and the model's name
 # ------------------------------------------------------------------------------------------------------------------
 NAME=eval
-. examples/text/lib.sh
+. examples/lib.sh
 
 OFFLOAD=True
 if [ "$SMOKE" = 1 ]; then
     DATA_DIR=$SMOKE_DIR/data MODEL=${MODEL:-$SMOKE_DIR/tiny/model}
     NNODES=1 GPUS=1 MAX_RESPONSE=16 PROMPT_LIMIT=128 OFFLOAD=False
 fi
-[ -n "$MODEL" ] || stop "which model? bash examples/text/eval.sh MODEL, a veRL checkpoint, a model folder or a hub id"
+[ -n "$MODEL" ] || stop "which model? bash examples/eval.sh MODEL, a veRL checkpoint, a model folder or a hub id"
 whole K MAX_RESPONSE PROMPT_LIMIT NNODES GPUS
 one_of PLAIN 0 1
 [[ $TEMPERATURE =~ ^[0-9]*\.?[0-9]+$ ]] || stop "TEMPERATURE=$TEMPERATURE: expected a number of 0 or more"

@@ -1,6 +1,6 @@
 """What MODEL names, as veRL loads it: prints a model folder or a hub id.
 
-    python examples/text/model.py runs/text/gpg_rs1-seed1/checkpoints/global_step_100
+    python examples/model.py runs/text/gpg_rs1-seed1/checkpoints/global_step_100
 
 A veRL checkpoint (FSDP) is merged by veRL's own merger, once, into the folder `merged` inside it.
 """

@@ -48,7 +48,7 @@ python_and_model() {
     fi
     PY=${PY:-python}
     [ "$SMOKE" = 0 ] || "$PY" examples/text/smoke.py --out "$SMOKE_DIR/tiny"
-    MODEL=$("$PY" examples/text/model.py "$MODEL")
+    MODEL=$("$PY" examples/model.py "$MODEL")
 }
 
 prepare() { # prepare SET SPLIT TEMPLATE [argument of gpg_verl.data ...]
