@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = actions.add_parser(
         "report",
         prog=PROG,
-        usage=f"{PROG} RUN [RUN ...] [--table T1|T2|T3] [--row NAME] [--out DIR]\n"
+        usage=f"{PROG} RUN [RUN ...] [--table {'|'.join(TABLES)}] [--row NAME] [--out DIR]\n"
         f"       {PROG} show --help\n       {PROG} watch --help",
         help="runs beside the paper's tables, with curves, a page and JSON",
         description="Put runs beside the paper's table and draw their learning curves. Several runs of one row are\n"

@@ -9,7 +9,8 @@ or `--table` and `--row` on the command line. Runs of the same row are seeds of 
 Where a run's evaluation is: in the folder `eval` inside the run's, itself a run folder of a validation
 with `trainer.val_only=True`, VERL_FILE_LOGGER_PATH=RUN/eval/metrics.jsonl and
 `trainer.validation_data_dir=RUN/eval/validation`. It stands above the run's own last validation, data set by data set.
-The evaluation of a model that was not trained here is given as a run by itself.
+The evaluation of a model that was not trained here is given as a run by itself. Beside its metrics may lie
+`masks.json`, from `python -m gpg_verl.masks`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from gpg_verl.report import ReportError
-from gpg_verl.report.metrics import HeldOut, Run, load_run
-from gpg_verl.report.paper import TABLES, PaperTable
+from gpg_verl.report.metrics import HeldOut, Run, last_measured, load_run
+from gpg_verl.report.paper import TABLES, Column, PaperTable
+
+OF_ANSWERS = {  # what the reward function measures beside accuracy, for the columns that ask for it
+    column for table in TABLES.values() for column in table.columns.values() if column.measure == "box_iou"
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Entry:
     run: Run
     label: str  # the row it is, or else its folder's name
     table: str | None = None
-    results: dict[str, HeldOut] = field(default_factory=dict)  # data source → its last accuracy
+    results: dict[Column, HeldOut] = field(default_factory=dict)  # the last of each
     notes: list[str] = field(default_factory=list)
 
 
@@ -68,10 +73,10 @@ def load_entry(path: Path, table: str | None = None, row: str | None = None) -> 
     folder = path if path.is_dir() else path.parent
     claim = _read_claim(folder / "run.json")
     run = load_run(path)
-    results, notes = _last_accuracies(run), []
+    results, notes = _last_results(run), []
     if (folder / "eval").is_dir():
         try:
-            results |= _last_accuracies(load_run(folder / "eval"))
+            results |= _last_results(load_run(folder / "eval"))
         except ReportError as error:  # it has not logged yet, or never did: no reason to hide the run
             notes.append(f"evaluation left out: {error}")
     table, row = table or claim.get("table"), row or claim.get("row")
@@ -99,31 +104,61 @@ def find_row(table: PaperTable, name: str) -> str:
 
 
 def cells(table: PaperTable, entries: Sequence[Entry]) -> dict[str, Cell]:
-    """Column → our result, over the runs that have one; the average over the runs that have all columns."""
-    results = {c: [e.results[source] for e in entries if source in e.results] for c, source in table.columns.items()}
-    found = {column: _cell(some) for column, some in results.items() if some}
-    complete = [e for e in entries if all(source in e.results for source in table.columns.values())]
-    if complete:
-        rows = [[e.results[source] for source in table.columns.values()] for e in complete]
-        seeds = [100 * fmean(result.value for result in row) for row in rows]
-        errors = [result.error for result in rows[0]]
-        of_one = None if None in errors else 100 * math.hypot(*errors) / len(errors)  # a mean of independent means
-        found = {table.average: Cell(fmean(seeds), stdev(seeds) if len(seeds) > 1 else of_one, seeds)} | found
-    return found
+    """Header → our result, over the runs that have one; with the table's average, where there is one."""
+    found = _cells_of(table.columns, entries)
+    average = _average(table, entries, found) if table.average else None
+    return found if average is None else {table.average: average} | found
+
+
+def _cells_of(columns: dict[str, Column], entries: Sequence[Entry]) -> dict[str, Cell]:
+    results = {header: [e.results[c] for e in entries if c in e.results] for header, c in columns.items()}
+    return {header: _cell(some) for header, some in results.items() if some}
+
+
+def _average(table: PaperTable, entries: Sequence[Entry], found: dict[str, Cell]) -> Cell | None:
+    """Over the runs that have all columns; where each column is a run of its own, over the columns' results."""
+    weights = table.weights or (1,) * len(table.columns)
+    shares = [weight / sum(weights) for weight in weights]
+
+    def of(values: Sequence[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
+    def of_errors(errors: Sequence[float | None]) -> float | None:  # of a sum of independent means
+        return None if None in errors else math.hypot(*(s * e for s, e in zip(shares, errors, strict=True)))
+
+    if table.run_per_column:
+        if len(found) < len(table.columns):
+            return None
+        mean = of([cell.mean for cell in found.values()])
+        return Cell(mean, of_errors([cell.error for cell in found.values()]), [mean])
+    complete = [e for e in entries if all(column in e.results for column in table.columns.values())]
+    if not complete:
+        return None
+    rows = [[e.results[column] for column in table.columns.values()] for e in complete]
+    seeds = [100 * of([result.value for result in row]) for row in rows]
+    of_one = of_errors([result.error for result in rows[0]])
+    error = stdev(seeds) if len(seeds) > 1 else None if of_one is None else 100 * of_one
+    return Cell(fmean(seeds), error, seeds)
+
+
+def _seeds(table: PaperTable, entries: Sequence[Entry], found: dict[str, Cell]) -> int:
+    """How many runs of the row a column can have."""
+    return max((len(cell.seeds) for cell in found.values()), default=1) if table.run_per_column else len(entries)
 
 
 def table_lines(table: PaperTable, groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the paper's table: each row as the paper has it, below it ours and the difference."""
-    columns = [table.average, *table.columns]
+    columns, digits = table.headers, table.decimals
     lines = []
     for row, reported in table.rows.items():
         paper = dict(zip(columns, reported, strict=True))
-        lines.append([row, "paper", *("-" if paper[c] is None else f"{paper[c]:.1f}" for c in columns)])
+        lines.append([row, "paper", *("-" if paper[c] is None else f"{paper[c]:.{digits}f}" for c in columns)])
         for entries in (g.entries for g in groups if (g.table, g.label) == (table.name, row)):
             ours = cells(table, entries)
-            who = "ours" if len(entries) == 1 else f"ours, {len(entries)} seeds"
-            lines.append(["", who, *(_with_error(ours.get(c)) for c in columns)])
-            lines.append(["", "difference", *(_difference(ours.get(c), paper[c]) for c in columns)])
+            seeds = _seeds(table, entries, ours)
+            who = "ours" if seeds == 1 else f"ours, {seeds} seeds"
+            lines.append(["", who, *(_with_error(ours.get(c), digits) for c in columns)])
+            lines.append(["", "difference", *(_difference(ours.get(c), paper[c], digits) for c in columns)])
             truncated = [_percent(ours[c].truncated if c in ours else None) for c in columns]
             if any(truncated):
                 lines.append(["", "truncated", *truncated])
@@ -133,19 +168,27 @@ def table_lines(table: PaperTable, groups: Sequence[Group]) -> tuple[list[str], 
 def table_notes(table: PaperTable, groups: Sequence[Group]) -> list[str]:
     """What a reader must know: the missing cells and rows, what ± is, how many answers a question had."""
     ours = [g for g in groups if g.table == table.name]
-    found = []
+    found = [table.note] if table.note else []
     sampled: dict[str, list[str]] = {}  # how → by whom
     for g in ours:
         got = cells(table, g.entries)
-        missing = [f"{column} ({source})" for column, source in table.columns.items() if column not in got]
+        missing = [f"{header} ({column})" for header, column in table.columns.items() if header not in got]
         if missing:
             found.append(f"{g.label}: no result, left empty: {', '.join(missing)}")
-        some = [f"{c} {len(cell.seeds)}" for c, cell in got.items() if len(cell.seeds) < len(g.entries)]
+        seeds = _seeds(table, g.entries, got)
+        some = [
+            f"{c} {len(cell.seeds)}"
+            for c, cell in got.items()
+            if len(cell.seeds) < seeds and not (table.run_per_column and c == table.average)
+        ]
         if some:
-            found.append(f"{g.label}: not all of its {len(g.entries)} runs have a result, but: {', '.join(some)}")
-        for column, cell in got.items():
+            found.append(f"{g.label}: not all of its {seeds} runs have a result, but: {', '.join(some)}")
+        for header, cell in got.items():
             if cell.k:
-                sampled.setdefault(f"{column}: {_sampling(cell)}", []).append(g.label)
+                sampled.setdefault(f"{header}: {_sampling(cell, table.columns[header])}", []).append(g.label)
+        beside = [f"{h} {_with_error(cell, table.decimals)}" for h, cell in _cells_of(table.beside, g.entries).items()]
+        if beside:
+            found.append(f"{g.label}: measured beside the paper's columns: {', '.join(beside)}")
         found += [f"{g.label}: {note}" for entry in g.entries for note in entry.notes]
     found += [how if len(who) == len(ours) else f"{how} ({'; '.join(who)})" for how, who in sampled.items()]
     absent = [row for row in table.rows if row not in {g.label for g in ours}]
@@ -160,7 +203,7 @@ def table_notes(table: PaperTable, groups: Sequence[Group]) -> list[str]:
 
 def table_json(table: PaperTable, groups: Sequence[Group]) -> dict:
     """The table for machines; percentages, None where there is nothing."""
-    columns = [table.average, *table.columns]
+    columns = table.headers
     rows = []
     for row, reported in table.rows.items():
         entries = next((g.entries for g in groups if (g.table, g.label) == (table.name, row)), [])
@@ -172,6 +215,7 @@ def table_json(table: PaperTable, groups: Sequence[Group]) -> dict:
                 "paper": paper,
                 "ours": {column: vars(cell) for column, cell in ours.items()},
                 "difference": {c: ours[c].mean - paper[c] for c in ours if paper[c] is not None},
+                "beside": {h: vars(cell) for h, cell in _cells_of(table.beside, entries).items()},
                 "missing": [column for column in columns if column not in ours],
                 "runs": [str(entry.run.folder) for entry in entries],
             }
@@ -195,8 +239,31 @@ def _read_claim(file: Path) -> dict[str, str]:
     return claim
 
 
-def _last_accuracies(run: Run) -> dict[str, HeldOut]:
-    return {result.source: result for result in run.held_out if result.kind == "acc"}
+def _last_results(run: Run) -> dict[Column, HeldOut]:
+    found = {Column(result.source): result for result in run.held_out if result.kind == "acc"}
+    for column in OF_ANSWERS:
+        if result := last_measured(run, column.source, column.measure):
+            found[column] = result
+    return found | _mask_ious(run.folder / "masks.json")
+
+
+def _mask_ious(file: Path) -> dict[Column, HeldOut]:
+    """What gpg_verl.masks measured of the answers; nothing where it has not run."""
+    if not file.is_file():
+        return {}
+    try:
+        found = {}
+        for source, of in json.loads(file.read_text(encoding="utf-8"))["sources"].items():
+            for name, error in (("mask_giou", of["mask_giou_error"]), ("mask_ciou", None)):
+                found[Column(source, name)] = HeldOut(
+                    of["step"], source, name, of[name], questions=of["images"], error=error
+                )
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(
+            f"{file}: not what `python -m gpg_verl.masks` writes ({type(error).__name__}: {error}). Run it again, or "
+            "delete the file to report without masks."
+        ) from None
 
 
 def _cell(results: list[HeldOut]) -> Cell:
@@ -213,20 +280,20 @@ def _cell(results: list[HeldOut]) -> Cell:
     )
 
 
-def _with_error(cell: Cell | None) -> str:
+def _with_error(cell: Cell | None, digits: int) -> str:
     if cell is None:
         return ""
-    return f"{cell.mean:.1f}" if cell.error is None else f"{cell.mean:.1f} ± {cell.error:.1f}"
+    return f"{cell.mean:.{digits}f}" + ("" if cell.error is None else f" ± {cell.error:.{digits}f}")
 
 
-def _difference(cell: Cell | None, paper: float | None) -> str:
-    return "" if cell is None or paper is None else f"{cell.mean - paper:+.1f}"
+def _difference(cell: Cell | None, paper: float | None, digits: int) -> str:
+    return "" if cell is None or paper is None else f"{cell.mean - paper:+.{digits}f}"
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1f} %"
 
 
-def _sampling(cell: Cell) -> str:
-    measure = f"avg@{cell.k}" if cell.k > 1 else "pass@1"
+def _sampling(cell: Cell, column: Column) -> str:
+    measure = f"avg@{cell.k}" if cell.k > 1 else "pass@1" if column.measure == "acc" else "one answer a question"
     return measure if cell.questions is None else f"{measure} over {cell.questions} questions"

@@ -40,11 +40,11 @@ HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(?P<kind>acc|reward)/mean@(?P<an
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out accuracy (or mean reward, where the reward function gives no `acc`) of one data source."""
+    """Held-out accuracy of one data source; mean reward, where the reward function gives no `acc`; another measure."""
 
     step: int
     source: str
-    kind: str  # "acc" or "reward"
+    kind: str  # "acc", "reward", or the measure's name
     value: float
     k: int = 1  # answers per question
     questions: int | None = None
@@ -174,6 +174,17 @@ def held_out_means(values: dict[str, float]) -> list[tuple[str, str, int, float]
     return [(m["source"], m["kind"], int(m["answers"]), value) for m, value in found if m]
 
 
+def last_measured(run: Run, source: str, measure: str) -> HeldOut | None:
+    """The last validation's mean of another number that the reward function returns for each answer, as `box_iou`."""
+    name = re.compile(rf"val-aux/{re.escape(source)}/{re.escape(measure)}/mean@(\d+)")
+    for step, values in reversed(run.steps.items()):
+        for match, value in ((name.fullmatch(key), value) for key, value in values.items()):
+            if match:
+                result = HeldOut(step, source, measure, value, k=int(match[1]))
+                return _with_answers(result, _dump(run.folder, step), alone=False)
+    return None
+
+
 def _malformed(where: str, seen: str) -> ReportError:
     return ReportError(
         f'{where}: {seen}. Expected {{"step": 3, "data": {{"{REWARD}": 0.5, ...}}}}, as veRL\'s file logger '
@@ -217,13 +228,17 @@ def _held_out(folder: Path, steps: dict[int, dict[str, float]]) -> list[HeldOut]
     results = []
     for step, values in steps.items():
         means = held_out_means(values)
-        dump = folder / "validation" / f"{step}.jsonl"
+        dump = _dump(folder, step)
         for source, kind, k, value in means:
             # Logged where the reward function says of each answer whether it was cut off, as reward_fns does.
             truncated = values.get(f"val-aux/{source}/truncated/mean@{k}")
             result = HeldOut(step, source, kind, value, k, truncated=truncated)
             results.append(_with_answers(result, dump, alone=len(means) == 1))
     return results
+
+
+def _dump(folder: Path, step: int) -> Path:
+    return folder / "validation" / f"{step}.jsonl"
 
 
 def _with_answers(result: HeldOut, dump: Path, alone: bool) -> HeldOut:
@@ -234,7 +249,7 @@ def _with_answers(result: HeldOut, dump: Path, alone: bool) -> HeldOut:
             why_no_error="no dump validation/<step>.jsonl to count the questions in; "
             f"set trainer.validation_data_dir={dump.parent}",
         )
-    found = read_answers(dump, "acc" if result.kind == "acc" else "score")
+    found = read_answers(dump, "score" if result.kind == "reward" else result.kind)
     answers = found.get(result.source) or (found.get(None) if alone else None)
     if answers is None:
         return replace(result, why_no_error="the validation dump does not say which data source an answer belongs to")
