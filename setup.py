@@ -38,6 +38,7 @@ setup(
         # companions that have no CPU build, which an extra cannot leave out.
         "gpu": ["verl[vllm]==0.9.1", "matplotlib"],
         "report": ["matplotlib", "tensorboard"],
+        "masks": ["pillow", "transformers>=5.5"],  # LISA's mask metrics, by SAM
         "test": ["hypothesis>=6", "pytest>=8", "ruff==0.17.6"],
     },
     entry_points={

@@ -69,7 +69,7 @@ def compute_score(
         extra_info: the row's own; `index` or `id` names the row in warnings, `truncated` says whether it was cut.
         **kwargs: Settings by name.
 
-    Returns the same keys for every row, numbers but for `pred` and `data_source`:
+    Returns the same keys for every row, numbers but for `pred`, `data_source` and `row`:
         score: the reward.
         acc: 1 if the answer is right.
         format: 1 if the text has the data source's format, whatever its weight.
@@ -80,6 +80,7 @@ def compute_score(
         gold_unparsable: 1 if the gold answer cannot be read; the score is 0.
         box_iou: intersection over union of boxes; 0 for other kinds.
         data_source: as given; veRL's dumps of answers (`trainer.validation_data_dir`) do not say it otherwise.
+        row: the row's `id`, `unique_id` or `index` in `extra_info`, for the same reason; "" if it has none.
     """
     task = task_of(data_source)
     for name in _FROM_VERL:
@@ -105,6 +106,7 @@ def compute_score(
         "gold_unparsable": float(unparsable),
         "box_iou": verdict.box_iou,
         "data_source": data_source,
+        "row": row_name(extra_info),
     }
 
 

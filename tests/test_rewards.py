@@ -33,7 +33,7 @@ from reward_fns.scoring import Settings
 
 GSM8K, MATH = "openai/gsm8k", "DigitalLearningGmbH/MATH-lighteval"
 ROOT = Path(__file__).parents[1]
-KEYS = ["score", "acc", "format", "pred", "truncated", "killed", "gold_unparsable", "box_iou", "data_source"]
+KEYS = ["score", "acc", "format", "pred", "truncated", "killed", "gold_unparsable", "box_iou", "data_source", "row"]
 
 
 def acc(source, text, gold, **kwargs):
