@@ -1,5 +1,5 @@
 # The argument groups of every recipe and its course: data, training, evaluation, report. A recipe sets the variables of
-# its run and ALGORITHM_ARGS, sources this file and says: launch "$@".
+# its run, KIND and ALGORITHM_ARGS, sources this file and says: launch "$@".
 #
 # Chosen where the paper and its code are silent, or veRL differs from TRL:
 # - one update per rollout batch (ppo_mini_batch_size = train_batch_size): GPG is on-policy;
@@ -10,9 +10,10 @@
 
 # ---- what you may want to change, beside the recipe's own variables ----------------------------------------------
 NAME=$(basename "$0" .sh)
+KIND=${KIND:-text} # of recipe: its folder in examples/, data/ and runs/
 SEED=${SEED:-1}
-RUN=${RUN:-runs/text/$NAME-seed$SEED} # the same folder again: the run goes on from its last checkpoint
-DATA_DIR=${DATA_DIR:-data/text}       # prepared data, a folder for each prompt template; made where it is missing
+RUN=${RUN:-runs/$KIND/$NAME-seed$SEED} # the same folder again: the run goes on from its last checkpoint
+DATA_DIR=${DATA_DIR:-data/$KIND}      # prepared data, a folder for each prompt template; made where it is missing
 NNODES=${NNODES:-1}                   # several: RUN and DATA_DIR on a shared disk, Ray started on all, then this on the head
 GPUS=${GPUS:-8}                       # a node
 OFFLOAD=${OFFLOAD:-False}             # True: weights and optimizer lie in main memory while vLLM generates
@@ -29,13 +30,15 @@ EVAL=${EVAL:-1}                       # 0: no evaluation at the end
 SETS=${SETS:-aime24 math500 amc23 minerva olympiadbench}
 VAL_SET=${VAL_SET:-math500}
 PLAIN=${PLAIN:-0} # 1: prompts without the model's chat template
+SAM=${SAM:-}      # for boxes: the model that makes masks of them in the evaluation
 if [ "$SMOKE" = 1 ]; then
     RUN=$SMOKE_DIR/$NAME-$(date +%Y%m%d-%H%M%S)
-    DATA_DIR=$SMOKE_DIR/data MODEL=$SMOKE_DIR/tiny/model
+    DATA_DIR=$SMOKE_DIR/data MODEL=$SMOKE_DIR/tiny/$SMOKE_MODEL
     NNODES=1 GPUS=1 STEPS=2 PROMPTS=4 MAX_PROMPT=128 PROMPT_LIMIT=128 MAX_RESPONSE=16 MAX_TOKENS=1024
-    SAVE_EVERY=2 TEST_EVERY=2 OFFLOAD=False CPU_UPDATE=False
+    SAVE_EVERY=2 TEST_EVERY=2 OFFLOAD=False CPU_UPDATE=False SAM=${SAM:+$SMOKE_DIR/tiny/sam}
 fi
 whole NNODES GPUS PROMPTS N MAX_PROMPT PROMPT_LIMIT MAX_RESPONSE MAX_TOKENS SAVE_EVERY TEST_EVERY EPOCHS ${STEPS:+STEPS}
+[ -z "${KL:-}" ] || number KL
 one_of OFFLOAD True False
 one_of CPU_UPDATE True False
 one_of EVAL 0 1
@@ -45,7 +48,7 @@ DATA=$DATA_DIR/$(basename "$TEMPLATE" .txt)
 
 DATA_ARGS=(
     data.train_files="$DATA/${TRAIN_SET}_train.parquet"
-    data.val_files="$DATA/${VAL_SET}_test.parquet"
+    data.val_files="$(evaluation_file "$VAL_SET")"
     data.train_batch_size="$PROMPTS"
     data.max_prompt_length="$PROMPT_LIMIT"
     data.max_response_length="$MAX_RESPONSE"
@@ -83,6 +86,7 @@ ROLLOUT_ARGS=(
     actor_rollout_ref.rollout.gpu_memory_utilization="$GPU_MEMORY"
     actor_rollout_ref.rollout.seed="$SEED"
 )
+EVAL_ARGS=() # what the evaluation has beside its own
 TRAINER_ARGS=(
     trainer.nnodes="$NNODES"
     trainer.n_gpus_per_node="$GPUS"
@@ -129,9 +133,9 @@ check() {
     stop "the settings contradict each other; nothing was started"
 }
 
-evaluate() { # evaluate MODEL
-    OUT=$RUN/eval DATA_DIR=$DATA_DIR SETS=$SETS TEMPLATE=$TEMPLATE PLAIN=$PLAIN SEED=$SEED \
+evaluate() { # evaluate MODEL [OUT]
+    OUT=${2:-$RUN/eval} DATA_DIR=$DATA_DIR SETS=$SETS TEMPLATE=$TEMPLATE PLAIN=$PLAIN SEED=$SEED \
         NNODES=$NNODES GPUS=$GPUS SMOKE=$SMOKE SMOKE_DIR=$SMOKE_DIR DRY_RUN=$DRY_RUN PY=${PY:-} SOURCES=$SOURCES \
-        TEMPERATURE=$EVAL_TEMPERATURE TOP_P=$EVAL_TOP_P MAX_RESPONSE=$EVAL_RESPONSE K=${K:-1} \
-        bash examples/eval.sh "$1"
+        KIND=$KIND SAM=$SAM TEMPERATURE=$EVAL_TEMPERATURE TOP_P=$EVAL_TOP_P MAX_RESPONSE=$EVAL_RESPONSE K=${K:-1} \
+        bash examples/eval.sh "$1" "${EVAL_ARGS[@]}"
 }

@@ -6,6 +6,8 @@
 #     K=16 SETS="aime24 amc23" bash examples/eval.sh MODEL                          # avg@16
 #     SMOKE=1 bash examples/eval.sh                                                 # in miniature on a CPU
 #
+# Vision models: examples/vision/eval.sh.
+#
 # Every answer is kept in OUT/validation/*.jsonl, with its scores; OUT is a run for `python -m gpg_verl.report`.
 # The defaults are T1's: temperature 0.6, top-p 0.95, up to 32,768 tokens, one answer a question. T2 and T3 have others
 # (see their recipes): TEMPERATURE=0 TOP_P=1 MAX_RESPONSE=2048, and their own TEMPLATE.
@@ -24,10 +26,12 @@ PROMPT_LIMIT=${PROMPT_LIMIT:-2048}  # tokens; the longest question, of OlympiadB
 TEMPLATE=${TEMPLATE:-think-answer}  # the prompt, as in `python -m gpg_verl.data`
 PLAIN=${PLAIN:-0}                   # 1: without the model's chat template
 SEED=${SEED:-1}
-DATA_DIR=${DATA_DIR:-data/text}
+KIND=${KIND:-text}                  # of recipe: its folder in examples/ and data/
+DATA_DIR=${DATA_DIR:-data/$KIND}
 NNODES=${NNODES:-1}
 GPUS=${GPUS:-8}
 GPU_MEMORY=${GPU_MEMORY:-0.8}       # the trainer's weights lie in main memory meanwhile
+SAM=${SAM:-}                        # for boxes: the model that makes masks of them, as facebook/sam-vit-huge
 OUT=${OUT:-}                        # default: runs/eval/ and the model's name
 # ------------------------------------------------------------------------------------------------------------------
 NAME=eval
@@ -35,13 +39,13 @@ NAME=eval
 
 OFFLOAD=True
 if [ "$SMOKE" = 1 ]; then
-    DATA_DIR=$SMOKE_DIR/data MODEL=${MODEL:-$SMOKE_DIR/tiny/model}
-    NNODES=1 GPUS=1 MAX_RESPONSE=16 PROMPT_LIMIT=128 OFFLOAD=False
+    DATA_DIR=$SMOKE_DIR/data MODEL=${MODEL:-$SMOKE_DIR/tiny/$SMOKE_MODEL}
+    NNODES=1 GPUS=1 MAX_RESPONSE=16 PROMPT_LIMIT=128 OFFLOAD=False SAM=${SAM:+$SMOKE_DIR/tiny/sam}
 fi
 [ -n "$MODEL" ] || stop "which model? bash examples/eval.sh MODEL, a veRL checkpoint, a model folder or a hub id"
 whole K MAX_RESPONSE PROMPT_LIMIT NNODES GPUS
 one_of PLAIN 0 1
-[[ $TEMPERATURE =~ ^[0-9]*\.?[0-9]+$ ]] || stop "TEMPERATURE=$TEMPERATURE: expected a number of 0 or more"
+number TEMPERATURE
 sample=True
 if [[ $TEMPERATURE =~ ^0*\.?0*$ ]]; then
     sample=False
@@ -52,7 +56,7 @@ DATA=$DATA_DIR/$(basename "$TEMPLATE" .txt)
 OUT=${OUT:-runs/eval/$(sed 's|.*/checkpoints/||; s|/*$||; s|.*/||' <<<"$MODEL")}
 
 files=()
-for set in $SETS; do files+=("$DATA/${set}_test.parquet"); done
+for set in $SETS; do files+=("$(evaluation_file "$set")"); done
 files=$(IFS=, && printf '[%s]' "${files[*]}")
 DATA_ARGS=(
     data.train_files="$files" # not trained on, but veRL opens it
@@ -101,12 +105,17 @@ TRAINER_ARGS=(
     hydra.run.dir="$OUT/hydra"
 )
 
+MASKS=(-m gpg_verl.masks "$OUT" --model "$SAM" --data)
+for set in $SETS; do MASKS+=("$(evaluation_file "$set")"); done
+
 set -- "${ALGORITHM_ARGS[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" \
     "${TRAINER_ARGS[@]}" "${SMOKE_ARGS[@]}" "${@:2}"
 if [ "$DRY_RUN" = 1 ]; then
     print_command "$@"
+    [ -z "$SAM" ] || printf 'python %s\n' "${MASKS[*]}"
     exit
 fi
 prepare_evaluation
 mkdir -p "$OUT"
 verl "$OUT" "" "$@"
+[ -z "$SAM" ] || "$PY" "${MASKS[@]}"

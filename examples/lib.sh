@@ -1,11 +1,13 @@
 # What the recipes and eval.sh share. Sourced from the repository's root, with NAME set to the script's own name.
 #
 # PY        the Python that has veRL and gpg-verl (default: python; with SMOKE=1 the environment of examples/setup_cpu.sh)
-# SOURCES   a folder with raw data, NAME.jsonl or NAME_train.jsonl (or .json, .parquet, .arrow), in place of the hub
+# SOURCES   a folder with raw data in place of the hub: NAME.jsonl or NAME_train.jsonl (or .json, .parquet, .arrow), or
+#           a folder NAME
 
 SMOKE=${SMOKE:-0}
 DRY_RUN=${DRY_RUN:-0} # 1: print the commands, run nothing
 SMOKE_DIR=${SMOKE_DIR:-runs/smoke}
+SMOKE_MODEL=${SMOKE_MODEL:-model} # which of the tiny models
 SOURCES=${SOURCES:-}
 SMOKE_ARGS=() # what a command has beside its recipe's: a CPU, and the memory that the tiny model needs
 if [ "$SMOKE" = 1 ]; then
@@ -30,13 +32,17 @@ whole() { # whole VARIABLE...
     done
 }
 
+number() { # number VARIABLE
+    [[ ${!1} =~ ^[0-9]*\.?[0-9]+$ ]] || stop "$1=${!1}: expected a number of 0 or more"
+}
+
 one_of() { # one_of VARIABLE VALUE...
     local name=$1
     shift
     [[ " $* " == *" ${!name} "* ]] || stop "$name=${!name}: allowed are $*"
 }
 
-# Sets PY, and MODEL to what veRL loads. A dry run has no model to load, but a missing folder shows there too.
+# Sets PY, and MODEL and SAM to what is loaded. A dry run has no model to load, but a missing folder shows there too.
 python_and_model() {
     if [[ $SMOKE = 0 && $MODEL = [./~]* && ! -e $MODEL ]]; then
         stop "MODEL=$MODEL: no such folder; name a Hugging Face model, a veRL checkpoint or a hub id"
@@ -47,8 +53,9 @@ python_and_model() {
         PY=$(cd "${VENV:-.venv}" && pwd)/bin/python
     fi
     PY=${PY:-python}
-    [ "$SMOKE" = 0 ] || "$PY" examples/text/smoke.py --out "$SMOKE_DIR/tiny"
-    MODEL=$("$PY" examples/model.py "$MODEL")
+    [ "$SMOKE" = 0 ] || "$PY" "examples/$KIND/smoke.py" --out "$SMOKE_DIR/tiny"
+    MODEL=$("$PY" examples/model.py "$MODEL" MODEL)
+    [ -z "$SAM" ] || SAM=$("$PY" examples/model.py "$SAM" SAM)
 }
 
 prepare() { # prepare SET SPLIT TEMPLATE [argument of gpg_verl.data ...]
@@ -56,21 +63,31 @@ prepare() { # prepare SET SPLIT TEMPLATE [argument of gpg_verl.data ...]
     shift 3
     [ ! -f "$DATA/${set}_$split.parquet" ] || return 0
     if [ -n "$SOURCES" ]; then
-        for file in "$SOURCES/${set}_$split".* "$SOURCES/$set".*; do
-            if [ -f "$file" ]; then
+        for file in "$SOURCES/${set}_$split".* "$SOURCES/$set".* "$SOURCES/$set"; do
+            if [ -e "$file" ]; then
                 source=(--source "$file")
                 break
             fi
         done
-        [ ${#source[@]} -gt 0 ] || stop "SOURCES=$SOURCES: no file $set or ${set}_$split (.jsonl, .json, .parquet, .arrow)"
+        [ ${#source[@]} -gt 0 ] || stop "SOURCES=$SOURCES: no file $set or ${set}_$split (.jsonl, .json, .parquet, .arrow), no folder $set"
     fi
     [ "$SMOKE" = 0 ] || source+=(--allow-count)
     "$PY" -m gpg_verl.data "$set" --out "$DATA" --split "$split" --template "$template" "${source[@]}" "$@"
 }
 
+# An evaluation set is SET, whose split is test, or SET:SPLIT.
 prepare_evaluation() {
-    local set
-    for set in $SETS; do prepare "$set" test "$TEMPLATE"; done
+    local set split
+    for set in $SETS; do
+        [[ $set = *:* ]] || set=$set:test
+        prepare "${set%:*}" "${set#*:}" "$TEMPLATE"
+    done
+}
+
+evaluation_file() { # evaluation_file SET or SET:SPLIT
+    local set=$1
+    [[ $set = *:* ]] || set=$set:test
+    printf '%s/%s.parquet' "$DATA" "${set/:/_}"
 }
 
 # One metrics file a start: veRL's file logger begins its file anew.

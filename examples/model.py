@@ -1,6 +1,6 @@
-"""What MODEL names, as veRL loads it: prints a model folder or a hub id.
+"""What a variable names, as it is loaded: prints a model folder or a hub id.
 
-    python examples/model.py runs/text/gpg_rs1-seed1/checkpoints/global_step_100
+    python examples/model.py runs/text/gpg_rs1-seed1/checkpoints/global_step_100 MODEL
 
 A veRL checkpoint (FSDP) is merged by veRL's own merger, once, into the folder `merged` inside it.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 KINDS = "a folder with a Hugging Face model, a veRL checkpoint (global_step_N, FSDP) or a hub id"
 
 
-def resolve(model: str) -> str:
+def resolve(model: str, variable: str) -> str:
     path = Path(model).expanduser()
     for folder in (path, path / "actor"):
         if (folder / "fsdp_config.json").is_file():
-            return str(merge(folder))
+            return str(merge(folder, variable))
     if path.exists() and not (path / "config.json").is_file():
-        raise SystemExit(f"MODEL={model}: it has no config.json; expected {KINDS}")
+        raise SystemExit(f"{variable}={model}: it has no config.json; expected {KINDS}")
     from huggingface_hub.utils import logging
     from transformers import AutoConfig
 
@@ -30,11 +30,11 @@ def resolve(model: str) -> str:
     try:
         AutoConfig.from_pretrained(path if path.exists() else model)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"MODEL={model}: expected {KINDS}; found: {str(error).splitlines()[0]}") from None
+        raise SystemExit(f"{variable}={model}: expected {KINDS}; found: {str(error).splitlines()[0]}") from None
     return str(path) if path.exists() else model
 
 
-def merge(checkpoint: Path) -> Path:
+def merge(checkpoint: Path, variable: str) -> Path:
     merged = checkpoint / "merged"
     if merged.is_dir():
         return merged
@@ -49,12 +49,12 @@ def merge(checkpoint: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise SystemExit(f"MODEL={checkpoint}: veRL's merger failed:\n{done.stdout[-2000:]}")
+            raise SystemExit(f"{variable}={checkpoint}: veRL's merger failed:\n{done.stdout[-2000:]}")
         os.replace(work, merged)
     return merged
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         raise SystemExit(__doc__)
-    print(resolve(sys.argv[1]))
+    print(resolve(*sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from gpg_verl.check import compose, veto_of_verl
@@ -18,8 +21,12 @@ from gpg_verl.report.compare import find_row
 from gpg_verl.report.paper import TABLES
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {file.stem: file for kind in ("", "text/") for file in ROOT.glob(f"examples/{kind}*.sh")}
-RECIPES = sorted(name for name, file in SCRIPTS.items() if "\nlaunch " in file.read_text())
+EXAMPLES = ROOT / "examples"
+FILES = [file for kind in ("", "text/", "vision/") for file in sorted(EXAMPLES.glob(f"{kind}*.sh"))]
+SCRIPTS = {file.stem: file for file in FILES if "\nlaunch " in file.read_text()}
+RECIPES = sorted(SCRIPTS)
+VISION = sorted(name for name, file in SCRIPTS.items() if file.parent.name == "vision")
+SCRIPTS |= {"eval": EXAMPLES / "eval.sh", "vision/eval": EXAMPLES / "vision/eval.sh"}
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -36,11 +43,13 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
     )
 
 
+@functools.cache  # most tests look at the same commands
 def dry(script: str, *arguments: str, **variables: str) -> list[list[str]]:
     """The overrides of the training and of the evaluation."""
     done = run(script, *arguments, DRY_RUN="1", **variables)
     assert done.returncode == 0, done.stdout
-    return [shlex.split(line)[3:] for line in done.stdout.replace("\\\n", " ").splitlines()]
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m verl.trainer.main_ppo ")]
 
 
 def as_dict(overrides: list[str]) -> dict[str, str]:
@@ -54,10 +63,13 @@ def without_run(overrides: list[str], script: str) -> dict[str, str]:
 def test_there_is_a_recipe_for_every_run():
     t1 = ["gpg_rs1", "gpg_rs3"]
     t3 = ["t3_dr_grpo", "t3_gpg", "t3_gpg_alpha", "t3_gpg_alpha_beta", "t3_gpg_std", "t3_grpo"]
-    assert sorted(["gpg_7b", *t1, "gsm8k_0.5b", "gsm8k_1.5b", *t3]) == RECIPES
+    classes = ["flowers", "pets", "aircraft", "cars"]
+    vision = [f"{table}_{method}" for table in ("t4", "t5", "t7") for method in ("gpg", "grpo")]
+    vision += [f"t6_{method}_{name}" for name in classes for method in ("gpg", "grpo")]
+    assert sorted(["gpg_7b", *t1, "gsm8k_0.5b", "gsm8k_1.5b", *t3, *vision]) == RECIPES
 
 
-@pytest.mark.parametrize("file", SCRIPTS.values(), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_syntax_and_no_path_of_a_machine(file):
     assert subprocess.run(["bash", "-n", str(file)], check=False).returncode == 0
     assert not re.search(r"/(work|home|root|mnt|data\d*)/", file.read_text())
@@ -148,6 +160,90 @@ def test_rows_of_t3_differ_in_what_they_name_and_in_nothing_else(script, own):
     assert without_run(dry(script)[1], script) == without_run(dry("t3_gpg")[1], "t3_gpg")
 
 
+T4_TO_T7 = {
+    # table: model, training data, evaluation data, prompts a step, response length, epochs
+    "t4": ("Qwen/Qwen2-VL-2B", "choice/sat", ["choice/cv_bench_test"], 8, 700, 2),
+    "t5": ("Qwen/Qwen2-VL-2B-Instruct", "box/lisa", ["box/lisa_val", "box/lisa_test"], 16, 256, 6),
+    "t6_flowers": ("Qwen/Qwen2-VL-2B-Instruct", "class/flowers", ["class/flowers_test"], 16, 256, 8),
+    "t6_pets": ("Qwen/Qwen2-VL-2B-Instruct", "class/pets", ["class/pets_test"], 16, 256, 24),
+    "t6_aircraft": ("Qwen/Qwen2-VL-2B-Instruct", "class/aircraft", ["class/aircraft_test"], 16, 256, 8),
+    "t6_cars": ("Qwen/Qwen2-VL-2B-Instruct", "class/cars", ["class/cars_test"], 16, 256, 8),
+    "t7": ("Qwen/Qwen2.5-VL-3B-Instruct", "number/geoqa", ["number/geoqa_test"], 16, 256, 1),
+}
+
+
+def vision_rows(table: str) -> tuple[str, str]:
+    """Its GPG and its GRPO recipe."""
+    table, *name = table.split("_")
+    return "_".join([table, "gpg", *name]), "_".join([table, "grpo", *name])
+
+
+@pytest.mark.parametrize("table", T4_TO_T7)
+def test_rows_of_a_vision_table_differ_in_the_method_and_in_nothing_else(table):
+    gpg, grpo = (as_dict(dry(script)[0]) for script in vision_rows(table))
+    own = GPG | {"f_norm": "1", "alpha": "sample", "beta_th": "0.4"}
+    own = {f"+algorithm.gpg.{k}" if k in ("f_norm", "alpha", "beta_th") else k: value for k, value in own.items()}
+    other = {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.norm_adv_by_std_in_grpo": "True",
+        f"{ACTOR}.use_kl_loss": "True",
+        f"{ACTOR}.kl_loss_coef": "0.04",
+        f"{ACTOR}.kl_loss_type": "low_var_kl",
+    }
+    run_folder = {"trainer.default_local_dir", "trainer.validation_data_dir", "hydra.run.dir"}
+    shared = {key: value for key, value in gpg.items() if key not in own and key not in run_folder}
+    assert {key: gpg[key] for key in own} == own
+    assert {key: value for key, value in grpo.items() if key not in run_folder} == shared | other
+    evaluations = [without_run(dry(script)[1], script) for script in vision_rows(table)]
+    assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.parametrize("table", T4_TO_T7)
+def test_settings_of_a_vision_table_are_the_papers(table):
+    model, trained, evaluated, prompts, response, epochs = T4_TO_T7[table]
+    training, evaluation = map(as_dict, dry(vision_rows(table)[0]))
+    expected = {
+        "actor_rollout_ref.model.path": model,
+        "data.train_files": f"data/vision/{trained}_train.parquet",
+        "data.train_batch_size": str(prompts),
+        "data.max_prompt_length": "1024",
+        "data.max_response_length": str(response),
+        "actor_rollout_ref.rollout.n": "8",
+        "actor_rollout_ref.rollout.temperature": "1.0",
+        f"{ACTOR}.optim.lr": "1e-6",
+        "actor_rollout_ref.rollout.load_format": "auto",
+        f"{ACTOR}.loss_agg_mode": "seq-mean-token-mean",
+        "trainer.total_epochs": str(epochs),
+    }
+    assert {key: training.get(key) for key in expected} == expected
+    assert evaluation["data.val_files"] == f"[{','.join(f'data/vision/{file}.parquet' for file in evaluated)}]"
+    assert evaluation["actor_rollout_ref.rollout.val_kwargs.do_sample"] == "False"
+    assert evaluation["actor_rollout_ref.rollout.load_format"] == "auto"
+    plain = [overrides.get("+prompt") for overrides in (training, evaluation)]
+    assert plain == (["plain"] * 2 if table == "t4" else [None] * 2)  # T4's is a base model, its prompt a whole one
+
+
+def test_boxes_are_made_masks_of_in_the_evaluation():
+    for script in VISION:
+        done = run(script, DRY_RUN="1")
+        masks = [line for line in done.stdout.splitlines() if line.startswith("python -m gpg_verl.masks ")]
+        out = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
+        files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
+        assert masks == ([f"python -m gpg_verl.masks {out} --data {files}"] if script.startswith("t5") else [])
+
+
+@pytest.mark.parametrize("table", ["t4", "t5", "t6", "t7"])
+def test_a_model_is_evaluated_as_the_tables_recipes_do_it(table):
+    recipe = vision_rows("t6_flowers" if table == "t6" else table)[0]
+    expected = without_run(dry(recipe)[1], f"vision/{recipe}")
+    (own,) = map(as_dict, dry("vision/eval", table, "me/model", **({"SETS": "flowers"} if table == "t6" else {})))
+    differ = {key for key in expected | own if expected.get(key) != own.get(key)}
+    run_folder = {"trainer.default_local_dir", "trainer.validation_data_dir", "hydra.run.dir"}
+    assert differ == {"actor_rollout_ref.model.path", *run_folder}
+    assert own["actor_rollout_ref.model.path"] == "me/model"
+    assert own["trainer.validation_data_dir"] == f"runs/eval/{table}-model/validation"
+
+
 def test_rs1_and_rs3_differ_in_their_data():
     one, three = (without_run(dry(script)[0], script) for script in ("gpg_rs1", "gpg_rs3"))
     assert {key for key in one | three if one.get(key) != three.get(key)} == {"data.train_files"}
@@ -177,6 +273,12 @@ def test_variables_and_overrides_reach_the_command():
         ("eval", ["./no-such-model"], {}, "MODEL=./no-such-model: no such folder"),
         ("eval", ["nobody/none"], {"K": "4", "TEMPERATURE": "0"}, "greedy answers are all the same"),
         ("eval", ["nobody/none"], {"TEMPERATURE": "warm"}, "TEMPERATURE=warm: expected a number"),
+        ("t4_gpg", [], {"PROMPTS": "some"}, "PROMPTS=some: expected a whole number"),
+        ("t5_grpo", [], {"KL": "little"}, "KL=little: expected a number"),
+        ("t7_gpg", [], {"MODEL": "./no-such-model"}, "MODEL=./no-such-model: no such folder"),
+        ("vision/eval", [], {}, "which table? bash examples/vision/eval.sh t4|t5|t6|t7 MODEL"),
+        ("vision/eval", ["t4"], {}, "which model? bash examples/vision/eval.sh t4 MODEL"),
+        ("vision/eval", ["t4", "./no-such-model"], {}, "MODEL=./no-such-model: no such folder"),
     ],
 )
 def test_a_wrong_variable_ends_in_one_message(script, arguments, variables, message):
@@ -198,6 +300,43 @@ def test_a_wrong_threshold_ends_before_anything_is_made(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_segmenter_that_is_none_ends_before_anything_is_made(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    done = run("t5_gpg", MODEL=str(tmp_path), SAM="README.md", RUN=f"{tmp_path}/run", DATA_DIR=f"{tmp_path}/data")
+    assert done.returncode == 1
+    assert done.stdout.startswith("SAM=README.md: it has no config.json; expected a folder")
+    assert len(done.stdout.splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_smoke_runs_raw_data_is_what_the_data_tool_reads(tmp_path):
+    """The smallest of each layout: rows with lettered options, with a class name, and LISA's folder with polygons."""
+    spec = importlib.util.spec_from_file_location("vision_smoke", EXAMPLES / "vision/smoke.py")
+    smoke = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(smoke)
+    smoke.make_data(tmp_path / "raw")
+    script = f"""set -euo pipefail
+        NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
+        . examples/lib.sh
+        SMOKE=1 # takes any number of rows
+        SETS="cv_bench pets lisa:val" TEMPLATE=box
+        prepare_evaluation; prepare lisa train box"""
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=keep, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = {file.stem: pq.read_table(file).to_pylist() for file in (tmp_path / "data").iterdir()}
+    assert {name: len(rows) for name, rows in written.items()} == {
+        "cv_bench_test": 16,
+        "pets_test": 4,
+        "lisa_val": 4,
+        "lisa_train": 32,
+    }
+    assert {row["data_source"] for row in written["cv_bench_test"]} == {
+        column.source for column in TABLES["T4"].columns.values()
+    }
+    assert written["lisa_val"][0]["reward_model"]["ground_truth"] == smoke.box_text(smoke.BOXES["left"])
+
+
 def test_raw_data_in_a_folder_takes_the_hubs_place(tmp_path):
     """A real evaluation set, through `prepare` of lib.sh: found by name, kept when it is there."""
     (tmp_path / "raw").mkdir()
@@ -212,6 +351,7 @@ def test_raw_data_in_a_folder_takes_the_hubs_place(tmp_path):
     assert done.stdout.count("30 rows written") == 1
     assert (
         done.stderr.splitlines()[-1]
-        == f"test: SOURCES={tmp_path}/raw: no file amc23 or amc23_test (.jsonl, .json, .parquet, .arrow)"
+        == f"test: SOURCES={tmp_path}/raw: no file amc23 or amc23_test (.jsonl, .json, .parquet, .arrow), "
+        "no folder amc23"
     )
     assert done.returncode == 1

@@ -1,0 +1,215 @@
+"""Tiny models and tiny raw data for SMOKE=1: every vision recipe in minutes on a CPU.
+
+    python examples/vision/smoke.py --out runs/smoke/vision/tiny
+
+The models are a Qwen2-VL or Qwen2.5-VL of 0.2M random parameters (tiny.py) for each task, and a SAM of random
+parameters. A model's words are few, and some are whole answers in tags. So among some responses of 16 tokens a few have
+the format and fewer are right: groups are mixed, and there is something to learn from. The images are 84 × 84 pixels
+of noise with what is asked about in them: dots to count, a square to find, figures with a name, a side to measure.
+Raw data is written as the hub and the data's authors have it; `python -m gpg_verl.data` makes it veRL's, as it does the
+real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 84  # pixels: 9 image tokens
+ROWS = {"train": 32, "val": 4, "test": 4}
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 220)}
+BOXES = {"left": (0, 0, 42, 42), "right": (42, 0, 84, 42), "bottom": (21, 42, 63, 84)}  # pixels
+CLASSES = {
+    "flowers": ["rose", "tulip", "daisy"],
+    "pets": ["beagle", "pug", "sphynx"],
+    "aircraft": ["A320", "DC-10", "Spitfire"],
+    "cars": ["Beetle", "Corvette", "Panda"],
+}
+SIZES = (1, 2, 3)  # what is counted or measured
+
+
+def words(answers: list[str], opened: bool = False) -> list[str]:
+    """Some fillers and each answer with its tags; `opened`: the prompt ends with the opening think tag."""
+    begin = "" if opened else "<think>"
+    return [" so", " then", *(f"{begin} see </think> <answer>{answer}</answer>" for answer in answers)]
+
+
+def box_text(box: tuple[int, int, int, int]) -> str:
+    x1, y1, x2, y2 = (value * 1000 // SIDE for value in box)
+    return f"({x1},{y1}),({x2},{y2})"
+
+
+MODELS = {
+    "t4": ("qwen2_vl", words([*map(str, SIZES), "left", "right"], opened=True)),
+    "t5": ("qwen2_vl", words([box_text(box) for box in BOXES.values()])),
+    **{name: ("qwen2_vl", words(classes)) for name, classes in CLASSES.items()},
+    "t7": ("qwen2_5_vl", words([str(size) for size in SIZES])),
+}
+
+
+def make_models(folder: Path) -> None:
+    from tiny import make_model
+
+    for name, (kind, vocabulary) in MODELS.items():
+        make_model(folder / name, kind, vocabulary)
+    make_sam(folder / "sam")
+
+
+def make_sam(folder: Path) -> None:
+    """Its real architecture and processor, with masks that mean nothing."""
+    import torch
+    from transformers import SamConfig, SamModel
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    side, patch, hidden = 64, 8, 16
+    torch.manual_seed(0)
+    SamModel(
+        SamConfig(
+            vision_config={
+                "hidden_size": 32,
+                "output_channels": hidden,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": side,
+                "patch_size": patch,
+                "mlp_dim": 64,
+                "global_attn_indexes": [1],
+                "window_size": 4,
+                "num_pos_feats": hidden // 2,
+            },
+            prompt_encoder_config={"hidden_size": hidden, "image_size": side, "patch_size": patch},
+            mask_decoder_config={
+                "hidden_size": hidden,
+                "mlp_dim": 32,
+                "num_attention_heads": 2,
+                "iou_head_hidden_dim": hidden,
+            },
+        )
+    ).save_pretrained(folder)
+    SamImageProcessorPil(
+        size={"longest_edge": side},
+        pad_size={"height": side, "width": side},
+        mask_size={"longest_edge": side // 4},
+        mask_pad_size={"height": side // 4, "width": side // 4},
+    ).save_pretrained(folder)
+
+
+def make_data(folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    sets = [("sat", "train", sat), ("cv_bench", "test", cv_bench), ("geoqa", "train", geoqa), ("geoqa", "test", geoqa)]
+    for name in CLASSES:
+        sets += [(name, split, classification) for split in ("train", "test")]
+    for name, split, rows in sets:
+        lines = [json.dumps(row) for row in rows(folder, name, split)]
+        (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split in ("train", "val", "test"):
+        lisa(folder / "lisa" / split, split)
+
+
+class Picture:
+    """Noise, different for each (set, split, number), to draw on."""
+
+    def __init__(self, name: str, split: str, number: int):
+        self.file = f"images/{name}-{split}-{number}.png"
+        noise = np.random.default_rng([*f"{name}-{split}".encode(), number]).integers(
+            180, 256, (SIDE, SIDE, 3), np.uint8
+        )
+        self.image = Image.fromarray(noise)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def save(self, folder: Path) -> str:
+        self.image.save(folder / self.file)
+        return self.file
+
+
+def dots(picture: Picture, count: int) -> None:
+    for n in range(count):
+        picture.draw.ellipse((6 + 26 * n, 30, 24 + 26 * n, 48), fill=COLOURS["blue"])
+
+
+def sat(folder: Path, name: str, split: str) -> Iterator[dict]:
+    for number in range(ROWS[split]):
+        picture, count = Picture(name, split, number), SIZES[number % 3]
+        dots(picture, count)
+        answers = [str(size) for size in SIZES]
+        question = "How many dots are there?"
+        yield {"image": picture.save(folder), "question": question, "answers": answers, "correct_answer": str(count)}
+
+
+def cv_bench(folder: Path, name: str, split: str) -> Iterator[dict]:
+    for number in range(ROWS[split]):
+        for task in ("Count", "Relation", "Depth", "Distance"):
+            picture = Picture(f"{name}-{task}", split, number)
+            if task == "Count":
+                choices, right = [str(size) for size in SIZES], number % 3
+                dots(picture, SIZES[right])
+                question = "How many dots are there?"
+            else:
+                choices, right = ["left", "right"], number % 2
+                picture.draw.rectangle(BOXES[choices[right]], fill=COLOURS["red"])
+                question = f"Where is the square, asked for {task}?"
+            options = " ".join(f"({letter}) {choice}" for letter, choice in zip("ABC", choices, strict=False))
+            yield {
+                "image": picture.save(folder),
+                "task": task,
+                "prompt": f"{question} Select from: {options}",
+                "choices": choices,
+                "answer": f"({'ABC'[right]})",
+            }
+
+
+def geoqa(folder: Path, name: str, split: str) -> Iterator[dict]:
+    for number in range(ROWS[split]):
+        picture, size = Picture(name, split, number), SIZES[number % 3]
+        picture.draw.rectangle((4, 20, 4 + 25 * size, 45), outline=(0, 0, 0))
+        question = "The rectangle has height 1. What is its area?"
+        yield {"image": picture.save(folder), "problem": question, "solution": f"<answer> {size} </answer>"}
+
+
+def classification(folder: Path, name: str, split: str) -> Iterator[dict]:
+    for number in range(ROWS[split]):
+        picture, label = Picture(name, split, number), number % 3
+        figure = (picture.draw.ellipse, picture.draw.rectangle, picture.draw.rounded_rectangle)[label]
+        figure((12, 12, 72, 72), fill=list(COLOURS.values())[label])
+        yield {"image": picture.save(folder), "solution": f"<answer>{CLASSES[name][label]}</answer>"}
+
+
+def lisa(folder: Path, split: str) -> None:
+    """As ReasonSeg: a .jpg and a .json for each image; in training several wordings of its instruction."""
+    folder.mkdir(parents=True)
+    for number in range(ROWS[split] // (2 if split == "train" else 1)):
+        picture, (place, box) = Picture("lisa", split, number), list(BOXES.items())[number % 3]
+        x1, y1, x2, y2 = box
+        picture.draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLOURS["green"])
+        picture.image.save(folder / f"{number}.jpg", quality=95)
+        wordings = ["What could be grass?", f"The one at the {place}."][: 2 if split == "train" else 1]
+        shape = {"label": "target", "shape_type": "polygon", "points": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]}
+        annotation = {"text": wordings, "is_sentence": True, "shapes": [shape]}
+        (folder / f"{number}.json").write_text(json.dumps(annotation), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; if it is there, nothing is done")
+    out = parser.parse_args().out
+    if out.is_dir():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        work = Path(temporary) / "tiny"
+        make_models(work)
+        make_data(work / "sources")
+        os.replace(work, out)
+
+
+if __name__ == "__main__":
+    main()

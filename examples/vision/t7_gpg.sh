@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# T7, Qwen2.5-VL-3B-Instruct on GEOQA.
+# GPG: F_norm=1, α=B/(B−M), refilled below a valid share of β_th=0.4.
+# Settings, variables and what it takes: t7_common.sh.
+#
+#     bash examples/vision/t7_gpg.sh              # one node of 8 GPUs; data, training, evaluation, report
+#     SMOKE=1 bash examples/vision/t7_gpg.sh      # in miniature on a CPU, about 4 minutes
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+CLAIM='{"table": "T7", "row": "+ GPG"}' # of which row of the paper's tables this is a run
+BETA_TH=${BETA_TH:-0.4}
+ALGORITHM_ARGS=(
+    algorithm.adv_estimator=gpg
+    +algorithm.gpg.f_norm=1
+    +algorithm.gpg.alpha=sample
+    +algorithm.gpg.beta_th="$BETA_TH"
+)
+. examples/vision/t7_common.sh
+
+launch "$@"
