@@ -36,9 +36,12 @@ SIZES = (1, 2, 3)  # what is counted or measured
 
 
 def words(answers: list[str], opened: bool = False) -> list[str]:
-    """Some fillers and each answer with its tags; `opened`: the prompt ends with the opening think tag."""
+    """Some fillers and each answer with its tags; `opened`: the prompt ends with the opening think tag.
+
+    The line break is one token in Qwen's tokenizers, and veRL's agent loop asks for that.
+    """
     begin = "" if opened else "<think>"
-    return [" so", " then", *(f"{begin} see </think> <answer>{answer}</answer>" for answer in answers)]
+    return ["\n", " so", *(f"{begin} see </think> <answer>{answer}</answer>" for answer in answers)]
 
 
 def box_text(box: tuple[int, int, int, int]) -> str:
