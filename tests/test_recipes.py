@@ -26,7 +26,7 @@ FILES = [file for kind in ("", "text/", "vision/") for file in sorted(EXAMPLES.g
 SCRIPTS = {file.stem: file for file in FILES if "\nlaunch " in file.read_text()}
 RECIPES = sorted(SCRIPTS)
 VISION = sorted(name for name, file in SCRIPTS.items() if file.parent.name == "vision")
-SCRIPTS |= {"eval": EXAMPLES / "eval.sh", "vision/eval": EXAMPLES / "vision/eval.sh"}
+SCRIPTS |= {"eval": EXAMPLES / "text/eval.sh", "vision/eval": EXAMPLES / "vision/eval.sh"}
 
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
