@@ -366,7 +366,8 @@ def test_every_row_has_the_same_keys_and_plain_values():
             result = compute_score(source, text, gold, {"index": f"keys {source}"})
             assert list(result) == KEYS
             assert all(
-                type(value) is (str if key in ("pred", "data_source") else float) for key, value in result.items()
+                type(value) is (str if key in ("pred", "data_source", "row") else float)
+                for key, value in result.items()
             )
 
 
