@@ -78,6 +78,13 @@ def test_training_table(tmp_path):
     ]
 
 
+def test_a_pass_of_other_methods_has_a_column_where_it_takes_time(tmp_path):
+    steps = {1: step_metrics(0.1, **{"timing_s/old_log_prob": 0.25, "timing_s/ref": 1e-5})}
+    header, (row,) = training_cells(load_run(write_run(tmp_path, steps)))
+    assert header[5:] == ["gen s", "update s", "weights s", "other s", "old log-probs s", "grad norm"]
+    assert row[8:10] == ["0.25", "0.25"]  # of the 10 s the rest, and the pass
+
+
 def test_held_out_before_and_after_with_standard_error(tmp_path):
     run = load_run(write_run(tmp_path, STEPS, answers=100))
     _, rows = held_out_cells(run)

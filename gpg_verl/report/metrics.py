@@ -30,6 +30,9 @@ STEP_SECONDS = "timing_s/step"
 TEST_SECONDS = "timing_s/testing"  # validation; veRL times it outside the step
 SAVE_SECONDS = "timing_s/save_checkpoint"  # inside the step, on the steps that save
 STAGES = {"gen": "timing_s/gen", "update": "timing_s/update_actor", "weights": "timing_s/update_weights"}
+# Forward passes that GPG does without; without them veRL still logs some microseconds.
+PASSES = {"old log-probs": "timing_s/old_log_prob", "reference": "timing_s/ref"}
+LEAST_SECONDS = 0.01  # what takes less is not shown
 EXPECTED_METRICS = (REWARD, VALID_SHARE, ALPHA, LENGTH, *STAGES.values(), STEP_SECONDS, GRAD_NORM)
 
 EVENTS = "events.out.tfevents."  # how tensorboard's files are called
@@ -77,8 +80,8 @@ class Run:
         return [self.steps[step].get(name) for step in self.training_steps]
 
     def other_seconds(self) -> list[float | None]:
-        """Seconds of each training step outside the named stages and outside saving a checkpoint."""
-        named = (*STAGES.values(), SAVE_SECONDS)
+        """Seconds of each training step outside the named stages and passes and outside saving a checkpoint."""
+        named = (*STAGES.values(), *PASSES.values(), SAVE_SECONDS)
         totals = ((self.steps[step], self.steps[step].get(STEP_SECONDS)) for step in self.training_steps)
         return [
             None if total is None else max(0.0, total - sum(values.get(name, 0.0) for name in named))

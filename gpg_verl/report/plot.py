@@ -13,7 +13,9 @@ from gpg_verl.report.compare import Group
 from gpg_verl.report.metrics import (
     ALPHA,
     ENTROPY,
+    LEAST_SECONDS,
     LENGTH,
+    PASSES,
     REWARD,
     SAVE_SECONDS,
     STAGES,
@@ -173,7 +175,7 @@ def _mean_accuracy(run: Run) -> Points:
 
 def _columns(run: Run) -> dict[str, list[float | None]]:
     """Stage → seconds of each training step."""
-    columns = {stage: run.column(name) for stage, name in STAGES.items()}
+    columns = {stage: run.column(name) for stage, name in (STAGES | PASSES).items()}
     return columns | {"save": run.column(SAVE_SECONDS), "other": run.other_seconds(), "test": run.column(TEST_SECONDS)}
 
 
@@ -182,7 +184,7 @@ def _stages_by_step(panel, run: Run) -> None:
     steps = run.training_steps
     base = [0.0] * len(steps)
     for i, (stage, column) in enumerate(_columns(run).items()):
-        if any(column):
+        if any((value or 0.0) >= LEAST_SECONDS for value in column):
             top = [below + (value or 0.0) for below, value in zip(base, column, strict=True)]
             edges = [*(step - 0.5 for step in steps), steps[-1] + 0.5]
             panel.stairs(top, edges, baseline=base, fill=True, color=f"C{i}", label=stage)
@@ -197,12 +199,12 @@ def _stages_by_step(panel, run: Run) -> None:
 def _stages_by_group(panel, groups: Sequence[Group]) -> None:
     """Mean seconds per step of each group, stacked by stage; validation and saving spread over all steps."""
     left = [0.0] * len(groups)
-    for i, stage in enumerate((*STAGES, "save", "other", "test")):
+    for i, stage in enumerate((*STAGES, *PASSES, "save", "other", "test")):
         widths = [
             fmean([sum(v or 0.0 for v in _columns(r)[stage]) / max(1, len(r.training_steps)) for r in g.runs])
             for g in groups
         ]
-        if any(widths):
+        if max(widths) >= LEAST_SECONDS:
             panel.barh(range(len(groups)), widths, left=left, color=f"C{i}", label=stage)
             left = [a + b for a, b in zip(left, widths, strict=True)]
     panel.set(title="Seconds by stage, mean", xlabel="seconds per step")

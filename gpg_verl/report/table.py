@@ -11,7 +11,9 @@ from gpg_verl.report.compare import Group, table_lines, table_notes
 from gpg_verl.report.metrics import (
     ALPHA,
     GRAD_NORM,
+    LEAST_SECONDS,
     LENGTH,
+    PASSES,
     REWARD,
     SAVE_SECONDS,
     STAGES,
@@ -50,10 +52,10 @@ def training_cells(run: Run) -> tuple[list[str], list[list[str]]]:
         **{f"{stage} s": _cells(run.column(name), ".2f") for stage, name in STAGES.items()},
         "other s": _cells(run.other_seconds(), ".2f"),
     }
-    for header, name in {"save s": SAVE_SECONDS, "test s": TEST_SECONDS}.items():
-        cells = _cells(run.column(name), ".2f")
-        if any(cells):
-            columns[header] = cells
+    for stage, name in (PASSES | {"save": SAVE_SECONDS, "test": TEST_SECONDS}).items():
+        column = run.column(name)
+        if any((value or 0.0) >= LEAST_SECONDS for value in column):
+            columns[f"{stage} s"] = _cells(column, ".2f")
     columns["grad norm"] = _cells(run.column(GRAD_NORM), ".3g")
     return ["step", *columns], [
         [str(step), *row] for step, *row in zip(run.training_steps, *columns.values(), strict=True)
