@@ -8,6 +8,7 @@ A veRL checkpoint (FSDP) is merged by veRL's own merger, once, into the folder `
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,10 @@ def merge(checkpoint: Path, variable: str) -> Path:
         )
         if done.returncode:
             raise SystemExit(f"{variable}={checkpoint}: veRL's merger failed:\n{done.stdout[-2000:]}")
+        # The merger leaves a processor out, without a word, where it cannot be loaded; the checkpoint has its settings.
+        for file in (checkpoint / "huggingface").iterdir():
+            if not (work / file.name).exists():
+                shutil.copy(file, work)
         os.replace(work, merged)
     return merged
 
