@@ -181,7 +181,7 @@ def test_a_rollout_that_sees_other_images_ends_the_run_before_an_update(actors, 
         step(actors, config, rollouts, processor=processor)
     assert actors.call("recorded")[0][0] == []
     for part in (
-        "allowed is 0.001",
+        "allowed is 0.0001",
         "8 rows with images",
         "set actor_rollout_ref.rollout.load_format=auto",
         "vllm ",
