@@ -139,10 +139,14 @@ class GPGStep(RefillingStep):
             return dp_size
         return super()._get_required_batch_multiple(dp_size)
 
-    def _compute_old_log_prob(self, batch, metrics):
+    def _balance_batch(self, batch, metrics, **kwargs):
+        batch = super()._balance_batch(batch, metrics, **kwargs)
         if self.local_trigger_step == 0:  # the rollout's newest weights are the trainer's, of the step before
             ranks = self._data_parallel_size()
             self.image_check(batch, self.processor, self.actor_rollout_wg, ranks, version=self.global_steps - 1)
+        return batch
+
+    def _compute_old_log_prob(self, batch, metrics):
         # In bypass mode veRL copies the rollout's log-probs under another name, by way of the driver; GPG's actor takes
         # them where they are, and only a KL in the reward reads them before.
         if self.planned and not self.token_tensors:
