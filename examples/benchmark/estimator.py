@@ -1,14 +1,20 @@
-"""How long GPG's advantages take: veRL's own estimator against ours, on the CPU as in veRL's driver.
+"""GPG's advantages, veRL's own estimator against ours: how long they take, on the CPU as in veRL's driver, and how
+often they are what the paper defines.
 
     python examples/benchmark/estimator.py --rows 8192 --tokens 1024 --group 8 --repeat 7
+    python examples/benchmark/estimator.py --cases 1800
 
-The calls take turns, so that a busy machine slows all of them; each figure is the median of the repeats.
+The calls take turns, so that a busy machine slows all of them; each figure is the median of the repeats. With --cases
+both are compared with the definition (paper.md section 1: Â = B/(B−M) · (r − mean), in exact fractions) on random small
+batches instead: rewards 0/1, ±1 or anything, groups of 1 to 8, with and without padding rows, in equal parts.
 """
 
 import argparse
+import random
 import statistics
 import time
 import uuid
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -27,6 +33,44 @@ def batch(rows: int, tokens: int, group: int, mask_dtype: torch.dtype):
     return rewards, response_mask, np.repeat(np.array(uids, dtype=object), group)[:rows]
 
 
+def defined(scores: list[Fraction], groups: list[int], real: list[bool]) -> list[Fraction]:
+    """(rows,) Â of the paper, row by row; 0 for padding rows."""
+    of_group = {g: [s for s, h, r in zip(scores, groups, real, strict=True) if h == g and r] for g in groups}
+    valid = {g: len(set(rewards)) > 1 for g, rewards in of_group.items()}
+    samples = sum(real)
+    with_gradient = sum(r and valid[g] for g, r in zip(groups, real, strict=True))
+    alpha = Fraction(samples, with_gradient) if with_gradient else Fraction(1)
+    return [
+        alpha * (s - sum(of_group[g]) / len(of_group[g])) if r and valid[g] else Fraction(0)
+        for s, g, r in zip(scores, groups, real, strict=True)
+    ]
+
+
+def agreement(cases: int) -> dict[str, int]:
+    """How many of `cases` random batches each estimator gets right, to 1e-5 in every token."""
+    rng = random.Random(0)
+    right = {"veRL's own estimator": 0, "ours": 0}
+    rewards_of = (lambda: rng.choice((0, 1)), lambda: rng.choice((-1, 1)), lambda: Fraction(rng.randrange(-64, 65), 32))
+    for case in range(cases):
+        draw, padded = rewards_of[case % 3], case // 3 % 2
+        groups = [g for g in range(rng.randint(1, 8)) for _ in range(rng.randint(1, 8))]
+        real = [True] * len(groups) + [False] * (rng.randint(1, 4) if padded else 0)
+        groups += [groups[0]] * (len(real) - len(groups))  # veRL pads with copies of a row, masked
+        scores = [Fraction(draw()) for _ in real]
+        tokens = 5
+        mask = torch.zeros(len(real), tokens, dtype=torch.int64)
+        rewards = torch.zeros(len(real), tokens)
+        for i, r in enumerate(real):
+            length = rng.randint(1, tokens)
+            mask[i, :length] = int(r)
+            rewards[i, length - 1] = float(scores[i]) if r else 0.0
+        want = torch.tensor([float(a) for a in defined(scores, groups, real)]).unsqueeze(-1) * mask
+        index = np.array([str(g) for g in groups], dtype=object)
+        for name, estimator in (("veRL's own estimator", compute_gpg_outcome_advantage), ("ours", gpg_advantage)):
+            right[name] += torch.allclose(estimator(rewards, mask, index)[0].float(), want, atol=1e-5)
+    return right
+
+
 def seconds(function) -> float:
     start = time.perf_counter()
     function()
@@ -40,7 +84,13 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--mask", choices=("int64", "bool"), default="int64", help="dtype of response_mask")
+    parser.add_argument("--cases", type=int, help="compare with the definition on so many random batches instead")
     args = parser.parse_args()
+
+    if args.cases:
+        for name, right in agreement(args.cases).items():
+            print(f"{name}: as the paper defines it in {right} of {args.cases} random batches")
+        return
 
     torch.manual_seed(0)
     rewards, mask, index = batch(args.rows, args.tokens, args.group, getattr(torch, args.mask))
