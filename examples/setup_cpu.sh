@@ -24,9 +24,10 @@ case $found in
     *) stop "$PYTHON is Python $found, the pinned packages were tried with 3.11: set PYTHON to a python3.11" ;;
 esac
 
-wanted=$(cat requirements-cpu.txt "$@" setup.py examples/setup_cpu.sh | sha256sum)
-stamp=$VENV/.setup-$(printf '%s' "$*" | tr -c 'a-z' '-')
-if [ -x "$VENV/bin/python" ] && [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ]; then
+# A stamp for each set of requirements; one with more requirements holds for the bare set too.
+wanted() { cat requirements-cpu.txt "$@" setup.py examples/setup_cpu.sh | sha256sum; }
+stamp() { printf '%s/.setup-%s' "$VENV" "$(printf '%s' "$*" | tr -c 'a-z' '-')"; }
+if [ -x "$VENV/bin/python" ] && [ "$(wanted "$@")" = "$(cat "$(stamp "$@")" 2>/dev/null)" ]; then
     exit 0
 fi
 
@@ -54,5 +55,6 @@ for file in requirements-cpu.txt "$@"; do
         stop "pip could not install $file (see above); check that its index can be reached, then start again"
 done
 pip install -qq --no-deps --no-build-isolation --editable .
-echo "$wanted" >"$stamp"
+wanted >"$(stamp)"
+wanted "$@" >"$(stamp "$@")"
 echo "setup: done"
