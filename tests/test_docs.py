@@ -1,9 +1,13 @@
-"""docs/seams.md names every place of veRL and vLLM that is patched."""
+"""What docs/ says of the code: every patched place is named, and every message to look up is one that exists."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +39,47 @@ def test_every_patched_place_is_named_with_its_reason():
     names = patched()
     assert {"validate_config", "_materialize_batch", "_get_input_embeds", "dispatch_cpu_unquantized_gemm"} <= names
     assert [name for name in sorted(names) if name not in text] == []
+
+
+# Where the messages of others stand.
+OTHERS = {
+    "verl": ("trainer/ppo/v1/trainer_base.py", "single_controller/ray/base.py"),
+    "vllm": ("v1/core/kv_cache_utils.py", "v1/worker/utils.py"),
+}
+
+
+def text_of(node: ast.AST) -> str:
+    """A literal's text, of an f-string without what it puts in."""
+    if isinstance(node, ast.JoinedStr):
+        return "\0".join(text_of(part) for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def literals() -> str:
+    """Every string of the package and of those modules of others."""
+    files = [file for folder in ("gpg_verl", "reward_fns") for file in (ROOT / folder).rglob("*.py")]
+    for package, modules in OTHERS.items():
+        files += [Path(importlib.util.find_spec(package).origin).parent / module for module in modules]
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in files)
+    return "\n".join(text_of(node).replace("\0", "") for tree in trees for node in ast.walk(tree))
+
+
+def messages() -> list[str]:
+    """The pieces of messages in docs/troubleshooting.md, without what changes in them (…)."""
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    pieces = [piece.strip() for told in re.findall(r"\*\*`(.+?)`\*\*", text) for piece in told.split("…")]
+    return sorted(set(filter(None, pieces)))
+
+
+@pytest.fixture(scope="module")
+def known() -> str:
+    return literals()
+
+
+@pytest.mark.parametrize("piece", messages())
+def test_a_message_to_look_up_exists(piece, known):
+    assert piece in known or piece == "CUDA out of memory"  # torch's, from C++
+
+
+def test_there_are_messages():
+    assert len(messages()) > 25
