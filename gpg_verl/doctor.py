@@ -23,7 +23,7 @@ def main() -> int:
     console = Console(soft_wrap=True)
     problems = [versions.python_problem()] + [versions.problem(package) for package in versions.PACKAGES]
     console.print(version_table())
-    if versions.problem(versions.PACKAGES[0]) is None:
+    if versions.unsupported() is None:
         rows, wrong = registrations()
         console.print(registration_table(rows))
         problems += wrong

@@ -12,12 +12,16 @@ import functools
 
 import wrapt
 
-from gpg_verl import cpu
-from gpg_verl.plugin import refusal, refuse_gpg
+from gpg_verl import cpu, versions
+from gpg_verl.plugin import REFUSALS, Unsupported, refusal, refuse_command, refuse_gpg
 from gpg_verl.seams import seam
 
 
 def install() -> None:
+    if (problem := versions.unsupported()) is not None:
+        _refuse(Unsupported(problem))
+        return
+
     import gpg_verl.cpu.platform  # noqa: F401  registers itself with veRL
 
     if cpu.chosen():
@@ -30,8 +34,16 @@ def install() -> None:
     _when_imported("hydra", _add_presets)
 
 
+def _refuse(cause: Unsupported) -> None:
+    """Nothing of ours goes into a veRL that it was not written for but the refusals, each when its module is loaded, so
+    that without GPG nothing is imported, printed or changed.
+    """
+    refuse_command(cause)
+    for name, refuse in REFUSALS.items():
+        _when_imported(name, functools.partial(refuse, cause=cause))
+
+
 def _when_imported(name, hook, on_error=lambda module, cause: refuse_gpg(cause)):
-    @functools.wraps(hook)
     def guarded(module):
         try:
             hook(module)

@@ -16,8 +16,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import gpg_verl
+from gpg_verl import versions
 from gpg_verl.config import REWARD_FNS, Settled, is_gpg, settle
-from gpg_verl.versions import problems as version_problems
 
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
@@ -88,6 +88,8 @@ def first_lines(settled: Settled) -> list[str]:
         f"gpg_verl {gpg_verl.__version__} ({Path(gpg_verl.__file__).parent}) on veRL {verl.__version__}: "
         f"adv_estimator=gpg with f_norm={s.f_norm} alpha={s.alpha} beta_th={s.beta_th:g} allow_kl={s.allow_kl}"
     ]
+    if (version := versions.tried()) is not None:
+        lines.append(f"gpg_verl: veRL {version} is tried ({versions.TRY_VERL}), written for is {versions.VERL}")
     lines += [f"gpg_verl: {c.key}={c.after} ({c.why})" for c in settled.changes]
     lines += [f"gpg_verl: {notice}" for notice in settled.notices]
     return lines
@@ -98,6 +100,15 @@ def typed_overrides() -> list[str] | None:
     from hydra.core.hydra_config import HydraConfig
 
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
+
+
+def version_problems(config: DictConfig) -> list[str]:
+    """What a run with this config cannot start with: a wrong Python or veRL, no vLLM where vLLM generates."""
+    wrong = [versions.unsupported()]
+    rollout = config.actor_rollout_ref.rollout
+    if not OmegaConf.is_missing(rollout, "name") and rollout.name == "vllm":
+        wrong += [versions.problem(package) for package in versions.PACKAGES if package.name == "vllm"]
+    return [problem for problem in wrong if problem]
 
 
 def missing_values(config: DictConfig) -> list[str]:

@@ -19,6 +19,7 @@ from gpg_verl.advantage import GroupStatistics, Sessions, gpg_advantage
 from gpg_verl.agreement import Agreement
 from gpg_verl.config import GPGSettings
 from gpg_verl.loss import gpg_token_loss
+from gpg_verl.versions import VERL
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _register() -> None:
         (core_algos.POLICY_LOSS_REGISTRY, gpg_policy_loss),
     ):
         if "gpg" not in registry:
-            raise RuntimeError("veRL's registries have no `gpg` any more: gpg_verl was written for veRL 0.9.1")
+            raise RuntimeError(f"veRL's registries have no `gpg` any more: gpg_verl was written for veRL{VERL}")
         registry["gpg"] = ours
 
 

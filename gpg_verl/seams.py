@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from gpg_verl.versions import VERL
+
 
 def seam(owner, name: str, parameters: tuple[str, ...]) -> Callable:
     """The function `owner.name`, if it is there and takes the parameters that the patch was written for.
@@ -16,10 +18,10 @@ def seam(owner, name: str, parameters: tuple[str, ...]) -> Callable:
     place = f"{where}.{name}"
     function = getattr(owner, name, None)
     if function is None:
-        raise RuntimeError(f"{place} is gone: this version is not one that gpg_verl was written for (veRL 0.9.1)")
+        raise RuntimeError(f"{place} is gone: this version is not one that gpg_verl was written for (veRL{VERL})")
     found = tuple(inspect.signature(function).parameters)
     if found[: len(parameters)] != parameters:
         raise RuntimeError(
-            f"{place} takes ({', '.join(found)}), gpg_verl was written for ({', '.join(parameters)}) (veRL 0.9.1)"
+            f"{place} takes ({', '.join(found)}), gpg_verl was written for ({', '.join(parameters)}) (veRL{VERL})"
         )
     return function

