@@ -1,0 +1,305 @@
+"""Does the installed veRL still have every place that gpg_verl uses or patches? Fast, nothing is run.
+
+The places are read out of the package's source (tests/compat.py); the tables here say what cannot be read there: which
+class stands behind a variable, where a patched function lives, which methods are meant to be replaced. A failure lists
+every place that changed. `.ci/newest-verl` runs this against the newest veRL.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import compat
+import pytest
+from conftest import run_python
+from omegaconf import open_dict
+
+from gpg_verl.seams import seam
+
+V1 = "verl.trainer.ppo.v1"
+BUFFER = f"{V1}.replay_buffer:ReplayBuffer"
+ENGINE = "verl.workers.engine.base:BaseEngine"
+TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+
+# What each class of ours replaces in veRL's.
+STEP = {
+    *("__init__", "_balance_batch", "_build_replay_buffer", "_compute_advantage", "_compute_old_log_prob"),
+    *("_fetch_one_gen_batch", "_get_required_batch_multiple", "_init_dataloader", "_init_resource_pool_mgr"),
+    *("_load_checkpoint", "_save_checkpoint", "_submit_batch_to_rollout", "_update_actor", "on_init_end", "step"),
+}
+REPLACED = {
+    "gpg_verl.trainer:GPGTrainerSync": STEP,
+    "gpg_verl.trainer:GPGTrainerColocateAsync": STEP,
+    "gpg_verl.trainer:GPGTrainerSeparateAsync": STEP,
+    "gpg_verl.actor:GPGTrainingWorker": {"infer_batch", "set_loss_fn", "train_mini_batch"},
+    "gpg_verl.actor:GPGActor": {"actor_worker_cls"},
+    "gpg_verl.actor:GPGDetachedActor": {"actor_worker_cls"},
+    "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
+    "gpg_verl.cpu.platform:CPUPlatform": {
+        *("communication_backend_name", "cudart", "current_device", "device_count", "device_module", "device_name"),
+        *("empty_cache", "get_device_capability", "is_available", "is_ipc_supported", "is_platform_available"),
+        *("manual_seed", "manual_seed_all", "nvtx_range", "profiler_start", "profiler_stop", "ray_noset_envvars"),
+        *("ray_resource_name", "set_allocator_settings", "set_device", "synchronize", "vendor_name"),
+        "visible_devices_envvar",
+    },
+}
+
+# Where each patched function lives.
+SEAMS = {
+    ("gpg_verl/hooks.py", "validate_config"): ["verl.utils.config"],
+    ("gpg_verl/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
+    ("gpg_verl/dropped.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
+    ("gpg_verl/trainer.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/refilling.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
+    ("gpg_verl/refilling.py", "_terminal_eviction_reasons"): [BUFFER],
+    ("gpg_verl/refilling.py", "_evict_terminal_groups"): [BUFFER],
+    ("gpg_verl/refilling.py", "_clear_groups"): [BUFFER],
+    ("gpg_verl/refilling.py", "_materialize_batch"): [BUFFER],
+    ("gpg_verl/refilling.py", "_has_enough_samples"): [f"{V1}.replay_buffer:ReplayBufferAsync"],
+    ("gpg_verl/refilling.py", "_accumulate_eviction_metrics"): [f"{V1}.replay_buffer"],
+    ("gpg_verl/actor.py", "lr_scheduler_step"): [
+        ENGINE,
+        "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
+    ],
+    ("gpg_verl/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
+    ("gpg_verl/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/cpu/verl_patches.py", "initialize_global_process_group_ray"): ["verl.utils.distributed"],
+    ("gpg_verl/cpu/verl_patches.py", "__init__"): ["verl.workers.engine.fsdp.transformer_impl:CPUOffloadPolicy"],
+    ("gpg_verl/cpu/verl_patches.py", "_init_socket"): [
+        f"{TRANSFER}:BucketedWeightSender",
+        f"{TRANSFER}:BucketedWeightReceiver",
+    ],
+    ("gpg_verl/cpu/verl_patches.py", "async_send_weights"): [f"{TRANSFER}:BucketedWeightSender"],
+}
+# Not veRL's: transformers and vLLM are pinned beside it, and every CPU run goes through these.
+OTHERS = {"from_pretrained", "get_video_processor_dict", "dispatch_cpu_unquantized_gemm"}
+
+# veRL's objects that no class of ours derives from, by the variable that holds one: (file, variable) → class.
+OBJECTS = {
+    ("gpg_verl/refilling.py", "buffer"): BUFFER,
+    ("gpg_verl/refilling.py", "self.buffer"): f"{V1}.replay_buffer:ReplayBufferAsync",
+    ("gpg_verl/refilling.py", "self.checkpoint_manager"): "verl.checkpoint_engine.base:CheckpointEngineManager",
+    ("gpg_verl/sampler.py", "self.buffer"): BUFFER,
+    ("gpg_verl/trainer.py", "buffer"): BUFFER,
+    ("gpg_verl/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/trainer.py", "part"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/trainer.py", "padding"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/trainer.py", "manager"): "verl.workers.rollout.llm_server:LLMServerManager",
+    ("gpg_verl/trainer.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
+    ("gpg_verl/trainer.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
+    ("gpg_verl/trainer.py", "workers"): "verl.single_controller.ray.base:RayWorkerGroup",
+    ("gpg_verl/images.py", "batch"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/images.py", "part"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
+    ("gpg_verl/dropped.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
+}
+# What a worker group has from the worker's class.
+WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
+WORKER_METHODS = {"update_actor", "compute_log_prob", "_query_dispatch_info"}
+
+# Free-form, or a node of ours.
+NOT_VERLS = (
+    "algorithm.gpg",
+    "actor_rollout_ref.rollout.engine_kwargs.",
+    "actor_rollout_ref.actor.megatron.override_transformer_config.",
+)
+# Modules whose `config` is not veRL's whole config, or that read none.
+OTHER_CONFIGS = {"gpg_verl/registry.py", "gpg_verl/actor.py", "gpg_verl/masks.py"}
+
+MODULES = dict(compat.files())
+
+
+def listed(problems: list[str]) -> str:
+    return "\nveRL changed here:\n" + "\n".join(f"  - {problem}" for problem in problems) if problems else ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin():
+    import verl  # noqa: F401
+
+
+def test_verl_loads_its_plugins(tmp_path):
+    """Without this seam nothing of ours would be there, and `gpg` would be veRL's own."""
+    code = "import sys, verl; print('gpg_verl.plugin' in sys.modules, 'gpg_verl.hooks' in sys.modules)"
+    assert run_python("-c", code, cwd=tmp_path).stdout.split() == ["True", "True"], (
+        "verl.__init__ no longer loads the entry points of the group verl.plugins"
+    )
+
+
+@pytest.mark.parametrize("path", [path for path, tree in MODULES.items() if compat.uses(tree)])
+def test_what_is_imported_is_there_and_takes_our_calls(path):
+    assert not (found := compat.unfit_names(path, MODULES[path])), listed(found)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_replaced_is_there_with_its_parameters(name):
+    try:
+        found = compat.unfit_class(compat.import_or_gone(name), REPLACED[name])
+    except LookupError as error:
+        found = [str(error)]
+    assert not found, listed(found)
+
+
+def test_every_class_on_top_of_verls_is_in_the_table():
+    assert compat.derived() == set(REPLACED)
+
+
+@pytest.mark.parametrize("place", SEAMS, ids=lambda place: f"{place[1]}-{place[0]}")
+def test_what_is_patched_is_there_with_its_parameters(place):
+    found = []
+    for owner in SEAMS[place]:
+        try:
+            function = seam(inspect.unwrap(compat.import_or_gone(owner)), place[1], compat.seams()[place])
+            assert callable(function)
+        except (LookupError, RuntimeError) as error:
+            found.append(f"{error}: patched by {place[0]}")
+    assert not found, listed(found)
+
+
+def test_every_patched_place_is_in_the_table():
+    assert {place for place in compat.seams() if place[1] not in OTHERS} == set(SEAMS)
+
+
+@pytest.mark.parametrize("place", OBJECTS, ids=lambda place: f"{place[1]}-{place[0]}")
+def test_what_is_used_of_verls_objects_is_there(place):
+    path, variable = place
+    attributes = compat.attributes_of(MODULES[path], variable) - WORKER_METHODS
+    assert attributes
+    assert not (found := compat.unfit_object(OBJECTS[place], sorted(attributes), path)), listed(found)
+
+
+def test_worker_groups_have_the_workers_methods():
+    found = compat.unfit_object(WORKER, sorted(WORKER_METHODS), "gpg_verl/trainer.py and images.py")
+    assert not found, listed(found)
+
+
+def test_registries_have_the_names_that_are_replaced_or_built_on():
+    from verl.plugin.platform import PlatformRegistry
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    from gpg_verl.config import TRAINER_MODES
+
+    found = [f"{name} has no `gpg`" for name, registry in (
+        ("ADV_ESTIMATOR_REGISTRY", ADV_ESTIMATOR_REGISTRY),
+        ("POLICY_LOSS_REGISTRY", POLICY_LOSS_REGISTRY),
+    ) if "gpg" not in registry]  # fmt: skip
+    found += [f"TRAINER_REGISTRY has no `{mode}`" for mode in TRAINER_MODES if mode not in TRAINER_REGISTRY]
+    assert not found, listed(found)
+    assert PlatformRegistry.get("cpu") is not None
+
+
+@pytest.fixture(scope="module")
+def configs():
+    """veRL's default, and with Megatron, whose node takes the place of FSDP's."""
+    from gpg_verl.check import compose
+
+    return [compose([]), compose(["model_engine=megatron"])]
+
+
+def missing_keys(path, configs):
+    missing = {}
+    for key, line in compat.config_keys(path, MODULES[path]).items():
+        in_each = [compat.missing_key(config, key) for config in configs]
+        if None not in in_each and not key.startswith(NOT_VERLS):
+            missing[max(in_each, key=len)] = line
+    return [f"veRL's config has no {key}: read by {path}:{line}" for key, line in missing.items()]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path not in OTHER_CONFIGS])
+def test_config_keys_are_there(path, configs):
+    assert not (found := missing_keys(path, configs)), listed(found)
+
+
+def test_config_keys_are_found_in_the_source():
+    keys = set().union(*(compat.config_keys(path, tree) for path, tree in MODULES.items()))
+    assert {
+        "actor_rollout_ref.actor.policy_loss.loss_mode",  # an f-string
+        "actor_rollout_ref.rollout.temperature",  # by an attribute
+        "actor_rollout_ref.actor.calculate_entropy",  # by a variable
+        "trainer.v1.trainer_mode",  # a string
+    } <= keys
+
+
+def without_key(config):
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        del config.trainer.v1.trainer_mode
+    return config
+
+
+TRAINER = f"{V1}.trainer_base:PPOTrainer"
+
+
+@pytest.mark.parametrize(
+    ("place", "becomes", "check", "expected"),
+    [
+        (
+            "verl.utils.tensordict_utils:assign_non_tensor",
+            None,
+            lambda: compat.unfit_names("gpg_verl/actor.py", MODULES["gpg_verl/actor.py"]),
+            "verl.utils.tensordict_utils.assign_non_tensor is gone: used by gpg_verl/actor.py:",
+        ),
+        (
+            "verl.utils.metric:reduce_metrics",
+            None,
+            lambda: compat.unfit_names("gpg_verl/trainer.py", MODULES["gpg_verl/trainer.py"]),
+            "verl.utils.metric.reduce_metrics is gone: imported by gpg_verl/trainer.py:",
+        ),
+        (
+            "transfer_queue:kv_batch_get",
+            lambda keys, partition: None,
+            lambda: compat.unfit_names("gpg_verl/trainer.py", MODULES["gpg_verl/trainer.py"]),
+            "(keys, partition) does not take what gpg_verl/trainer.py:",
+        ),
+        (
+            f"{TRAINER}._fetch_one_gen_batch",
+            None,
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            "trainer_sync.PPOTrainerSync._fetch_one_gen_batch is gone: replaced by GPGTrainerSync._fetch_one_gen_batch",
+        ),
+        (
+            f"{TRAINER}._update_actor",
+            lambda self, batch, metrics, epoch: batch,
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            "(self, batch, metrics, epoch) is not what gpg_verl.trainer.GPGStep._update_actor(self, batch, metrics)",
+        ),
+        (
+            f"{TRAINER}._plan",
+            lambda self: None,
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            "PPOTrainerSync._plan is there: GPGTrainerSync._plan replaces it, and was not meant to",
+        ),
+        (
+            f"{TRAINER}.get_reward_handles",
+            None,
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            "PPOTrainerSync has no `self.get_reward_handles` any more: read by gpg_verl/trainer.py:",
+        ),
+        (
+            f"{BUFFER}._clear_groups",
+            None,
+            lambda: compat.unfit_object(BUFFER, ["_clear_groups", "partitions"], "gpg_verl/refilling.py"),
+            "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._clear_groups is gone: used by gpg_verl/refilling.py",
+        ),
+    ],
+)
+def test_a_change_is_named(place, becomes, check, expected, monkeypatch):
+    """veRL doctored, and put right again."""
+    assert check() == []
+    owner, _, name = place.rpartition(":" if "." not in place.rpartition(":")[2] else ".")
+    owner = compat.import_or_gone(owner)
+    if becomes is None:
+        monkeypatch.delattr(owner, name)
+    else:
+        monkeypatch.setattr(owner, name, becomes, raising=False)
+    found = check()
+    assert any(expected in line for line in found), found
+
+
+def test_a_config_key_that_is_gone_is_named(configs):
+    gone = [without_key(config) for config in configs]
+    (found,) = missing_keys("gpg_verl/check.py", gone) or missing_keys("gpg_verl/config.py", gone)
+    assert found.startswith("veRL's config has no trainer.v1.trainer_mode: read by gpg_verl/config.py:")
