@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_run import launch, read
+from launch import launch, read
 
 PROMPTS, BETA_TH, STEPS = 5, 0.6, 3  # 0.6 · 5 groups are 3, though floats say 3.0000000000000004
 

@@ -5,51 +5,18 @@ Two runs carry all assertions: one trains, validates and saves; one resumes it a
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-import tiny
 from conftest import run_python
+from launch import launch, read
 
 STEPS = 3
-
-
-def launch(run: Path, folder: Path, metrics: str, *overrides: str, **environment: str) -> subprocess.Popen:
-    run.mkdir(exist_ok=True)
-    with (run / f"{metrics}.log").open("w") as log:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "verl.trainer.main_ppo",
-                *tiny.overrides(folder),
-                f"trainer.default_local_dir={run}/checkpoints",
-                f"trainer.validation_data_dir={run}/validation",
-                "trainer.logger=[console,file]",
-                *overrides,
-            ],
-            cwd=run,
-            env={
-                **{k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"},
-                "VERL_FILE_LOGGER_PATH": str(run / f"{metrics}.jsonl"),
-                **environment,
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def read(file: Path) -> dict[int, dict]:
-    lines = file.read_text().splitlines() if file.exists() else []
-    return {row["step"]: row["data"] for row in map(json.loads, lines)}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +110,7 @@ def resumed(trained, tiny_folder):
     )
     file = trained / "second.jsonl"
     deadline = time.monotonic() + 300
-    while len(read_complete(file)) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(read(file)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     children = psutil.Process(process.pid).children(recursive=True)
     victims = [child for child in children if "AgentLoopWorker" in " ".join(safe_cmdline(child))]
@@ -158,13 +125,6 @@ def resumed(trained, tiny_folder):
     return {"victims": len(victims), "code": code, "seconds": time.monotonic() - killed, "folder": trained}
 
 
-def read_complete(file: Path) -> dict[int, dict]:
-    if not file.exists():
-        return {}
-    complete, _, _ = file.read_text().rpartition("\n")
-    return {row["step"]: row["data"] for row in map(json.loads, complete.splitlines())}
-
-
 def safe_cmdline(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -173,7 +133,7 @@ def safe_cmdline(process: psutil.Process) -> list[str]:
 
 
 def test_resume_goes_on_at_the_next_step(resumed):
-    steps = read_complete(resumed["folder"] / "second.jsonl")
+    steps = read(resumed["folder"] / "second.jsonl")
     assert min(steps) == STEPS + 1
     assert steps[STEPS + 1]["training/global_step"] == STEPS + 1
 
@@ -181,7 +141,7 @@ def test_resume_goes_on_at_the_next_step(resumed):
 def test_gpg_runs_no_old_log_prob_pass(resumed):
     """What veRL measures in that pass comes from the update's own forward."""
     first = read(resumed["folder"] / "first.jsonl")
-    second = read_complete(resumed["folder"] / "second.jsonl")
+    second = read(resumed["folder"] / "second.jsonl")
     assert first[2]["timing_s/old_log_prob"] > 0.01 > second[STEPS + 1]["timing_s/old_log_prob"]
     measured = {k for k in first[2] if k.startswith(("training/rollout_", "rollout_corr/"))}
     for metrics in second.values():

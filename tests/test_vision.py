@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from launch import launch, read
 from PIL import Image
-from test_run import launch, read
 
 STEPS = 3
 COLOURS = {" red": (220, 30, 30), " green": (30, 200, 30), " blue": (30, 30, 220)}

@@ -1,0 +1,263 @@
+"""A real tiny run that can be stopped at a certain moment, hurt, and looked after to its last process.
+
+    run = DrillRun(folder, tiny_folder, "first", "trainer.save_freq=5")
+    run.wait_for_step(6)
+    with run.held():                        # every response waits for its reward: the middle of a step
+        run.find("reward worker").kill()
+    print(run.wait_for_end(), run.remaining(), run.last_lines())
+    again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
+
+Nothing here knows what a drill expects; run.py does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tiny
+from launch import launch, read
+
+MARK = "GPG_DRILL"
+
+# The reward of tests/tiny.py, given out only while there is no file $GPG_DRILL_HOLD.
+HELD_REWARD = """
+import os, pathlib, time
+hold = pathlib.Path(os.environ["GPG_DRILL_HOLD"])
+reward = compute_score
+
+def compute_score(*args, **kwargs):
+    while hold.exists():
+        hold.with_suffix(".reached").touch()
+        time.sleep(0.05)
+    return reward(*args, **kwargs)
+"""
+
+# What stands in a process's command line, by its part in a run; Ray writes an actor's class there.
+ROLES = {
+    "task runner": "ray::TaskRunner",
+    "actor worker": "ray::WorkerDict",
+    "vLLM server": "ray::vLLMHttpServer",
+    "vLLM engine": "VLLM::EngineCore",
+    "reward worker": "ray::RewardLoopWorker",
+    "agent-loop worker": "ray::AgentLoopWorker",
+    "storage unit": "ray::SimpleStorageUnit",
+    "queue controller": "ray::TransferQueueController",
+    "load balancer": "ray::GlobalRequestLoadBalancer",
+    "resource tracker": "multiprocessing.resource_tracker",
+    "idle Ray worker": "ray::IDLE",
+    "dashboard agent": "ray::DashboardAgent",
+    "runtime-env agent": "ray::RuntimeEnvAgent",
+    "raylet": "raylet/raylet",
+    "gcs": "gcs/gcs_server",
+    "dashboard": "dashboard/dashboard.py",
+    "log monitor": "_private/log_monitor.py",
+    "autoscaler": "_private/monitor.py",
+}
+
+
+def make_tiny(folder: Path) -> Path:
+    """tests/tiny.py's model and data, with a reward that can be held back."""
+    tiny.make(folder)
+    (folder / "reward.py").write_text(tiny.REWARD + HELD_REWARD)
+    return folder
+
+
+@dataclass
+class End:
+    """How a run ended. `code` is None where it did not end in time and was killed."""
+
+    code: int | None
+    seconds: float
+
+
+@dataclass
+class Remains:
+    """What is still there after a run's end: roles by the second of the look, and what is left for good."""
+
+    at: dict[int, list[str]]
+    gone_after: float | None
+    """Seconds until the last process was gone; None where some stayed to the last look."""
+    shared_memory: list[str]
+    ray_megabytes: float
+
+
+class DrillRun:
+    """A run of `main_ppo` in `folder`; another one with the same folder resumes it.
+
+    `name` names its log and metrics file, and its folder of rollouts, one file a step.
+    """
+
+    def __init__(self, folder: Path, tiny_folder: Path, name: str, *overrides: str, **environment: str):
+        self.folder, self.name = folder, name
+        self.id = uuid.uuid4().hex[:12]
+        # A short path: the sockets below it may have 107 characters.
+        self.ray_folder = Path(tempfile.mkdtemp(prefix="gd-"))
+        self.hold = self.ray_folder / "hold"
+        self.shared_memory: set[str] = set()
+        self.started = time.monotonic()
+        self.process = launch(
+            folder,
+            tiny_folder,
+            name,
+            f"trainer.rollout_data_dir={folder}/rollouts-{name}",
+            *overrides,
+            GPG_DRILL_HOLD=str(self.hold),
+            RAY_TMPDIR=str(self.ray_folder),
+            SPT_NOENV="1",  # or Ray's process titles overwrite the environment in which a process is found
+            **{MARK: self.id, **environment},
+        )
+
+    # ---- what it has done
+
+    @property
+    def log(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text(errors="replace")
+
+    def last_lines(self, count: int = 5) -> list[str]:
+        return [line for line in self.log.splitlines() if line.strip()][-count:]
+
+    def steps(self) -> dict[int, dict]:
+        return read(self.folder / f"{self.name}.jsonl")
+
+    def saved(self) -> int:
+        """The last saved step, 0 where there is none."""
+        file = self.folder / "checkpoints/latest_checkpointed_iteration.txt"
+        return int(file.read_text()) if file.exists() else 0
+
+    def prompts(self, step: int) -> list[str] | None:
+        """The prompts of a step's responses, sorted; None where it did not get so far."""
+        file = self.folder / f"rollouts-{self.name}/{step}.jsonl"
+        return sorted(json.loads(line)["input"] for line in file.read_text().splitlines()) if file.exists() else None
+
+    # ---- its processes
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of the run, whoever its parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if process.environ().get(MARK) == self.id or os.getsid(process.pid) == self.process.pid:
+                    found.append(process)
+        return found
+
+    def role(self, process: psutil.Process) -> str:
+        if process.pid == self.process.pid:
+            return "driver"
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            return next((role for role, text in ROLES.items() if text in line), line.strip()[:60] or process.name())
+        return "gone"
+
+    def find(self, role: str) -> psutil.Process:
+        """The run's first process of a role.
+
+        Raises:
+            LookupError: naming the roles that there are.
+        """
+        roles = {process: self.role(process) for process in self.processes()}
+        for process, found in roles.items():
+            if found == role:
+                return process
+        raise LookupError(f"no {role} among {sorted(roles.values())}")
+
+    def note_shared_memory(self) -> None:
+        """Remembers the files in /dev/shm that the run's processes have mapped."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, OSError):
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+                self.shared_memory |= {line.split()[5] for line in maps.splitlines() if " /dev/shm/" in line}
+
+    # ---- moments
+
+    def wait_until(self, condition, what: str, timeout: float = 400) -> None:
+        """Raises RuntimeError with the last lines where the run ends, or `timeout` seconds pass, before that."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                state = "still runs" if self.process.poll() is None else f"ended with {self.process.returncode}"
+                raise RuntimeError(f"{self.name}: no {what}; it {state}:\n" + "\n".join(self.last_lines(40)))
+            time.sleep(0.1)
+
+    def wait_for_step(self, step: int, timeout: float = 400) -> None:
+        self.wait_until(lambda: max(self.steps(), default=0) >= step, f"step {step}", timeout)
+
+    @contextlib.contextmanager
+    def held(self, timeout: float = 60) -> Iterator[None]:
+        """The middle of a step: generated, and waiting for its rewards, which come when this block is left."""
+        self.hold.touch()
+        try:
+            self.wait_until(self.hold.with_suffix(".reached").exists, "reward that could be held", timeout)
+            yield
+        finally:
+            self.hold.unlink(missing_ok=True)
+            self.hold.with_suffix(".reached").unlink(missing_ok=True)
+
+    def wait_until_busy(self, role: str, cpu_seconds: float, timeout: float = 60) -> None:
+        """Until a role's process has computed that long from now: in the middle of its part of a step."""
+        process = self.find(role)
+        start = sum(process.cpu_times()[:2])
+        self.wait_until(lambda: sum(process.cpu_times()[:2]) - start >= cpu_seconds, f"work of the {role}", timeout)
+
+    # ---- the end
+
+    def wait_for_end(self, timeout: float = 180) -> End:
+        """Waits for the driver; what has not ended in time is killed as a whole."""
+        started = time.monotonic()
+        while self.process.poll() is None and time.monotonic() - started < timeout:
+            time.sleep(0.1)
+        seconds, code = time.monotonic() - started, self.process.poll()
+        if code is None:
+            self.kill()
+        return End(code, seconds)
+
+    def remaining(self, looks: tuple[int, ...] = (10, 30, 60), last: int = 90) -> Remains:
+        """Looks after the run's end which of its processes are left, until there are none; `last` in seconds."""
+        started, at, gone = time.monotonic(), {}, None
+        while gone is None and time.monotonic() - started < last:
+            left = self.processes()
+            seconds = time.monotonic() - started
+            if not left:
+                gone = seconds
+            for look in looks:
+                if look not in at and (seconds >= look or not left):
+                    at[look] = sorted(map(self.role, left))
+            time.sleep(0.2)
+        return Remains(
+            at=at,
+            gone_after=gone,
+            shared_memory=sorted(file for file in self.shared_memory if Path(file).exists()),
+            ray_megabytes=sum(f.lstat().st_size for f in self.ray_folder.rglob("*") if not f.is_dir()) / 1e6,
+        )
+
+    def kill(self) -> None:
+        """Ends what is left of the run, and of nothing else."""
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """Ends the run and removes Ray's files and its shared memory."""
+        self.kill()
+        for file in self.shared_memory:
+            Path(file).unlink(missing_ok=True)
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
