@@ -16,8 +16,9 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import gpg_verl
-from gpg_verl import versions
+from gpg_verl import run_folder, versions
 from gpg_verl.config import REWARD_FNS, Settled, is_gpg, settle
+from gpg_verl.ending import tell_the_end
 
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
@@ -71,6 +72,9 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError, TypeError) as error:
         raise SystemExit(stop_message([f"veRL refuses the configuration: {error}"])) from None
+    if problem := run_folder.claim(config):
+        raise SystemExit(stop_message([problem]))
+    tell_the_end()
     print("\n".join(first_lines(findings.settled)), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -43,26 +44,45 @@ class Watch:
 
 
 class Heartbeat:
-    """Tells when one of a run's Ray actors has died, without waiting for those that are merely busy."""
+    """Tells when one of a run's Ray actors has died, without waiting for those that are merely busy.
+
+    `actors` yields (name, handle) of each. An actor with an inference engine in a process of its own is asked for that
+    too: its server outlives it and fails every request, which a step takes for failed prompts.
+    """
 
     def __init__(self, actors: Callable[[], Iterable[tuple[str, object]]]):
         self.actors = actors
         self.pings: dict[str, object] = {}
 
-    def __call__(self) -> None:
-        """Raises RuntimeError naming the actor that died."""
+    def __call__(self, seconds: float = 0) -> None:
+        """Raises RuntimeError naming what died; gives the living `seconds` to answer."""
         import ray
 
         for name, actor in self.actors():
             if name not in self.pings:  # one question at a time: a busy actor answers when it can
-                self.pings[name] = actor.__ray_ready__.remote()
-            if not ray.wait([self.pings[name]], timeout=0)[0]:
-                continue
-            ping = self.pings.pop(name)
+                self.pings[name] = actor.__ray_call__.remote(_make_engine_dead())
+        answered = ray.wait(list(self.pings.values()), num_returns=len(self.pings), timeout=seconds)[0]
+        for name in [name for name, ping in self.pings.items() if ping in answered]:
             try:
-                ray.get(ping)
+                engine_dead = ray.get(self.pings.pop(name))
             except ray.exceptions.RayActorError as error:
-                raise RuntimeError(
-                    f"the {name} died while the step waited for it, so the run ends here (nothing after the last "
-                    f"checkpoint is kept; start the same command again to resume). Ray says: {error}"
-                ) from None
+                raise RuntimeError(f"the {name} died. {ray_says(error)}") from error
+            if engine_dead:
+                raise RuntimeError(f"the engine of the {name} died (vLLM's own process; its errors stand above)")
+
+
+def _make_engine_dead() -> Callable[[object], bool]:
+    """The question, as a function that Ray ships by value: a rollout's node may not have this package."""
+
+    def engine_dead(actor) -> bool:
+        return bool(getattr(getattr(actor, "engine", None), "errored", False))  # vLLM's AsyncLLM has it
+
+    return engine_dead
+
+
+def ray_says(error) -> str:
+    """Where the actor was and why Ray thinks that it died, in one line."""
+    text = " ".join(str(error).split())
+    _, _, reason = text.partition("The actor is dead because ")
+    where = [f"{key} {found[1]}" for key in ("pid", "ip") if (found := re.search(rf"\b{key}: (\S+)", text))]
+    return f"({', '.join(where)}) {reason or text}" if where else reason or text

@@ -38,6 +38,8 @@ from gpg_verl.seams import seam
 from gpg_verl.selection import assign, other_loss_term, plan_updates, updates_per_batch, why_verl_updates
 from gpg_verl.workers import check_workers
 
+ANSWER_SECONDS = 3.0  # to answer whether they live, once the run has failed
+
 
 class GPGStep(RefillingStep):
     """The parts of a step that are GPG's; mixed in before one of veRL's trainer classes."""
@@ -94,7 +96,8 @@ class GPGStep(RefillingStep):
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
         seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
-        buffer._wait_for_next_poll = Watch(buffer, Heartbeat(self._actors_waited_for))
+        self.heartbeat = Heartbeat(self._actors_waited_for)
+        buffer._wait_for_next_poll = Watch(buffer, self.heartbeat)
         return buffer
 
     def _actors_waited_for(self):
@@ -105,6 +108,15 @@ class GPGStep(RefillingStep):
         for manager in self._rollout_server_managers():
             for replica in manager.get_replicas():
                 yield from ((f"rollout server {i}", s) for i, s in enumerate(replica.servers))
+
+    def fit(self, agent_loop_manager):
+        try:
+            super().fit(agent_loop_manager)
+        except Exception:
+            # A death shows as whatever failed first for want of the dead; a busy worker is not waited for.
+            self.heartbeat()  # takes the answers to what was asked before the failure
+            self.heartbeat(seconds=ANSWER_SECONDS)
+            raise
 
     # ---- one step
 

@@ -4,7 +4,7 @@
     run.wait_for_step(6)
     with run.held():                        # every response waits for its reward: the middle of a step
         run.find("reward worker").kill()
-    print(run.wait_for_end(), run.remaining(), run.last_lines())
+    print(run.wait_for_end(), run.remaining(), run.after_failure())
     again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
 
 Nothing here knows what a drill expects; run.py does.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -79,7 +80,7 @@ def make_tiny(folder: Path) -> Path:
 
 @dataclass
 class End:
-    """How a run ended. `code` is None where it did not end in time and was killed."""
+    """How a run ended, and how long after its failure. `code` is None where it did not end in time and was killed."""
 
     code: int | None
     seconds: float
@@ -104,12 +105,14 @@ class DrillRun:
 
     def __init__(self, folder: Path, tiny_folder: Path, name: str, *overrides: str, **environment: str):
         self.folder, self.name = folder, name
+        self.command = (tiny_folder, overrides, environment)
         self.id = uuid.uuid4().hex[:12]
         # A short path: the sockets below it may have 107 characters.
         self.ray_folder = Path(tempfile.mkdtemp(prefix="gd-"))
         self.hold = self.ray_folder / "hold"
         self.shared_memory: set[str] = set()
-        self.started = time.monotonic()
+        self.failed_at = 0.0
+        self.log_before = 0
         self.process = launch(
             folder,
             tiny_folder,
@@ -122,14 +125,29 @@ class DrillRun:
             **{MARK: self.id, **environment},
         )
 
+    def again(self, name: str) -> DrillRun:
+        """The same command once more, in the same folder."""
+        tiny_folder, overrides, environment = self.command
+        return DrillRun(self.folder, tiny_folder, name, *overrides, **environment)
+
     # ---- what it has done
 
     @property
     def log(self) -> str:
         return (self.folder / f"{self.name}.log").read_text(errors="replace")
 
-    def last_lines(self, count: int = 5) -> list[str]:
-        return [line for line in self.log.splitlines() if line.strip()][-count:]
+    def lines(self) -> list[str]:
+        """The log's lines as a terminal shows them, without the empty ones."""
+        text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", self.log)
+        return [line.rpartition("\r")[2] for line in text.splitlines() if line.strip()]
+
+    def failed(self) -> None:
+        """Notes the moment of the failure, for `after_failure` and the seconds until the end."""
+        self.failed_at, self.log_before = time.monotonic(), len(self.lines())
+
+    def after_failure(self) -> list[str]:
+        """The lines that the user sees from the failure on."""
+        return self.lines()[self.log_before :]
 
     def steps(self) -> dict[int, dict]:
         return read(self.folder / f"{self.name}.jsonl")
@@ -192,7 +210,7 @@ class DrillRun:
         while not condition():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 state = "still runs" if self.process.poll() is None else f"ended with {self.process.returncode}"
-                raise RuntimeError(f"{self.name}: no {what}; it {state}:\n" + "\n".join(self.last_lines(40)))
+                raise RuntimeError(f"{self.name}: no {what}; it {state}:\n" + "\n".join(self.lines()[-40:]))
             time.sleep(0.1)
 
     def wait_for_step(self, step: int, timeout: float = 400) -> None:
@@ -222,10 +240,10 @@ class DrillRun:
         started = time.monotonic()
         while self.process.poll() is None and time.monotonic() - started < timeout:
             time.sleep(0.1)
-        seconds, code = time.monotonic() - started, self.process.poll()
+        code = self.process.poll()
         if code is None:
             self.kill()
-        return End(code, seconds)
+        return End(code, time.monotonic() - (self.failed_at or started))
 
     def remaining(self, looks: tuple[int, ...] = (10, 30, 60), last: int = 90) -> Remains:
         """Looks after the run's end which of its processes are left, until there are none; `last` in seconds."""

@@ -1,0 +1,76 @@
+"""The last words of a run that fails or is stopped: what ended it, what is saved, how to go on.
+
+Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's processes log on their way out below it.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import traceback
+
+from gpg_verl import run_folder
+from gpg_verl.config import is_gpg
+from gpg_verl.seams import seam
+
+# Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
+DRIVERS = ("__main__", "verl.trainer.main_ppo")
+
+LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
+
+
+def tell_the_end() -> None:
+    """Wraps `main_ppo`'s `run_ppo`, which starts Ray and waits for the run: veRL's `main` has no seam around it.
+
+    A GPG run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them.
+    """
+    for name in DRIVERS:
+        module = sys.modules.get(name)
+        if hasattr(module, "run_ppo") and not hasattr(module.run_ppo, "__wrapped__"):
+            module.run_ppo = _with_last_words(seam(module, "run_ppo", ("config", "task_runner_class")))
+
+
+def _with_last_words(original):
+    @functools.wraps(original)
+    def run_ppo(config, task_runner_class):
+        if not is_gpg(config):
+            return original(config, task_runner_class)
+        try:
+            return original(config, task_runner_class)
+        except KeyboardInterrupt:
+            cause, code = "stopped by Ctrl-C (SIGINT)", 128 + signal.SIGINT
+        except SystemExit as exit:
+            if exit.code != signal.SIGTERM:  # so does Ray's handler of it leave
+                raise
+            cause, code = "stopped by SIGTERM", 128 + signal.SIGTERM
+        except Exception as error:
+            cause, code = _cause(error), 1
+        _end_ray()
+        sys.stdout.flush()
+        print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.way_out(config)}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return run_ppo
+
+
+def _cause(error: Exception) -> str:
+    """Prints the error as it came, and returns it in one line."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        # Its text is the trace of the process that failed; the driver's own says only that it waited.
+        print(f"\n{error}", file=sys.stderr, flush=True)
+        while isinstance(error, ray.exceptions.RayTaskError):  # one for each process it came through
+            error = error.cause
+    else:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:LONGEST]
+
+
+def _end_ray() -> None:
+    """Ends the processes that this driver started, so that nothing of theirs is printed below the last words."""
+    import ray
+
+    ray.shutdown()
