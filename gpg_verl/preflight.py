@@ -66,14 +66,13 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
     findings = inspect(config, typed_overrides())
+    findings.files += run_folder.claim(config)
     if findings.all():
         raise SystemExit(stop_message(findings.all()))
     try:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError, TypeError) as error:
         raise SystemExit(stop_message([f"veRL refuses the configuration: {error}"])) from None
-    if problem := run_folder.claim(config):
-        raise SystemExit(stop_message([problem]))
     tell_the_end()
     print("\n".join(first_lines(findings.settled)), flush=True)
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 LOCK = "gpg_run.lock"
 LATEST = "latest_checkpointed_iteration.txt"  # veRL's
 
-_locks = []  # open as long as this process lives
+_locks: dict[Path, object] = {}  # open as long as this process lives
 
 
 def folder_of(config: DictConfig) -> Path:
@@ -29,41 +29,41 @@ def saves(config: DictConfig) -> bool:
     return config.trainer.save_freq > 0 and not config.trainer.get("val_only", False)
 
 
-def claim(config: DictConfig) -> str | None:
+def claim(config: DictConfig) -> list[str]:
     """Takes the run's folder for as long as this process lives; does nothing for a run that saves nothing.
 
-    Returns None, or what stands against it: another run is at work there, or it cannot be written to.
+    Returns what stands against it: another run is at work there, or it cannot be written to.
     """
-    if not saves(config):
-        return None
     folder = folder_of(config)
+    if not saves(config) or folder.resolve() in _locks:  # Hydra's multirun comes by several times
+        return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        return (
+        return [
             f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder that "
             "can be written to, or save nothing with trainer.save_freq=-1"
-        )
+        ]
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return (
+        return [
             f"trainer.default_local_dir={folder}: another run saves there ({_holder(lock)}), and two would overwrite "
             "each other's checkpoints; wait for its end, end it, or give this run a folder of its own"
-        )
+        ]
     except OSError as error:
         print(
             f"gpg_verl: {folder} cannot be locked on its file system ({error}): a second run there goes unnoticed",
             flush=True,
         )
-        return None
+        return []
     lock.truncate(0)
     since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
     lock.flush()
-    _locks.append(lock)
-    return None
+    _locks[folder.resolve()] = lock
+    return []
 
 
 def _holder(lock) -> str:

@@ -105,20 +105,20 @@ time.sleep(60)
 def test_a_folder_has_one_run_until_its_process_is_gone(tmp_path):
     folder = tmp_path / "checkpoints"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "None\n"
-        problem = run_folder.claim(config(folder))
+        assert first.stdout.readline() == "[]\n"
+        (problem,) = run_folder.claim(config(folder))
         assert f"trainer.default_local_dir={folder}: another run saves there (process {first.pid} on " in problem
         assert "a folder of its own" in problem
-        assert run_folder.claim(config(folder, save_freq=-1)) is None
-        assert run_folder.claim(config(folder, val_only=True)) is None
+        assert run_folder.claim(config(folder, save_freq=-1)) == []
+        assert run_folder.claim(config(folder, val_only=True)) == []
         first.kill()
-    assert run_folder.claim(config(folder)) is None
+    assert run_folder.claim(config(folder)) == run_folder.claim(config(folder)) == []
     assert json.loads((folder / run_folder.LOCK).read_text())["pid"] == os.getpid()
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").touch()
-    problem = run_folder.claim(config(tmp_path / "file/checkpoints"))
+    (problem,) = run_folder.claim(config(tmp_path / "file/checkpoints"))
     assert "checkpoints cannot be written there" in problem
     assert "trainer.save_freq=-1" in problem
 

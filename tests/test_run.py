@@ -5,15 +5,11 @@ Two runs carry all assertions: one trains, validates and saves; one resumes it a
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import run_python
+from drills.harness import DrillRun
 from launch import launch, read
 
 STEPS = 3
@@ -104,44 +100,36 @@ def test_report_reads_the_run(trained):
 
 @pytest.fixture(scope="module")
 def resumed(trained, tiny_folder):
-    """The same run resumed, with GPG's defaults; its agent-loop worker is killed once two more steps are done."""
-    process = launch(
-        trained, tiny_folder, "second", "trainer.total_training_steps=10000", "trainer.val_before_train=False"
-    )
-    file = trained / "second.jsonl"
-    deadline = time.monotonic() + 300
-    while len(read(file)) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    children = psutil.Process(process.pid).children(recursive=True)
-    victims = [child for child in children if "AgentLoopWorker" in " ".join(safe_cmdline(child))]
-    for victim in victims:
-        victim.kill()
-    killed = time.monotonic()
+    """The same run resumed, with GPG's defaults. Once two more steps are done, the same command is given again beside
+    it, and then its agent-loop worker is killed.
+    """
+    overrides = ("trainer.total_training_steps=10000", "trainer.val_before_train=False", "trainer.save_freq=10000")
+    run = DrillRun(trained, tiny_folder, "second", *overrides)
     try:
-        code = process.wait(timeout=120)
-    except subprocess.TimeoutExpired:
-        code = None
-        os.killpg(process.pid, signal.SIGKILL)
-    return {"victims": len(victims), "code": code, "seconds": time.monotonic() - killed, "folder": trained}
-
-
-def safe_cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+        run.wait_for_step(STEPS + 2)
+        beside = run.again("beside")
+        refused = beside.wait_for_end()
+        beside.close()
+        run.note_shared_memory()
+        run.failed()
+        run.find("agent-loop worker").kill()
+        end = run.wait_for_end()
+        remains = run.remaining()
+    finally:
+        run.close()
+    return {"refused": refused, "refusal": beside.lines(), "end": end, "remains": remains, "run": run}
 
 
 def test_resume_goes_on_at_the_next_step(resumed):
-    steps = read(resumed["folder"] / "second.jsonl")
+    steps = resumed["run"].steps()
     assert min(steps) == STEPS + 1
     assert steps[STEPS + 1]["training/global_step"] == STEPS + 1
 
 
 def test_gpg_runs_no_old_log_prob_pass(resumed):
     """What veRL measures in that pass comes from the update's own forward."""
-    first = read(resumed["folder"] / "first.jsonl")
-    second = read(resumed["folder"] / "second.jsonl")
+    first = read(resumed["run"].folder / "first.jsonl")
+    second = resumed["run"].steps()
     assert first[2]["timing_s/old_log_prob"] > 0.01 > second[STEPS + 1]["timing_s/old_log_prob"]
     measured = {k for k in first[2] if k.startswith(("training/rollout_", "rollout_corr/"))}
     for metrics in second.values():
@@ -152,9 +140,20 @@ def test_gpg_runs_no_old_log_prob_pass(resumed):
         assert metrics["gpg/metrics_row_share"] == pytest.approx(metrics["gpg/valid_share"])
 
 
-def test_a_dead_worker_ends_the_run_with_a_message(resumed):
-    assert resumed["victims"] == 1
-    assert resumed["code"] not in (0, None)
-    assert resumed["seconds"] < 60
-    log = (resumed["folder"] / "second.log").read_text()
-    assert "the agent-loop worker 0 died while the step waited for it" in log or "ActorDiedError" in log
+def test_a_second_run_in_the_folder_is_refused(resumed):
+    assert resumed["refused"].code == 1
+    assert f"another run saves there (process {resumed['run'].process.pid} on " in resumed["refusal"][-1]
+
+
+def test_a_dead_worker_ends_the_run_with_its_name_and_the_way_out(resumed):
+    assert resumed["end"].code == 1
+    assert resumed["end"].seconds < 60
+    *_, cause, way_out = resumed["run"].lines()
+    assert "gpg_verl: the run has ended: RuntimeError: the agent-loop worker 0 died." in cause
+    assert way_out.startswith(f"gpg_verl: step {STEPS} is saved in ")
+    assert way_out.endswith(f"the same command goes on with step {STEPS + 1}.")
+
+
+def test_a_dead_run_leaves_nothing_running(resumed):
+    assert resumed["remains"].gone_after is not None, resumed["remains"].at
+    assert resumed["remains"].shared_memory == []

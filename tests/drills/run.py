@@ -30,7 +30,8 @@ RUNS = Path(__file__).resolve().parents[2] / "runs"
 SAVE_FREQ = 5
 ENDS_WITHIN = 60  # seconds
 GONE_WITHIN = 90  # seconds
-OVERRIDES = (f"trainer.save_freq={SAVE_FREQ}", "trainer.val_before_train=False", "trainer.test_freq=-1")
+STARTS_WITHIN = 400  # seconds
+OVERRIDES = (f"trainer.save_freq={SAVE_FREQ}", "trainer.test_freq=-1")
 COMES_TO_WAIT = 5  # seconds, several steps: a run that goes on comes to wait for a frozen process
 
 console = Console()
@@ -59,7 +60,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Drill:
-    """`hurt` returns the run that must end and its end; `says` is what that run's last lines must tell."""
+    """`hurt` returns the run that must end and its end; `says` is what that run's last lines must tell.
+
+    Where `trains`, the run has saved and gone on when it is hurt; else it is hurt from its start on.
+    """
 
     name: str
     what: str
@@ -68,6 +72,7 @@ class Drill:
     codes: tuple[int, ...] = (1,)
     steps: int = 10_000
     loses: bool = True
+    trains: bool = True
 
 
 # ---- how a run is hurt
@@ -86,8 +91,19 @@ def kill(run: DrillRun, role: str) -> tuple[DrillRun, End]:
 
 def while_scoring(role: str):
     def hurt(run: DrillRun) -> tuple[DrillRun, End]:
-        with run.held():
+        with run.held(STARTS_WITHIN):
             return kill(run, role)
+
+    return hurt
+
+
+def at_its_start(role: str):
+    def hurt(run: DrillRun) -> tuple[DrillRun, End]:
+        def there() -> bool:
+            return any(run.role(process) == role for process in run.processes())
+
+        run.wait_until(there, role, STARTS_WITHIN)
+        return kill(run, role)
 
     return hurt
 
@@ -132,7 +148,7 @@ def start_again_when_finished(run: DrillRun) -> tuple[DrillRun, End]:
     run.wait_for_end()
     second = run.again("second-finished")
     second.failed()
-    return second, second.wait_for_end(400)
+    return second, second.wait_for_end(STARTS_WITHIN)
 
 
 RESUMES = "the same command goes on with step"
@@ -186,6 +202,20 @@ DRILLS = [
         while_scoring("agent-loop worker"),
         ("agent-loop worker 0 died", RESUMES),
     ),
+    Drill(
+        "validation",
+        "`kill -9` of a reward worker, in the validation before training",
+        while_scoring("reward worker"),
+        ("reward worker 0 died", RESUMES),
+        trains=False,
+    ),
+    Drill(
+        "start",
+        "`kill -9` of the vLLM server, while it starts",
+        at_its_start("vLLM server"),
+        ("ActorDiedError", "vLLMHttpServer", RESUMES),
+        trains=False,
+    ),
     Drill("ctrl-c", "Ctrl-C", send(signal.SIGINT, to_group=True), ("Ctrl-C", RESUMES), (130,)),
     Drill("sigterm", "SIGTERM to the driver", send(signal.SIGTERM, to_group=False), ("SIGTERM", RESUMES), (143,)),
     Drill(
@@ -210,12 +240,14 @@ DRILLS = [
 # ---- what is left
 
 
-def drilled(drill: Drill, run: DrillRun, last: tuple[Row, DrillRun] | None) -> Row:
-    """Runs a drill to its end; `last` is the drill before it, whose checkpoint this run starts from."""
+def drilled(drill: Drill, run: DrillRun, before: list[tuple[Row, DrillRun]]) -> Row:
+    """Runs a drill to its end; what the drills `before` left is what this run starts from."""
     row = Row(drill.name, drill.what)
-    run.wait_for_step(run.saved() + SAVE_FREQ + 1)
-    if last is not None:
-        judge_resume(*last, run)
+    if drill.trains:
+        run.wait_for_step(run.saved() + SAVE_FREQ + 1)
+        for one in before:
+            judge_resume(*one, run)
+        before.clear()
     hurt, end = drill.hurt(run)
     try:
         remains = hurt.remaining(last=GONE_WITHIN)
@@ -226,7 +258,8 @@ def drilled(drill: Drill, run: DrillRun, last: tuple[Row, DrillRun] | None) -> R
     row.code, row.seconds = end.code, round(end.seconds, 1)
     row.lines, row.tail = len(lines), [line[:500] for line in lines[-15:]]
     row.last_words = [line for line in lines[-6:] if line.startswith(("gpg_verl: ", "  - "))]
-    row.saved, row.reached = run.saved(), max(run.steps())
+    row.saved = run.saved()
+    row.reached = max([row.saved, *run.steps()])
     row.at, row.gone_after = remains.at, remains.gone_after
     row.shared_memory, row.ray_megabytes = remains.shared_memory, remains.ray_megabytes
 
@@ -311,19 +344,20 @@ def main() -> int:
     chosen = [drill for drill in DRILLS if not arguments.names or drill.name in arguments.names]
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="drills-"))
     rows: list[Row] = []
-    last = None
+    before: list[tuple[Row, DrillRun]] = []
     try:
         tiny_folder = make_tiny(folder / "tiny")
         for number, drill in enumerate(chosen, 1):
             console.print(f"{number} of {len(chosen)}, {drill.name}: {drill.what}")
             steps = f"trainer.total_training_steps={drill.steps + (rows[-1].saved if rows else 0)}"
-            run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, steps)
+            validates = f"trainer.val_before_train={not drill.trains}"
+            run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, steps, validates)
             try:
-                row = drilled(drill, run, last)
+                row = drilled(drill, run, before)
             finally:
                 run.close()
             rows.append(row)
-            last = (row, run)
+            before.append((row, run))
             report(rows)
             console.print(f"  exit {row.code} after {row.seconds:.0f} s, {row.lines} lines, misses: {row.misses}")
             for line in row.last_words:
