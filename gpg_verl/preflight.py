@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import gpg_verl
 from gpg_verl import run_folder, versions
+from gpg_verl.checkpoints import free_bytes, resume_problems, runs_elsewhere
 from gpg_verl.config import REWARD_FNS, Settled, is_gpg, settle
 from gpg_verl.ending import tell_the_end
 
@@ -51,7 +52,9 @@ def inspect(config: DictConfig, overrides: list[str] | None) -> Findings:
     findings.files += model_problems(config)
     for split in ("train", "val"):
         findings.files += data_problems(config, split) or source_problems(config, split)
+    findings.files += resume_problems(config)
     findings.machine += memory_problems(config)
+    findings.machine += disk_problems(config)
     return findings
 
 
@@ -311,6 +314,30 @@ def cpu_bytes_needed(config: DictConfig, shapes: list[list[int]]) -> float:
     """Peak memory of a CPU run, in bytes."""
     kv_cache = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes") or 0
     return CPU_BASE_BYTES + CPU_WEIGHT_COPIES * 4 * sum(map(math.prod, shapes)) + kv_cache
+
+
+def disk_problems(config: DictConfig) -> list[str]:
+    """Too little room for the first checkpoint, which would end the run hours later. Counted are the weights of a local
+    model and AdamW's two moments of them; adapters save less, and several machines may have disks of their own.
+    """
+    actor, trainer = config.actor_rollout_ref.actor, config.trainer
+    model = config.actor_rollout_ref.model
+    adapters = model.get("lora_rank") or OmegaConf.select(model, "lora.rank") or model.get("lora_adapter_path")
+    if trainer.save_freq <= 0 or trainer.nnodes > 1 or runs_elsewhere(config) or adapters:
+        return []
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        return []
+    contents = actor.checkpoint.save_contents
+    width = 4 if actor.fsdp_config.model_dtype in ("fp32", "float32") else 2
+    copies = ("model" in contents) + 2 * ("optimizer" in contents and actor.optim.optimizer == "AdamW")
+    needed = copies * width * sum(map(math.prod, _shapes(config)))
+    directory = Path(trainer.default_local_dir)
+    if (free := free_bytes(directory)) < needed:
+        return [
+            f"trainer.default_local_dir={directory}: a checkpoint takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are "
+            "free; make room, or save elsewhere"
+        ]
+    return []
 
 
 def _shapes(config: DictConfig) -> list[list[int]]:

@@ -20,6 +20,7 @@ from verl.utils.fs import local_mkdir_safe
 from verl.utils.skip import SkipManager
 
 from gpg_verl.advantage import group_statistics
+from gpg_verl.checkpoints import resumed_folder
 from gpg_verl.config import GPGSettings
 from gpg_verl.ragged import row_rewards
 from gpg_verl.refill import Cut, Refill, Verdict
@@ -268,12 +269,8 @@ class RefillingStep:
         self.prompts_fetched = self.global_steps * self.config.data.train_batch_size
         if self.refilled_sample is None or self.global_steps == 0:
             return
-        trainer = self.config.trainer
-        folder = os.path.join(trainer.default_local_dir, f"global_step_{self.global_steps}")
-        if trainer.resume_mode == "resume_path":
-            folder = trainer.resume_from_path
-        file = os.path.join(folder, "gpg_refill.pt")
-        if os.path.exists(file):  # not in a checkpoint of a run without β_th
+        file = resumed_folder(self.config, self.global_steps)[0] / "gpg_refill.pt"
+        if file.exists():  # not in a checkpoint of a run without β_th
             state = torch.load(file, weights_only=False)
             self.refilled_sample.refill.restore(state["refill"])
             self.prompts_handed_back = deque(state["handed_back"])

@@ -27,6 +27,7 @@ from verl.utils.seqlen_balancing import calculate_workload
 from gpg_verl import registry
 from gpg_verl.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.advantage import Sessions, session_statistics
+from gpg_verl.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.config import TRAINER_MODES, GPGSettings
 from gpg_verl.dropped import filter_watched
 from gpg_verl.explain import StepMetrics
@@ -70,6 +71,9 @@ class GPGStep(RefillingStep):
         )
         self.prompts_submitted = 0  # since the last step ended
         self.image_check = ImageCheck(config, self.settings.max_rollout_gap)
+        self.checkpoints = Checkpoints.of(config)
+        self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
+        self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
 
     def _init_resource_pool_mgr(self):
@@ -118,6 +122,23 @@ class GPGStep(RefillingStep):
             self.heartbeat(seconds=ANSWER_SECONDS)
             raise
 
+    def _load_checkpoint(self):
+        super()._load_checkpoint()
+        if self.global_steps > 0 and self.checkpoints is not None:
+            folder, named = resumed_folder(self.config, self.global_steps)
+            self.checkpoints.resumed_from(folder, self.global_steps, named)
+
+    def _save_checkpoint(self):
+        if self.checkpoints is None:
+            return super()._save_checkpoint()
+        trainer = self.config.trainer
+        keep, trainer.max_actor_ckpt_to_keep = trainer.max_actor_ckpt_to_keep, None  # old ones are removed here
+        try:
+            with self.checkpoints.saving(self.global_steps):
+                super()._save_checkpoint()
+        finally:
+            trainer.max_actor_ckpt_to_keep = keep
+
     # ---- one step
 
     def step(self, metrics, timing_raw):
@@ -137,6 +158,8 @@ class GPGStep(RefillingStep):
 
     def _submit_batch_to_rollout(self, batch):
         self.prompts_submitted += len(batch)
+        if self.deterministic:
+            self.dispatched.update({uid: len(self.dispatched) + i for i, uid in enumerate(batch["uid"])})
         return super()._submit_batch_to_rollout(batch)
 
     def _fetch_one_gen_batch(self):
@@ -152,6 +175,10 @@ class GPGStep(RefillingStep):
         return super()._get_required_batch_multiple(dp_size)
 
     def _balance_batch(self, batch, metrics, **kwargs):
+        if self.deterministic:
+            batch.reorder(in_dispatch_order(batch.keys, self.dispatched))
+            if self.trainer_mode == "sync":
+                self.dispatched.clear()
         batch = super()._balance_batch(batch, metrics, **kwargs)
         if self.local_trigger_step == 0:  # the rollout's newest weights are the trainer's, of the step before
             ranks = self._data_parallel_size()
@@ -323,6 +350,18 @@ class GPGStep(RefillingStep):
         if "actor" not in workers._dispatch_info:
             workers._dispatch_info["actor"] = workers._query_dispatch_info("actor")
         return max(workers._dispatch_info["actor"]) + 1
+
+
+def in_dispatch_order(keys: list[str], dispatched: dict[str, int]) -> list[int]:
+    """Rows by group, session and output. veRL lists them as they finished, which is a question of time and decides in
+    which mini-batch a group is, and the order of the gradient's sums.
+    """
+
+    def place(row: int) -> tuple[int, int, int]:
+        uid, session, output = keys[row].rsplit("_", 2)
+        return dispatched.get(uid, -1), int(session), int(output)
+
+    return sorted(range(len(keys)), key=place)
 
 
 def actor_metrics(output: dict, updates, actor) -> dict[str, float]:

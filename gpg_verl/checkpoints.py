@@ -1,0 +1,313 @@
+"""Checkpoints that outlive a full disk, a kill and a cut file.
+
+What a run would resume from is looked at before Ray starts (`resume_problems`), and a save counts only once it is
+complete (`Checkpoints.saving`). Knows veRL's layout (0.9.1), nothing of torch and Ray:
+
+    default_local_dir/latest_checkpointed_iteration.txt     the tracker: the step that a run resumes from
+    default_local_dir/global_step_N/actor/{model,optim,extra_state}_world_size_W_rank_R.pt      with FSDP
+    default_local_dir/global_step_N/data.pt                 the data loader's place in the data
+    default_local_dir/global_step_N/gpg_refill.pt           with β_th
+    default_local_dir/global_step_N/transfer_queue/         in the asynchronous modes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+TRACKER = "latest_checkpointed_iteration.txt"
+SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}  # veRL's contents: the file's first word
+RESUME_MODES = ("auto", "resume_path", "disable")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; says why, what is kept and how to go on."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which files a run needs to resume.
+
+    shards: first words of the files that every rank loads; none where an engine has a layout of its own.
+    ranks: actor workers.
+    all_here: this machine sees every rank's files, so that one that is not there is missing.
+    """
+
+    shards: tuple[str, ...]
+    ranks: int
+    all_here: bool
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Layout:
+        actor, trainer = config.actor_rollout_ref.actor, config.trainer
+        contents = OmegaConf.select(actor, "checkpoint.load_contents") or ()
+        by_rank = actor.strategy in ("fsdp", "fsdp2")
+        return cls(
+            shards=tuple(SHARDS[content] for content in contents if content in SHARDS) if by_rank else (),
+            ranks=trainer.nnodes * trainer.n_gpus_per_node,
+            all_here=trainer.nnodes == 1 and not runs_elsewhere(config),
+        )
+
+
+def runs_elsewhere(config: DictConfig) -> bool:
+    """Whether the run is sent to a Ray cluster that is there already, whose disks may be others than this machine's."""
+    return bool(OmegaConf.select(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS"))
+
+
+def faults(folder: Path, layout: Layout) -> list[str]:
+    """Why a run could not resume from `folder`; empty where it can. Reads no more than the ends of files."""
+    if not folder.is_dir():
+        return ["no such folder"]
+    found = []
+    shards = list((folder / "actor").glob("*_world_size_*_rank_*.pt"))
+    ranks = {int(match[1]) for shard in shards if (match := re.search(r"_world_size_(\d+)_", shard.name))}
+    if layout.shards and ranks and layout.ranks not in ranks:
+        found.append(
+            f"written by {' and '.join(map(str, sorted(ranks)))} actor workers, and this run has {layout.ranks} "
+            "(trainer.nnodes × trainer.n_gpus_per_node), but FSDP's files are read by as many as wrote them "
+            "(`python -m verl.model_merger merge --backend fsdp --local_dir .../actor --target_dir NEW` makes a model "
+            "to start from)"
+        )
+    elif layout.all_here:
+        names = [
+            f"actor/{shard}_world_size_{layout.ranks}_rank_{rank}.pt"
+            for rank in range(layout.ranks)
+            for shard in layout.shards
+        ]
+        found += [f"{name} is missing" for name in names if not (folder / name).is_file()]
+    if layout.all_here and not (folder / "data.pt").is_file():
+        found.append("data.pt is missing, and veRL would begin the data anew")
+    files = [*shards, *folder.glob("*.pt"), *(folder / "transfer_queue").rglob("*.*")]
+    return found + [f"{file.relative_to(folder)} {why}" for file in sorted(files) if (why := damage(file))]
+
+
+def damage(file: Path) -> str | None:
+    """What shows, at its end, that a file was cut off; None for a file that looks whole."""
+    size = file.stat().st_size
+    whole = True
+    if file.suffix == ".pt":  # torch's files are zip archives, whose directory stands at the end
+        try:
+            zipfile.ZipFile(file).close()
+        except (zipfile.BadZipFile, OSError):
+            whole = False
+    elif file.suffix == ".pkl":  # a pickle ends with STOP
+        with file.open("rb") as data:
+            data.seek(max(size - 1, 0))
+            whole = data.read() == b"."
+    elif file.suffix == ".json":
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            whole = False
+    return None if whole else f"is cut off or damaged ({size:,} bytes)"
+
+
+def complete_steps(directory: Path, layout: Layout) -> list[int]:
+    """The steps in `directory` that a run could resume from, newest first."""
+    steps = [
+        int(match[1]) for folder in directory.glob("*") if (match := re.fullmatch(r"global_step_(\d+)", folder.name))
+    ]
+    return [step for step in sorted(steps, reverse=True) if not faults(directory / f"global_step_{step}", layout)]
+
+
+def resume_problems(config: DictConfig) -> list[str]:
+    """What is wrong with the checkpoint that this run would resume from. Another one is never taken in its place."""
+    trainer = config.trainer
+    mode = trainer.resume_mode
+    if mode == "disable":
+        return []
+    if mode not in RESUME_MODES:
+        return [f"trainer.resume_mode={mode}: allowed are {', '.join(RESUME_MODES)}"]
+    layout = Layout.of(config)
+    if mode == "resume_path":
+        path = trainer.resume_from_path
+        if not re.search(r"global_step_\d+$", str(path)):
+            return [
+                f"trainer.resume_from_path={path}: expected the path of a folder global_step_N, no slash at its end"
+            ]
+        folder = Path(path)
+        if "://" in path or not (layout.all_here or folder.is_dir()):
+            return []
+        if wrong := faults(folder, layout):
+            where = f"trainer.resume_from_path={path}"
+            return [f"{where}: {_some(wrong)}. {_way_out(folder.parent, layout)}"]
+        return []
+
+    directory = Path(trainer.default_local_dir)
+    tracker = directory / TRACKER
+    if not tracker.exists():
+        if steps := complete_steps(directory, layout):
+            return [
+                f"trainer.default_local_dir={directory}: {TRACKER} is missing, so veRL would start anew and write over "
+                f"the complete step {steps[0]}. {_way_out(directory, layout)}"
+            ]
+        return []
+    text = tracker.read_text(encoding="utf-8", errors="replace")
+    if not re.fullmatch(r"\s*\d+\s*", text):
+        return [
+            f"{tracker} says which step to resume from, and holds {text[:20]!r}: it was cut off while it was written. "
+            f"{_way_out(directory, layout)}"
+        ]
+    folder = directory / f"global_step_{int(text)}"
+    if wrong := faults(folder, layout):
+        return [f"this run would resume from {folder}: {_some(wrong)}. {_way_out(directory, layout)}"]
+    return []
+
+
+def resumed_folder(config: DictConfig, step: int) -> tuple[Path, bool]:
+    """(the folder that a run at `step` has resumed from, whether the user named it)."""
+    if config.trainer.resume_mode == "resume_path":
+        return Path(config.trainer.resume_from_path), True
+    return Path(config.trainer.default_local_dir) / f"global_step_{step}", False
+
+
+def _some(wrong: list[str]) -> str:
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(wrong[:3]) + more
+
+
+def _way_out(directory: Path, layout: Layout) -> str:
+    anew = "trainer.resume_mode=disable starts anew, and writes over what is there"
+    if steps := complete_steps(directory, layout):
+        return (
+            f"Step {steps[0]} is complete: go on from there with trainer.resume_mode=resume_path "
+            f"trainer.resume_from_path={directory}/global_step_{steps[0]}; {anew}"
+        )
+    return f"No step there can be resumed; {anew}"
+
+
+def bytes_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """Free for this user, on the disk where `folder` is or would be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def name_latest(directory: Path, step: int) -> None:
+    """Writes the tracker so that at any moment it names one step, the old or the new."""
+    temporary = directory / f"{TRACKER}.new"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(str(step))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, directory / TRACKER)
+
+
+class Checkpoints:
+    """A run's checkpoints on the driver's disk, around veRL's own saving.
+
+    veRL writes the tracker in place, which a full disk leaves empty; removes the last checkpoint, where one is kept,
+    before the new one counts; forgets those from before a restart; and says of a full disk what torch says of it.
+
+    Args:
+        directory: trainer.default_local_dir.
+        keep: trainer.max_actor_ckpt_to_keep; None for all.
+    """
+
+    def __init__(self, directory: Path, keep: int | None):
+        self.directory, self.keep = directory, keep
+        self.complete: list[Path] = []  # those that count for `keep`, oldest first
+        self.last_step: int | None = None  # the last one of this run, or the one that it goes on from
+        self.needed = 0  # bytes that it takes
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Checkpoints | None:
+        """None where the workers go on writing after veRL's saving has returned (Megatron's `async_save`)."""
+        if OmegaConf.select(config, "actor_rollout_ref.actor.checkpoint.async_save"):
+            return None
+        return cls(Path(config.trainer.default_local_dir), config.trainer.max_actor_ckpt_to_keep)
+
+    def resumed_from(self, folder: Path, step: int, named: bool) -> None:
+        """The run goes on from `folder`. What the user named stays; what the tracker named counts among those kept."""
+        self.needed = bytes_of(folder)
+        if folder.parent == self.directory:
+            self.last_step = step
+            self.complete = [] if named else [folder]
+
+    @contextlib.contextmanager
+    def saving(self, step: int) -> Iterator[None]:
+        """Around veRL's saving of `step`.
+
+        Raises:
+            CheckpointError: too little room, before anything is written; or what veRL could not write, after what was
+                written is removed. The tracker then names the step that it named before.
+        """
+        folder = self.directory / f"global_step_{step}"
+        before = self._tracked()
+        if folder.exists():
+            # From before this run went back to an earlier step: half of it and half of the new would pass for whole.
+            if before == step:
+                before = self.last_step
+                self._name(before)
+            shutil.rmtree(folder)
+        if self.keep is not None:
+            self._remove_all_but(max(self.keep - 1, 1))
+        if free_bytes(self.directory) < self.needed:
+            raise self._error(step, "there is too little room for it", before)
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if self._tracked() == step:
+                raise  # it is complete; what failed came after
+            shutil.rmtree(folder, ignore_errors=True)
+            self._name(before)
+            raise self._error(step, cause_of(error), before) from None
+        name_latest(self.directory, step)
+        self.last_step, self.needed = step, bytes_of(folder)
+        self.complete.append(folder)
+        if self.keep is not None:
+            self._remove_all_but(self.keep)
+
+    def _tracked(self) -> int | None:
+        try:
+            return int((self.directory / TRACKER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _name(self, step: int | None) -> None:
+        """Makes the tracker name `step`, or be gone; still no room for it shows at the next start."""
+        with contextlib.suppress(OSError):
+            if step is None:
+                (self.directory / TRACKER).unlink(missing_ok=True)
+            elif self._tracked() != step:
+                name_latest(self.directory, step)
+
+    def _remove_all_but(self, count: int) -> None:
+        for folder in self.complete[:-count]:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.complete = self.complete[-count:]
+
+    def _error(self, step: int, cause: str, before: int | None) -> CheckpointError:
+        needed = f"; a checkpoint takes {self.needed:,}" if self.needed else ""
+        kept = "No checkpoint was complete before it"
+        if before is not None:
+            kept = f"Step {before} is complete, and the same command goes on from there"
+        return CheckpointError(
+            f"step {step} could not be saved in {self.directory}: {cause}. {free_bytes(self.directory):,} bytes are "
+            f"free there{needed}. Nothing of it is kept. {kept}: make room, keep fewer "
+            "(trainer.max_actor_ckpt_to_keep; one more than kept must fit while it is written), or save elsewhere "
+            "(trainer.default_local_dir)."
+        )
+
+
+def cause_of(error: Exception) -> str:
+    """The first words of what a worker or the driver met; torch has words of its own for a full disk."""
+    cause = getattr(error, "cause", None) or error  # Ray hands on a worker's error with its traceback as text
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    torch_says = "PytorchStreamWriter" in text or "inline_container" in text
+    return f"{type(cause).__name__}: {text}" + (
+        " (torch's words for a write that failed, as on a full disk)" * torch_says
+    )

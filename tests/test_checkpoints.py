@@ -1,0 +1,207 @@
+"""What a run resumes from is whole, and a save that fails costs nothing that was saved before it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from gpg_verl.check import compose
+from gpg_verl.checkpoints import TRACKER, CheckpointError, Checkpoints, Layout, damage, faults
+from gpg_verl.preflight import inspect
+
+FILES = [f"actor/{name}_world_size_1_rank_0.pt" for name in ("model", "optim", "extra_state")] + ["data.pt"]
+LAYOUT = Layout(shards=("model", "optim", "extra_state"), ranks=1, all_here=True)
+
+
+def save(folder: Path, step: int) -> Path:
+    """Files as veRL writes them."""
+    folder = folder / f"global_step_{step}"
+    (folder / "actor").mkdir(parents=True)
+    for name in FILES:
+        torch.save({"weight": torch.full((1000,), float(step))}, folder / name)
+    return folder
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    """Steps 1 and 2, of which 2 is the latest."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / TRACKER).write_text("2")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("harm", "said"), [(cut, "is cut off or damaged"), (os.unlink, "is missing")])
+def test_every_file_that_is_read_is_looked_at(directory, name, harm, said):
+    assert faults(directory / "global_step_2", LAYOUT) == []
+    harm(directory / "global_step_2" / name)
+    (fault,) = faults(directory / "global_step_2", LAYOUT)
+    assert name in fault
+    assert said in fault
+
+
+def test_the_last_byte_tells_a_cut(tmp_path):
+    """However little is gone: of torch's archives, of the pickles and the JSON of the TransferQueue's state."""
+    torch.save({"weight": torch.ones(10)}, tmp_path / "a.pt")
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"partitions": {"train": list(range(100))}}))
+    (tmp_path / "c.json").write_text('{"storage_saved": true}')
+    for file in tmp_path.iterdir():
+        assert damage(file) is None
+        size = file.stat().st_size
+        for left in (size - 1, size // 2, 0):
+            os.truncate(file, left)
+            assert "cut off" in damage(file)
+
+
+@pytest.mark.parametrize(
+    ("harm", "override", "expected"),
+    [
+        (None, "", []),
+        ("cut actor/model_world_size_1_rank_0.pt", "", ["model_world_size_1_rank_0.pt is cut off", "global_step_1"]),
+        ("cut data.pt", "", ["global_step_2: data.pt is cut off", "Step 1 is complete"]),
+        ("write ", "", [f"{TRACKER} says which step", "holds ''", "global_step_2"]),
+        ("write 7", "", ["would resume from {dir}/global_step_7: no such folder", "Step 2 is complete"]),
+        ("unlink", "", [f"{TRACKER} is missing", "start anew", "write over the complete step 2"]),
+        ("cut data.pt", "trainer.resume_mode=disable", []),
+        ("cut data.pt", "trainer.resume_mode=resume_path trainer.resume_from_path={dir}/global_step_1", []),
+        (
+            "cut data.pt",
+            "trainer.resume_mode=resume_path trainer.resume_from_path={dir}/global_step_2",
+            ["trainer.resume_from_path={dir}/global_step_2: data.pt is cut off", "Step 1 is complete"],
+        ),
+        (None, "trainer.resume_mode=resume_path", ["trainer.resume_from_path=None: expected", "global_step_N"]),
+        (
+            None,
+            "trainer.resume_mode=resume_path trainer.resume_from_path={dir}/global_step_2/",
+            ["no slash at its end"],
+        ),
+        (None, "trainer.resume_mode=latest", ["trainer.resume_mode=latest: allowed are auto, resume_path, disable"]),
+        (None, "trainer.n_gpus_per_node=2", ["written by 1 actor workers, and this run has 2", "model_merger"]),
+        (None, "trainer.nnodes=2", ["written by 1 actor workers, and this run has 2"]),
+        ("unlink data.pt", "actor_rollout_ref.actor.checkpoint.load_contents=[model]", ["data.pt is missing"]),
+        ("unlink actor/optim_world_size_1_rank_0.pt", "actor_rollout_ref.actor.checkpoint.load_contents=[model]", []),
+        ("unlink data.pt", "+ray_kwargs.ray_init.address=head:6379", []),  # on the disks of another machine
+    ],
+)  # fmt: skip
+def test_a_run_that_could_not_resume_does_not_start(harm, override, expected, directory, tiny_folder):
+    import verl  # noqa: F401  loads the plugin
+
+    what, _, name = (harm or "").partition(" ")
+    if what == "write":
+        (directory / TRACKER).write_text(name)
+    elif what:
+        {"cut": cut, "unlink": os.unlink}[what](directory / (f"global_step_2/{name}" if name else TRACKER))
+    overrides = [
+        *tiny.overrides(tiny_folder, prompts=4),
+        f"trainer.default_local_dir={directory}",
+        *override.format(dir=directory).split(),
+    ]
+    found = inspect(compose(overrides), overrides).all()
+    assert len(found) == bool(expected), found
+    for text in expected:
+        assert text.format(dir=directory) in found[0]
+    if expected and harm and "global_step_1" in found[0]:
+        assert f"trainer.resume_mode=resume_path trainer.resume_from_path={directory}/global_step_1" in found[0]
+
+
+def fill_the_disk(folder: Path, step: int) -> None:
+    """veRL's saving up to the optimizer's state, which meets a device that is really full."""
+    actor = folder / f"global_step_{step}/actor"
+    actor.mkdir(parents=True)
+    torch.save({"weight": torch.ones(1000)}, actor / "model_world_size_1_rank_0.pt")
+    (actor / "optim_world_size_1_rank_0.pt").symlink_to("/dev/full")
+    torch.save({"weight": torch.ones(1000)}, actor / "optim_world_size_1_rank_0.pt")
+
+
+def write_the_tracker(folder: Path, step: int) -> None:
+    save(folder, step)
+    (folder / TRACKER).write_text("")  # truncated, and then there is no room for the number
+    with open("/dev/full", "w", encoding="utf-8") as file:
+        file.write(str(step))
+
+
+@pytest.mark.parametrize(
+    ("saves", "words"), [(fill_the_disk, "torch's words for a write that failed"), (write_the_tracker, "No space left")]
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_full_disk_leaves_the_last_checkpoint(saves, words, first, directory, tmp_path):
+    if first:
+        directory = tmp_path / "first"
+        directory.mkdir()
+    with pytest.raises(CheckpointError) as error, Checkpoints(directory, keep=1).saving(3):
+        saves(directory, 3)
+    message = str(error.value)
+    assert words in message
+    assert "step 3 could not be saved" in message
+    assert "bytes are free there" in message
+    assert ("No checkpoint was complete" if first else "Step 2 is complete, and the same command goes on") in message
+    left = [] if first else ["global_step_1", "global_step_2", TRACKER]
+    assert sorted(path.name for path in directory.iterdir()) == left
+    assert first or (directory / TRACKER).read_text() == "2"
+
+
+def test_too_little_room_is_seen_before_anything_is_written(directory):
+    for i in range(1000):  # files that are all hole: no disk has room for as much again
+        (directory / f"global_step_2/{i}").touch()
+        os.truncate(directory / f"global_step_2/{i}", 10**13)
+    checkpoints = Checkpoints(directory, keep=None)
+    checkpoints.resumed_from(directory / "global_step_2", 2, named=False)
+    with pytest.raises(CheckpointError, match=r"too little room.*a checkpoint takes 10,000,"), checkpoints.saving(3):
+        raise AssertionError("veRL's saving must not begin")
+
+
+@pytest.mark.parametrize(
+    ("keep", "after"),
+    [
+        (None, [[1, 2, 3], [1, 2, 3, 4]]),
+        (1, [[1, 3], [1, 4]]),
+        (2, [[1, 2, 3], [1, 3, 4]]),
+    ],
+)
+def test_old_checkpoints_go_once_the_new_one_is_complete(keep, after, directory):
+    """Step 2, which the run went on from, counts; step 1 was there before and is nobody's to remove."""
+    checkpoints = Checkpoints(directory, keep)
+    checkpoints.resumed_from(directory / "global_step_2", 2, named=False)
+    for step, expected in zip((3, 4), after, strict=True):
+        with checkpoints.saving(step):
+            save(directory, step)
+            assert (directory / f"global_step_{step - 1}/data.pt").exists()
+            (directory / TRACKER).write_text(str(step))
+        assert sorted(int(folder.name.split("_")[-1]) for folder in directory.glob("global_step_*")) == expected
+        assert (directory / TRACKER).read_text() == str(step)
+
+
+def test_a_step_that_is_written_over_is_not_the_latest_meanwhile(directory):
+    """Went back to step 1 by name: a run that is killed while it saves step 2 anew goes on from step 1."""
+    checkpoints = Checkpoints(directory, keep=1)
+    checkpoints.resumed_from(directory / "global_step_1", 1, named=True)
+    with checkpoints.saving(2):
+        assert (directory / TRACKER).read_text() == "1"
+        assert not (directory / "global_step_2").exists()
+        save(directory, 2)
+    assert (directory / TRACKER).read_text() == "2"
+    assert (directory / "global_step_1").exists()  # named by the user
+
+
+def test_what_fails_after_a_complete_save_takes_nothing_with_it(directory):
+    """veRL calls `trainer.checkpoint_callback_class` last, and lets its errors end the run."""
+
+    def save_and_upload():
+        with Checkpoints(directory, None).saving(3):
+            save(directory, 3)
+            (directory / TRACKER).write_text("3")
+            raise RuntimeError("upload failed")
+
+    with pytest.raises(RuntimeError, match="upload failed"):
+        save_and_upload()
+    assert faults(directory / "global_step_3", LAYOUT) == []
