@@ -31,6 +31,8 @@ REWARD_MANAGER = {  # tells reward_fns whether an answer was cut off
     "module.path": "pkg://gpg_verl.reward_manager",
 }
 
+SEEDED_MANAGER = "gpg_verl.determinism.SeededAgentLoopManager"
+
 
 class SettingError(ValueError):
     """A setting of `algorithm.gpg` that is unknown or has a value that is not allowed."""
@@ -246,6 +248,7 @@ def settle(config: DictConfig, overrides: list[str] | None, images: bool = False
     if images:
         _load_the_checkpoint(config, typed, put, notices)
     _score_with_reward_fns(config, put)
+    _seed_every_response(config, mode, put, notices)
     _drop_old_log_prob_pass(config, typed, put, notices)
     _count_updates(config, notices)
     if mode in TRAINER_MODES and (reason := why_rows_stay(config)) is not None:
@@ -268,6 +271,28 @@ def _load_the_checkpoint(config: DictConfig, typed: set[str], put, notices: list
         notices.append(f"{key}=dummy: {random}; leave the key out, and it is auto")
     else:
         put(key, "auto", random)
+
+
+def _seed_every_response(config: DictConfig, mode: str, put, notices: list[str]) -> None:
+    """veRL's full determinism gives every request of vLLM the same seed, so that a group's responses are all the same
+    and nothing can be learned; see gpg_verl/determinism.py.
+    """
+    rollout = "actor_rollout_ref.rollout"
+    if not OmegaConf.select(config, f"{rollout}.full_determinism"):
+        return
+    key = f"{rollout}.agent.agent_loop_manager_class"
+    if named := OmegaConf.select(config, key):
+        notices.append(
+            f"{key}={named} has to give each response a seed of its own: {rollout}.full_determinism gives all of a "
+            "group the same one, and so the same text"
+        )
+    elif OmegaConf.select(config, f"{rollout}.name", throw_on_missing=False) == "vllm":
+        put(key, SEEDED_MANAGER, "under full_determinism veRL has one seed for all of a group's responses")
+    if mode not in ("sync", TRAINER_MODES["sync"]):
+        notices.append(
+            f"{rollout}.full_determinism=True repeats a run in trainer.v1.trainer_mode=sync only; in {mode} it is a "
+            "question of time which weights sample a prompt"
+        )
 
 
 def _score_with_reward_fns(config: DictConfig, put) -> None:

@@ -1,9 +1,10 @@
 """What `algorithm.adv_estimator=gpg` implies, and what contradicts it: tables over veRL's real, composed config."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from gpg_verl.check import compose
-from gpg_verl.config import GPGSettings, SettingError, settle, typed_keys
+from gpg_verl.config import SEEDED_MANAGER, GPGSettings, SettingError, settle, typed_keys
 
 pytestmark = pytest.mark.usefixtures("plugin_loaded")
 
@@ -54,6 +55,36 @@ def test_where_prompts_hold_images_the_rollout_loads_the_checkpoint(override, im
     assert config.actor_rollout_ref.rollout.load_format == load_format
     for kind in ("changes", "notices"):
         assert any("image normalisation" in str(entry) for entry in getattr(result, kind)) == (kind == said)
+    assert result.contradictions == []
+
+
+ROLLOUT = "actor_rollout_ref.rollout"
+ONE_SEED, OWN_SEED, SYNC = "one seed for all of a group's responses", "a seed of its own", "trainer_mode=sync only"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "manager", "said"),
+    [
+        ([f"{ROLLOUT}.seed=1"], None, []),
+        ([f"{ROLLOUT}.full_determinism=True"], SEEDED_MANAGER, [ONE_SEED]),
+        ([f"{ROLLOUT}.full_determinism=True", f"{ROLLOUT}.name=sglang"], None, []),  # where veRL seeds no request
+        (
+            [f"{ROLLOUT}.full_determinism=True", f"+{ROLLOUT}.agent.agent_loop_manager_class=my.Manager"],
+            "my.Manager",
+            [OWN_SEED],
+        ),
+        (
+            [f"{ROLLOUT}.full_determinism=True", "trainer.v1.trainer_mode=colocate_async"],
+            SEEDED_MANAGER,
+            [ONE_SEED, SYNC],
+        ),
+    ],
+)
+def test_full_determinism_seeds_every_response(overrides, manager, said):
+    config, result = settled(*overrides)
+    assert OmegaConf.select(config, f"{ROLLOUT}.agent.agent_loop_manager_class") == manager
+    told = "\n".join([*result.notices, *(change.why for change in result.changes)])
+    assert [text for text in (ONE_SEED, OWN_SEED, SYNC) if text in told] == said
     assert result.contradictions == []
 
 
