@@ -255,16 +255,17 @@ class Checkpoints:
             shutil.rmtree(folder)
         if self.keep is not None:
             self._remove_all_but(max(self.keep - 1, 1))
-        if free_bytes(self.directory) < self.needed:
-            raise self._error(step, "there is too little room for it", before)
+        if (free := free_bytes(self.directory)) < self.needed:
+            raise self._error(step, "there is too little room", free, before)
         try:
             yield
         except (OSError, RuntimeError) as error:
             if self._tracked() == step:
                 raise  # it is complete; what failed came after
+            free = free_bytes(self.directory)
             shutil.rmtree(folder, ignore_errors=True)
             self._name(before)
-            raise self._error(step, cause_of(error), before) from None
+            raise self._error(step, cause_of(error), free, before) from None
         name_latest(self.directory, step)
         self.last_step, self.needed = step, bytes_of(folder)
         self.complete.append(folder)
@@ -290,16 +291,13 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         self.complete = self.complete[-count:]
 
-    def _error(self, step: int, cause: str, before: int | None) -> CheckpointError:
+    def _error(self, step: int, cause: str, free: int, before: int | None) -> CheckpointError:
         needed = f"; a checkpoint takes {self.needed:,}" if self.needed else ""
-        kept = "No checkpoint was complete before it"
-        if before is not None:
-            kept = f"Step {before} is complete, and the same command goes on from there"
+        kept = "No step before it is saved" if before is None else f"Step {before} is still complete"
         return CheckpointError(
-            f"step {step} could not be saved in {self.directory}: {cause}. {free_bytes(self.directory):,} bytes are "
-            f"free there{needed}. Nothing of it is kept. {kept}: make room, keep fewer "
-            "(trainer.max_actor_ckpt_to_keep; one more than kept must fit while it is written), or save elsewhere "
-            "(trainer.default_local_dir)."
+            f"step {step} could not be saved in {self.directory}: {cause}. {free:,} bytes were free there{needed}. "
+            f"{kept}. If room is what lacks: make some, keep fewer (trainer.max_actor_ckpt_to_keep; one more than kept "
+            "must fit while it is written), or save elsewhere (trainer.default_local_dir)."
         )
 
 
@@ -308,6 +306,4 @@ def cause_of(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error  # Ray hands on a worker's error with its traceback as text
     text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     torch_says = "PytorchStreamWriter" in text or "inline_container" in text
-    return f"{type(cause).__name__}: {text}" + (
-        " (torch's words for a write that failed, as on a full disk)" * torch_says
-    )
+    return f"{type(cause).__name__}: {text}" + (" (torch's words for a failed write, as on a full disk)" * torch_says)

@@ -31,7 +31,7 @@ REWARD_MANAGER = {  # tells reward_fns whether an answer was cut off
     "module.path": "pkg://gpg_verl.reward_manager",
 }
 
-SEEDED_MANAGER = "gpg_verl.determinism.SeededAgentLoopManager"
+SEEDED_MANAGER = "gpg_verl.determinism.AgentLoopManagerSeeded"
 
 
 class SettingError(ValueError):

@@ -27,7 +27,7 @@ def priority_of(step: int, validate: bool, place: int, session: int) -> int:
     return (2 * step + int(validate)) << 42 | place << 16 | session
 
 
-class SeededAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
+class AgentLoopWorkerSeeded(AgentLoopWorkerTQ.__ray_actor_class__):
     """All requests of a session of several turns have its seed."""
 
     def __init__(self, *args, **kwargs):
@@ -44,12 +44,12 @@ class SeededAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
         )
 
 
-class SeededAgentLoopManager(AgentLoopManagerTQ):
+class AgentLoopManagerSeeded(AgentLoopManagerTQ):
     """Numbers the prompts of a step in the order in which they are sent to the rollout."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(SeededAgentLoopWorker)
+        self.agent_loop_workers_class = ray.remote(AgentLoopWorkerSeeded)
         self.sent: dict[bool, tuple[int, int]] = {}  # training and validation: (step, prompts sent in it)
 
     def generate_sequences(self, prompts):
