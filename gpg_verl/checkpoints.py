@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,20 +215,21 @@ class Checkpoints:
     Args:
         directory: trainer.default_local_dir.
         keep: trainer.max_actor_ckpt_to_keep; None for all.
+        remove: takes a folder from every disk that the run saves to.
     """
 
-    def __init__(self, directory: Path, keep: int | None):
-        self.directory, self.keep = directory, keep
+    def __init__(self, directory: Path, keep: int | None, remove: Callable[[Path], None]):
+        self.directory, self.keep, self.remove = directory, keep, remove
         self.complete: list[Path] = []  # those that count for `keep`, oldest first
         self.last_step: int | None = None  # the last one of this run, or the one that it goes on from
         self.needed = 0  # bytes that it takes
 
     @classmethod
-    def of(cls, config: DictConfig) -> Checkpoints | None:
+    def of(cls, config: DictConfig, remove: Callable[[Path], None]) -> Checkpoints | None:
         """None where the workers go on writing after veRL's saving has returned (Megatron's `async_save`)."""
         if OmegaConf.select(config, "actor_rollout_ref.actor.checkpoint.async_save"):
             return None
-        return cls(Path(config.trainer.default_local_dir), config.trainer.max_actor_ckpt_to_keep)
+        return cls(Path(config.trainer.default_local_dir), config.trainer.max_actor_ckpt_to_keep, remove)
 
     def resumed_from(self, folder: Path, step: int, named: bool) -> None:
         """The run goes on from `folder`. What the user named stays; what the tracker named counts among those kept."""
@@ -252,7 +253,7 @@ class Checkpoints:
             if before == step:
                 before = self.last_step
                 self._name(before)
-            shutil.rmtree(folder)
+            self.remove(folder)
         if self.keep is not None:
             self._remove_all_but(max(self.keep - 1, 1))
         if (free := free_bytes(self.directory)) < self.needed:
@@ -263,7 +264,7 @@ class Checkpoints:
             if self._tracked() == step:
                 raise  # it is complete; what failed came after
             free = free_bytes(self.directory)
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove(folder)
             self._name(before)
             raise self._error(step, cause_of(error), free, before) from None
         name_latest(self.directory, step)
@@ -288,7 +289,7 @@ class Checkpoints:
 
     def _remove_all_but(self, count: int) -> None:
         for folder in self.complete[:-count]:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove(folder)
         self.complete = self.complete[-count:]
 
     def _error(self, step: int, cause: str, free: int, before: int | None) -> CheckpointError:

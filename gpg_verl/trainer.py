@@ -6,6 +6,8 @@ veRL's class. veRL's own modes stay as they are.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 
 import numpy as np
@@ -39,6 +41,7 @@ from gpg_verl.seams import seam
 from gpg_verl.selection import assign, other_loss_term, plan_updates, updates_per_batch, why_verl_updates
 from gpg_verl.workers import check_workers
 
+REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, once the run has failed
 
 
@@ -71,7 +74,7 @@ class GPGStep(RefillingStep):
         )
         self.prompts_submitted = 0  # since the last step ended
         self.image_check = ImageCheck(config, self.settings.max_rollout_gap)
-        self.checkpoints = Checkpoints.of(config)
+        self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -127,6 +130,13 @@ class GPGStep(RefillingStep):
         if self.global_steps > 0 and self.checkpoints is not None:
             folder, named = resumed_folder(self.config, self.global_steps)
             self.checkpoints.resumed_from(folder, self.global_steps, named)
+
+    def _remove_checkpoint(self, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        one_of_each_node = self.actor_rollout_wg.workers[:: self.config.trainer.n_gpus_per_node]
+        removals = [worker.__ray_call__.remote(_make_remover(str(folder))) for worker in one_of_each_node]
+        with contextlib.suppress(ray.exceptions.RayError):  # dead, or waiting for a rank whose save failed
+            ray.get(removals, timeout=REMOVE_SECONDS)
 
     def _save_checkpoint(self):
         if self.checkpoints is None:
@@ -350,6 +360,17 @@ class GPGStep(RefillingStep):
         if "actor" not in workers._dispatch_info:
             workers._dispatch_info["actor"] = workers._query_dispatch_info("actor")
         return max(workers._dispatch_info["actor"]) + 1
+
+
+def _make_remover(folder: str):
+    """The removal, as a function that Ray ships by value."""
+
+    def remove(_worker) -> None:
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return remove
 
 
 def in_dispatch_order(keys: list[str], dispatched: dict[str, int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(saves, words, first, directory, 
     if first:
         directory = tmp_path / "first"
         directory.mkdir()
-    with pytest.raises(CheckpointError) as error, Checkpoints(directory, keep=1).saving(3):
+    with pytest.raises(CheckpointError) as error, Checkpoints(directory, 1, shutil.rmtree).saving(3):
         saves(directory, 3)
     message = str(error.value)
     assert words in message
@@ -156,7 +157,7 @@ def test_too_little_room_is_seen_before_anything_is_written(directory):
     for i in range(1000):  # files that are all hole: no disk has room for as much again
         (directory / f"global_step_2/{i}").touch()
         os.truncate(directory / f"global_step_2/{i}", 10**13)
-    checkpoints = Checkpoints(directory, keep=None)
+    checkpoints = Checkpoints(directory, None, shutil.rmtree)
     checkpoints.resumed_from(directory / "global_step_2", 2, named=False)
     with pytest.raises(CheckpointError, match=r"too little room.*a checkpoint takes 10,000,"), checkpoints.saving(3):
         raise AssertionError("veRL's saving must not begin")
@@ -172,7 +173,7 @@ def test_too_little_room_is_seen_before_anything_is_written(directory):
 )
 def test_old_checkpoints_go_once_the_new_one_is_complete(keep, after, directory):
     """Step 2, which the run went on from, counts; step 1 was there before and is nobody's to remove."""
-    checkpoints = Checkpoints(directory, keep)
+    checkpoints = Checkpoints(directory, keep, shutil.rmtree)
     checkpoints.resumed_from(directory / "global_step_2", 2, named=False)
     for step, expected in zip((3, 4), after, strict=True):
         with checkpoints.saving(step):
@@ -185,7 +186,7 @@ def test_old_checkpoints_go_once_the_new_one_is_complete(keep, after, directory)
 
 def test_a_step_that_is_written_over_is_not_the_latest_meanwhile(directory):
     """Went back to step 1 by name: a run that is killed while it saves step 2 anew goes on from step 1."""
-    checkpoints = Checkpoints(directory, keep=1)
+    checkpoints = Checkpoints(directory, 1, shutil.rmtree)
     checkpoints.resumed_from(directory / "global_step_1", 1, named=True)
     with checkpoints.saving(2):
         assert (directory / TRACKER).read_text() == "1"
@@ -199,7 +200,7 @@ def test_what_fails_after_a_complete_save_takes_nothing_with_it(directory):
     """veRL calls `trainer.checkpoint_callback_class` last, and lets its errors end the run."""
 
     def save_and_upload():
-        with Checkpoints(directory, None).saving(3):
+        with Checkpoints(directory, None, shutil.rmtree).saving(3):
             save(directory, 3)
             (directory / TRACKER).write_text("3")
             raise RuntimeError("upload failed")
