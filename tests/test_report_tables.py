@@ -297,7 +297,7 @@ def test_a_table_of_one_column_has_no_average(tmp_path):
 
 def test_the_report_of_several_runs(tmp_path, capsys):
     """One finished, one going (a line half written, no evaluation yet), one that died before its first step."""
-    done, going, dead = train(tmp_path / "done", 80), train(tmp_path / "going", row="GPG-RS3"), tmp_path / "dead"
+    done, going, dead = train(tmp_path / "done", 80), train(tmp_path / "<b>going", row="GPG-RS3"), tmp_path / "dead"
     evaluate(done / "eval", ALL)
     (going / "eval").mkdir()
     with (going / "metrics.jsonl").open("a") as file:
@@ -315,6 +315,8 @@ def test_the_report_of_several_runs(tmp_path, capsys):
     assert_picture(folder / "curves.png")
     page = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", page)  # self-contained
+    assert "&lt;b&gt;going" in page
+    assert "<b>" not in page  # what a name holds is text
     for text in ("58.0 ± 6.5", "+2.3", "the last line is incomplete", "GPG-RS3"):
         assert text in page
     result = json.loads((folder / "report.json").read_text())
