@@ -7,4 +7,6 @@ bash examples/setup_cpu.sh requirements-test.txt
 VENV=${VENV:-.venv}
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/ruff" check .
+# Two processes, for two cores (conftest.py says what stays together); with arguments of your own, one.
+[ $# -gt 0 ] || set -- -n 2 --dist loadgroup --no-loadscope-reorder
 exec "$VENV/bin/python" -m pytest "$@"
