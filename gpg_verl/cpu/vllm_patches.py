@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 from gpg_verl.cpu import chosen, stand_ins
 from gpg_verl.seams import seam
@@ -12,6 +13,7 @@ def install() -> None:
     """Entry point of `vllm.general_plugins`: vLLM calls it in each of its processes, on every platform."""
     if chosen():
         keep_linear_weights()
+        leave_out_batch_invariant_kernels()
         # vLLM looks at a model's class in a process of its own, which does not import veRL.
         stand_ins.install()
 
@@ -30,3 +32,10 @@ def keep_linear_weights() -> None:
         return original(layer, remove_weight=False)
 
     utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
+
+
+def leave_out_batch_invariant_kernels() -> None:
+    """veRL switches them on for full determinism; they are Triton's, which has none for a CPU, and the first request
+    would end the engine. A token's last bits may then depend on what else is in the batch.
+    """
+    os.environ["VLLM_BATCH_INVARIANT"] = "0"

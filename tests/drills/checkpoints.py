@@ -160,10 +160,10 @@ def cut(folder: Path, tiny_folder: Path) -> list[Row]:
         rows.append(judged(run, Row(f"cut-{name}", what), Path(file).name, says, "trainer.resume_mode=resume_path"))
         if "Started a local Ray instance" in run.log:
             rows[-1].misses.append("Ray was started")
-        if name != "model":
-            shutil.copy(folder / "whole" / file, checkpoints / file)
+        shutil.copy(folder / "whole" / file, checkpoints / file)
 
     # The way out of the first message, taken as it stands there, over the step that was cut.
+    cut_in_half(checkpoints / "global_step_4/actor/model_world_size_1_rank_0.pt")
     said = " ".join(rows[0].last_words)
     way_out = re.findall(r"(trainer\.resume_mode=resume_path) (trainer\.resume_from_path=\S+?);", said)
     run = DrillRun(folder / "cut", tiny_folder, "way-out", *training, *way_out[0])
