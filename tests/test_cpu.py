@@ -11,7 +11,8 @@ import torch
 from conftest import run_python
 from PIL import Image
 
-from gpg_verl.cpu import qwen_vl_utils
+from gpg_verl.check import compose
+from gpg_verl.cpu import join_running_ray, qwen_vl_utils, verl_patches
 from gpg_verl.cpu.platform import CPUPlatform
 from gpg_verl.seams import seam
 
@@ -49,6 +50,36 @@ def test_a_weight_sync_that_nobody_answers_ends_with_a_message(tmp_path, monkeyp
     sender = BucketedWeightSender(f"ipc://{tmp_path}/nobody.sock", bucket_size_mb=1, use_shm=True)
     with pytest.raises(RuntimeError, match=r"vLLM did not take the trainer's weights within 0\.2 s"):
         asyncio.run(sender.async_send_weights(iter([("weight", torch.zeros(2))])))
+
+
+@pytest.mark.parametrize(
+    ("raylet", "expected"),
+    [("4711", "ipc:///tmp/rl-01000000-rank-0-raylet-4711.sock"), (None, "ipc:///tmp/rl-01000000-rank-0.sock")],
+)
+def test_two_runs_on_a_machine_do_not_meet_at_one_socket(raylet, expected, monkeypatch):
+    """In a Ray of its own, every run is job 01000000."""
+    monkeypatch.delenv("RAY_RAYLET_PID", raising=False)
+    if raylet:
+        monkeypatch.setenv("RAY_RAYLET_PID", raylet)
+    assert verl_patches.of_this_ray("ipc:///tmp/rl-01000000-rank-0.sock") == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "joins"),
+    [(None, None, None), ("", "local", None), ("10.0.0.1:6379", None, "10.0.0.1:6379"), (None, "auto", "auto")],
+)
+def test_a_running_ray_is_not_told_its_size(variable, address, joins, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    config = compose(["+preset=cpu", *([f"+ray_kwargs.ray_init.address={address}"] if address else [])])
+    lines = join_running_ray(config)
+    kept = (None, None, None) if joins else (16, 1, 300000000)
+    assert tuple(config.ray_kwargs.ray_init[key] for key in ("num_cpus", "num_gpus", "object_store_memory")) == kept
+    assert bool(lines) == bool(joins)
+    if joins:
+        assert f"joins the Ray at {joins}" in lines[0]
+        assert "num_cpus=16, num_gpus=1, object_store_memory=300000000" in lines[0]
 
 
 # Computed by qwen_vl_utils 0.0.14.

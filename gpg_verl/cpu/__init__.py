@@ -69,3 +69,21 @@ def adopt(config) -> None:
         install()
         set_platform(CPUPlatform())
     config.trainer.device = "cpu"
+    for line in join_running_ray(config):
+        print(line, flush=True)
+
+
+def join_running_ray(config) -> list[str]:
+    """The preset says how large a Ray the run starts for itself. Where it joins a running one, that one's nodes have
+    said so (`ray start --num-cpus=16 --num-gpus=1`), and `ray.init` refuses to be told.
+
+    Returns a line for the log.
+    """
+    ray_init = config.ray_kwargs.ray_init
+    address = os.environ.get("RAY_ADDRESS") or ray_init.get("address")
+    if address in (None, "local"):
+        return []
+    sizes = {key: ray_init.get(key) for key in ("num_cpus", "num_gpus", "object_store_memory")}
+    ray_init.update(dict.fromkeys(sizes))
+    told = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
+    return [f"gpg_verl: joins the Ray at {address}, whose nodes have their own sizes; not used: {told or 'nothing'}"]

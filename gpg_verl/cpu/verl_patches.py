@@ -77,7 +77,9 @@ def weight_sync_seconds() -> float:
 def bound_weight_sync(transfer) -> None:
     """Both ends of the weight sync wait for each other without a limit: if one fails, the run hangs for ever.
 
-    With a limit on every message, the end that is left raises, and Ray ends the run with its error.
+    With a limit on every message, the end that is left raises, and Ray ends the run with its error. And they meet at a
+    socket that veRL 0.9.1 names by Ray's job id, which is 01000000 in every Ray that a run starts for itself: with two
+    runs on a machine, one could take the other's weights. Here the name has the node's raylet in it too.
     """
     sender = transfer.BucketedWeightSender
     for end in (sender, transfer.BucketedWeightReceiver):
@@ -85,11 +87,18 @@ def bound_weight_sync(transfer) -> None:
     sender.async_send_weights = _name_the_timeout(seam(sender, "async_send_weights", ("self", "weights")))
 
 
+def of_this_ray(zmq_handle: str) -> str:
+    """The socket's name for the processes of this node of this Ray; Ray tells them their raylet's process id."""
+    raylet = os.environ.get("RAY_RAYLET_PID")
+    return f"{zmq_handle.removesuffix('.sock')}-raylet-{raylet}.sock" if raylet else zmq_handle
+
+
 def _with_limit(init_socket):
     import zmq
 
     @functools.wraps(init_socket)
     def _init_socket(self):
+        self.zmq_handle = of_this_ray(self.zmq_handle)
         init_socket(self)
         milliseconds = int(weight_sync_seconds() * 1000)
         self.socket.setsockopt(zmq.RCVTIMEO, milliseconds)
