@@ -65,6 +65,7 @@ def test_rows_without_gradient_are_left_out(actors, tiny_folder, mode, alpha, up
     expected = [g for g in whole.gradients if g.any()]
     assert_same(part.gradients, expected)
     assert part.metrics["gpg/updates"] == len(expected)
+    assert {"global_seqlen/min", "global_seqlen/max", "global_seqlen/balanced_max"} <= part.metrics.keys()
     assert difference(part.parameters, whole.parameters) <= 1e-6
     assert part.scheduled == 1  # once a rollout batch, however many updates
 
