@@ -65,6 +65,10 @@ class Heartbeat:
         for name in [name for name, ping in self.pings.items() if ping in answered]:
             try:
                 engine_dead = ray.get(self.pings.pop(name))
+            except ray.exceptions.ActorUnavailableError:
+                # Its answer went missing. Ray finds out whether the actor, or its node, is dead, and says so to a later
+                # question; a connection lost for a moment is no reason to end a run.
+                continue
             except ray.exceptions.RayActorError as error:
                 raise RuntimeError(f"the {name} died. {ray_says(error)}") from error
             if engine_dead:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+import ray
 
 from gpg_verl import sampler
-from gpg_verl.sampler import Watch, poll_seconds
+from gpg_verl.sampler import Heartbeat, Watch, poll_seconds
 
 
 class Buffer:
@@ -45,3 +46,34 @@ def test_the_living_are_asked_for_every_few_seconds(monkeypatch):
         watch("train", 1000.0)
         clock[0] += 1
     assert asked == [1000.0, 1006.0]
+
+
+class Actor:
+    """What `Heartbeat` needs of a handle; its questions are answered by number."""
+
+    def __init__(self):
+        self.asked = 0
+        self.__ray_ready__ = self
+
+    def remote(self):
+        self.asked += 1
+        return self.asked
+
+
+def test_a_lost_connection_is_no_death(monkeypatch):
+    """Ray says which of the two it is, and cannot be made to lose a connection in a test."""
+    actor, answers = Actor(), {1: ray.exceptions.ActorUnavailableError("connection lost", None)}
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+
+    def get(ref):
+        if ref in answers:
+            raise answers[ref]
+
+    monkeypatch.setattr(ray, "get", get)
+    beat = Heartbeat(lambda: [("actor worker 3", actor)])
+    beat()
+    beat()
+    assert actor.asked == 2
+    answers[3] = ray.exceptions.ActorDiedError()
+    with pytest.raises(RuntimeError, match="the actor worker 3 died while the step waited for it"):
+        beat()
