@@ -17,13 +17,15 @@ os.environ["VERL_PLATFORM"] = "cpu"
 
 
 # Files with real runs or several processes of torch: one after the other, as two would not fit the memory that README
-# asks for. They come first and take about half of the whole time, so that all others fit beside them.
+# asks for. They come first, being about half of the whole time, and all others fit beside them.
 RUNS = ("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """With pytest-xdist (tests/run.sh): a file stays in one process, and all real runs in the same."""
+    if not hasattr(config, "workerinput"):
+        return
     items.sort(key=lambda item: item.path.stem not in RUNS)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("runs" if item.path.stem in RUNS else item.path.stem))
