@@ -123,9 +123,8 @@ def plugin():
 def test_verl_loads_its_plugins(tmp_path):
     """Without this seam nothing of ours would be there, and `gpg` would be veRL's own."""
     code = "import sys, verl; print('gpg_verl.plugin' in sys.modules, 'gpg_verl.hooks' in sys.modules)"
-    assert run_python("-c", code, cwd=tmp_path).stdout.split() == ["True", "True"], (
-        "verl.__init__ no longer loads the entry points of the group verl.plugins"
-    )
+    found = ["verl.__init__ does not load the entry points of the group verl.plugins: gpg_verl/plugin.py"]
+    assert run_python("-c", code, cwd=tmp_path).stdout.split() == ["True", "True"], listed(found)
 
 
 @pytest.mark.parametrize("path", [path for path, tree in MODULES.items() if compat.uses(tree)])
@@ -288,14 +287,14 @@ TRAINER = f"{V1}.trainer_base:PPOTrainer"
 )
 def test_a_change_is_named(place, becomes, check, expected, monkeypatch):
     """veRL doctored, and put right again."""
-    assert check() == []
+    before = set(check())  # nothing, in a veRL that is supported
     owner, _, name = place.rpartition(":" if "." not in place.rpartition(":")[2] else ".")
     owner = compat.import_or_gone(owner)
     if becomes is None:
         monkeypatch.delattr(owner, name)
     else:
         monkeypatch.setattr(owner, name, becomes, raising=False)
-    found = check()
+    found = set(check()) - before
     assert any(expected in line for line in found), found
 
 
