@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # veRL's replay buffer asks every 2 s whether the rollout is done: most of a short step. Asking costs one metadata
 # listing, so the wait is a share of the time already waited: 5 % late at most, and never later than veRL's own 2 s.
@@ -43,6 +48,10 @@ class Watch:
         return self.wait(partition_id, last_debug_time)
 
 
+class Died(RuntimeError):
+    """One of a run's processes is gone; the message names it."""
+
+
 class Heartbeat:
     """Tells when one of a run's Ray actors has died, without waiting for those that are merely busy.
 
@@ -55,7 +64,7 @@ class Heartbeat:
         self.pings: dict[str, object] = {}
 
     def __call__(self, seconds: float = 0) -> None:
-        """Raises RuntimeError naming what died; gives the living `seconds` to answer."""
+        """Raises Died naming what died; gives the living `seconds` to answer."""
         import ray
 
         for name, actor in self.actors():
@@ -70,9 +79,33 @@ class Heartbeat:
                 # question; a connection lost for a moment is no reason to end a run.
                 continue
             except ray.exceptions.RayActorError as error:
-                raise RuntimeError(f"the {name} died. {ray_says(error)}") from error
+                raise Died(f"the {name} died. {ray_says(error)}") from error
             if engine_dead:
-                raise RuntimeError(f"the engine of the {name} died (vLLM's own process; its errors stand above)")
+                raise Died(f"the engine of the {name} died (vLLM's own process; its errors stand above)")
+
+    def anew(self, seconds: float) -> None:
+        """The same by new questions only: what was asked before may have been answered by somebody who died since."""
+        self()
+        self(seconds)
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Does `work`, in a thread of its own, and looks meanwhile whether all are alive.
+
+        For the weight sync: in veRL 0.9.1 the trainer's end waits in it for the rollout's without a limit, and never
+        learns that it is gone. The thread is left behind then; it ends with the run.
+        """
+        done: Future = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        while not wait([done], timeout=ALIVE_EVERY_SECONDS).done:
+            self()
+        return done.result()
 
 
 def _make_engine_dead() -> Callable[[object], bool]:

@@ -36,13 +36,13 @@ from gpg_verl.explain import StepMetrics
 from gpg_verl.images import ImageCheck
 from gpg_verl.ragged import repeat, row_lengths, row_rewards
 from gpg_verl.refilling import RefillingStep
-from gpg_verl.sampler import Heartbeat, Watch
+from gpg_verl.sampler import Died, Heartbeat, Watch
 from gpg_verl.seams import seam
 from gpg_verl.selection import assign, other_loss_term, plan_updates, share_out, updates_per_batch, why_verl_updates
 from gpg_verl.workers import check_workers
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
-ANSWER_SECONDS = 3.0  # to answer whether they live, once the run has failed
+ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
 
 
 class GPGStep(RefillingStep):
@@ -98,7 +98,7 @@ class GPGStep(RefillingStep):
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
-        super().on_init_end()
+        self.heartbeat.during(super().on_init_end)
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
@@ -110,7 +110,8 @@ class GPGStep(RefillingStep):
     def _actors_waited_for(self):
         """(name, handle) of every process whose work a step waits for."""
         yield from ((f"actor worker {i}", w) for i, w in enumerate(self.actor_rollout_wg.workers))
-        yield from ((f"agent-loop worker {i}", w) for i, w in enumerate(self.agent_loop_manager.agent_loop_workers))
+        if hasattr(self, "agent_loop_manager"):  # not before `fit`
+            yield from ((f"agent-loop worker {i}", w) for i, w in enumerate(self.agent_loop_manager.agent_loop_workers))
         yield from ((f"reward worker {i}", w) for i, w in enumerate(self.get_reward_handles() or []))
         for manager in self._rollout_server_managers():
             for replica in manager.get_replicas():
@@ -119,11 +120,21 @@ class GPGStep(RefillingStep):
     def fit(self, agent_loop_manager):
         try:
             super().fit(agent_loop_manager)
-        except Exception:
-            # A death shows as whatever failed first for want of the dead; a busy worker is not waited for.
-            self.heartbeat()  # takes the answers to what was asked before the failure
-            self.heartbeat(seconds=ANSWER_SECONDS)
+        except Died:
             raise
+        except Exception:
+            # A death shows as whatever failed first for want of the dead.
+            self.heartbeat.anew(ANSWER_SECONDS)
+            raise
+
+    def on_sample_end(self):
+        if self.replay_buffer.failure_keys["train"]:
+            # Trained on otherwise, with what came back: veRL does not ask why prompts failed.
+            self.heartbeat.anew(ANSWER_SECONDS)
+        super().on_sample_end()
+
+    def on_step_end(self):
+        self.heartbeat.during(super().on_step_end)
 
     def _load_checkpoint(self):
         super()._load_checkpoint()

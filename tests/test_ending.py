@@ -132,8 +132,9 @@ def local_ray():
     ray.shutdown()
 
 
-def test_the_dead_are_named_and_the_busy_are_not(local_ray):
-    from gpg_verl.sampler import Heartbeat
+def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
+    from gpg_verl import sampler
+    from gpg_verl.sampler import Died, Heartbeat
 
     class Server:
         def __init__(self, errored=False):
@@ -152,8 +153,15 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray):
     busy.sleep.remote()
 
     Heartbeat(lambda: [("worker 0", busy), ("worker 1", idle)])(seconds=2)
-    with pytest.raises(RuntimeError, match="the engine of the rollout server 1 died"):
+    with pytest.raises(Died, match="the engine of the rollout server 1 died"):
         Heartbeat(lambda: [("worker 0", busy), ("rollout server 1", broken)])(seconds=10)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=rf"the worker 1 died\. \(pid {pid}, ip .*its worker process has died"):
+    with pytest.raises(Died, match=rf"the worker 1 died\. \(pid {pid}, ip .*its worker process has died"):
         Heartbeat(lambda: [("worker 0", busy), ("worker 1", idle)])(seconds=10)
+
+    monkeypatch.setattr(sampler, "ALIVE_EVERY_SECONDS", 0.2)
+    assert Heartbeat(lambda: [("worker 0", busy)]).during(lambda: time.sleep(1) or "done") == "done"
+    with pytest.raises(ZeroDivisionError):
+        Heartbeat(lambda: [("worker 0", busy)]).during(lambda: 1 / 0)
+    with pytest.raises(Died, match="the worker 1 died"):
+        Heartbeat(lambda: [("worker 1", idle)]).during(lambda: time.sleep(60))
