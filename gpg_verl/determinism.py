@@ -34,14 +34,11 @@ class AgentLoopWorkerSeeded(AgentLoopWorkerTQ.__ray_actor_class__):
         # Ray ships an inherited __init__ by value, with a copy of the class that its super() means.
         super().__init__(*args, **kwargs)
 
-    async def _run_agent_loop(self, sampling_params, trajectory, *, session_id, **kwargs):
-        place = kwargs.pop(PLACE)
-        which = (int(trajectory["step"]), bool(trajectory["validate"]), place, session_id)
+    async def _run_agent_loop(self, sampling_params, trajectory, **kwargs):
+        which = (int(trajectory["step"]), bool(trajectory["validate"]), kwargs.pop(PLACE), kwargs["session_id"])
         seed = seed_of(self.config.actor_rollout_ref.rollout.seed, *which)
         kwargs["priority"] = priority_of(*which)
-        return await super()._run_agent_loop(
-            {**sampling_params, "seed": seed}, trajectory, session_id=session_id, **kwargs
-        )
+        return await super()._run_agent_loop({**sampling_params, "seed": seed}, trajectory, **kwargs)
 
 
 class AgentLoopManagerSeeded(AgentLoopManagerTQ):

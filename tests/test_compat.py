@@ -26,7 +26,8 @@ TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 STEP = {
     *("__init__", "_balance_batch", "_build_replay_buffer", "_compute_advantage", "_compute_old_log_prob"),
     *("_fetch_one_gen_batch", "_get_required_batch_multiple", "_init_dataloader", "_init_resource_pool_mgr"),
-    *("_load_checkpoint", "_save_checkpoint", "_submit_batch_to_rollout", "_update_actor", "on_init_end", "step"),
+    *("_load_checkpoint", "_save_checkpoint", "_submit_batch_to_rollout", "_update_actor", "step"),
+    *("fit", "on_init_end", "on_sample_end", "on_step_end"),
 }
 REPLACED = {
     "gpg_verl.trainer:GPGTrainerSync": STEP,
@@ -35,6 +36,8 @@ REPLACED = {
     "gpg_verl.actor:GPGTrainingWorker": {"infer_batch", "set_loss_fn", "train_mini_batch"},
     "gpg_verl.actor:GPGActor": {"actor_worker_cls"},
     "gpg_verl.actor:GPGDetachedActor": {"actor_worker_cls"},
+    "gpg_verl.determinism:AgentLoopManagerSeeded": {"__init__", "generate_sequences"},
+    "gpg_verl.determinism:AgentLoopWorkerSeeded": {"__init__", "_run_agent_loop"},
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
     "gpg_verl.cpu.platform:CPUPlatform": {
         *("communication_backend_name", "cudart", "current_device", "device_count", "device_module", "device_name"),
@@ -48,6 +51,7 @@ REPLACED = {
 # Where each patched function lives.
 SEAMS = {
     ("gpg_verl/hooks.py", "validate_config"): ["verl.utils.config"],
+    ("gpg_verl/ending.py", "run_ppo"): ["verl.trainer.main_ppo"],
     ("gpg_verl/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/dropped.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
     ("gpg_verl/trainer.py", "_wait_for_next_poll"): [BUFFER],
@@ -99,9 +103,12 @@ OBJECTS = {
 WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
 WORKER_METHODS = {"update_actor", "compute_log_prob", "_query_dispatch_info"}
 
-# Free-form, or a node of ours.
+# Free-form, a node of ours, not in veRL's files but read by it, or no key but the name of a file.
 NOT_VERLS = (
     "algorithm.gpg",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    "ray_kwargs.ray_init.address",
+    "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
 )
