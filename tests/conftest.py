@@ -52,7 +52,7 @@ def tiny_vision_folder(tmp_path_factory) -> Path:
     return make_vision_model(tmp_path_factory.mktemp("tiny_vision"), "qwen2_vl")
 
 
-def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+def run_python(*arguments: str, cwd: Path, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python …` as a user would, with output and errors together."""
     inherited = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}
     return subprocess.run(
