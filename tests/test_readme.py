@@ -82,7 +82,7 @@ def composed(command, folder):
     """Up to where Ray would start: Hydra composes it, and neither we nor veRL have a word against it."""
     import verl  # noqa: F401
 
-    overrides = shlex.split(os.path.expandvars(command))[3:]
+    overrides = shlex.split(os.path.expandvars(command.partition("main_ppo ")[2]))
     if overrides[-1] == "...":
         overrides = [*tiny.overrides(folder), *overrides[:-1]]
     config = compose(overrides)
@@ -208,7 +208,7 @@ def reported(command, folder):
 
 
 RULES: list[tuple[str, Callable[[str, Path], None]]] = [
-    (r"python -m verl\.trainer\.main_ppo ", composed),
+    (r"(RAY_ADDRESS=\S+ )?python -m verl\.trainer\.main_ppo ", composed),
     (r"python -m gpg_verl check ", checked),
     (r"python -m gpg_verl doctor$", doctored),
     (r"python -m gpg_verl\.data list$", as_it_stands),
@@ -219,7 +219,9 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"python -m reward_fns audit ", audited),
     (r"python examples/benchmark/estimator\.py --cases ", as_it_stands),
     (r"python examples/benchmark/\w+\.py", with_help),
-    (r"(ray|pip) \w+$", with_help),
+    (r"python tests/drills/\w+\.py", with_help),
+    (r"export RAY_AUTH_MODE=", as_it_stands),
+    (r"(ray|pip) \w+$|ray start ", with_help),
     (r"make \w+$", dry_make),
     (r"pip install '?\.", installed),
     (r"bash examples/setup_cpu\.sh$", set_up),

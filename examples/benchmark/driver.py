@@ -40,7 +40,8 @@ def batch(rows: int, tokens: int, group: int) -> tuple[KVBatchMeta, dict[str, to
     }
     order = torch.randperm(rows // group, generator=generator).tolist()
     keys = [f"uid{order[i // group]:08d}_{i % group}_0" for i in range(rows)]
-    tags = [{"seq_len": length + 128, "response_len": length} for length in lengths.tolist()]
+    always = {"status": "success", "prompt_len": 128, "global_steps": 1, "min_global_steps": 1, "max_global_steps": 1}
+    tags = [{**always, "seq_len": length + 128, "response_len": length} for length in lengths.tolist()]
     return KVBatchMeta(keys=keys, tags=tags, partition_id="train"), fields
 
 
