@@ -26,9 +26,13 @@ def pytest_collection_modifyitems(config, items):
     """With pytest-xdist (tests/run.sh): a file stays in one process, and all real runs in the same."""
     if not hasattr(config, "workerinput"):
         return
-    items.sort(key=lambda item: item.path.stem not in RUNS)
+    items.sort(key=lambda item: group(item) != "runs")
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("runs" if item.path.stem in RUNS else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def group(item) -> str:
+    return "runs" if item.path.stem in RUNS or "quickstart.sh" in item.name else item.path.stem
 
 
 @pytest.fixture(scope="session")
