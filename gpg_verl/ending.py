@@ -12,6 +12,7 @@ import traceback
 
 from gpg_verl import run_folder
 from gpg_verl.config import is_gpg
+from gpg_verl.sampler import Died
 from gpg_verl.seams import seam
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
@@ -65,6 +66,8 @@ def _cause(error: Exception) -> str:
             error = error.cause
     else:
         traceback.print_exception(error)
+    if isinstance(error, Died):
+        return str(error).splitlines()[0]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:LONGEST]
 

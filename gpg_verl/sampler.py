@@ -49,7 +49,7 @@ class Watch:
 
 
 class Died(RuntimeError):
-    """One of a run's processes is gone; the message names it."""
+    """One of a run's processes is gone; the message's first line names it."""
 
 
 class Heartbeat:
@@ -79,9 +79,9 @@ class Heartbeat:
                 # question; a connection lost for a moment is no reason to end a run.
                 continue
             except ray.exceptions.RayActorError as error:
-                raise Died(f"the {name} died. {ray_says(error)}") from error
+                raise Died(f"the {name} died {where_and_why(error)}") from None
             if engine_dead:
-                raise Died(f"the engine of the {name} died (vLLM's own process; its errors stand above)")
+                raise Died(f"the engine of the {name} died (a process of vLLM's; its errors stand above)")
 
     def anew(self, seconds: float) -> None:
         """The same by new questions only: what was asked before may have been answered by somebody who died since."""
@@ -117,9 +117,9 @@ def _make_engine_dead() -> Callable[[object], bool]:
     return engine_dead
 
 
-def ray_says(error) -> str:
-    """Where the actor was and why Ray thinks that it died, in one line."""
+def where_and_why(error) -> str:
+    """Where the actor was, and in a second line why Ray thinks that it died."""
     text = " ".join(str(error).split())
-    _, _, reason = text.partition("The actor is dead because ")
-    where = [f"{key} {found[1]}" for key in ("pid", "ip") if (found := re.search(rf"\b{key}: (\S+)", text))]
-    return f"({', '.join(where)}) {reason or text}" if where else reason or text
+    pid, ip = (found[1] if (found := re.search(rf"\b{key}: (\S+)", text)) else "unknown" for key in ("pid", "ip"))
+    reason = text.partition("The actor is dead because ")[2] or text
+    return f"(process {pid} on {ip})\nRay says: {reason}"

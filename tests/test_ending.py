@@ -13,8 +13,9 @@ import types
 import pytest
 from omegaconf import OmegaConf
 
-from gpg_verl import run_folder
+from gpg_verl import run_folder, sampler
 from gpg_verl.ending import tell_the_end
+from gpg_verl.sampler import Died, Heartbeat
 
 
 def config(folder, estimator="gpg", **trainer):
@@ -49,10 +50,11 @@ def failed_in_ray(cause: Exception):
 @pytest.mark.parametrize(
     ("ends_with", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C (SIGINT)"),
         (SystemExit(int(signal.SIGTERM)), 143, "stopped by SIGTERM"),
         (ValueError("no such\n  model"), 1, "ValueError: no such model"),
         (failed_in_ray(MemoryError("7 GB more")), 1, "MemoryError: 7 GB more"),
+        (failed_in_ray(Died("the worker 0 died (process 7)\nRay says: perhaps")), 1, "the worker 0 died (process 7)"),
     ],
 )
 def test_the_last_words_are_what_ended_it_and_the_way_out(monkeypatch, capfd, tmp_path, ends_with, code, said):
@@ -61,7 +63,7 @@ def test_the_last_words_are_what_ended_it_and_the_way_out(monkeypatch, capfd, tm
         run_of(monkeypatch, ends_with)(config(tmp_path), None)
     assert end.value.code == code
     *before, first, last = capfd.readouterr().err.strip().splitlines()
-    assert first.startswith(f"gpg_verl: the run has ended: {said}")
+    assert first == f"gpg_verl: the run has ended: {said}"
     assert last == f"gpg_verl: step 10 is saved in {tmp_path}/global_step_10; the same command goes on with step 11."
     assert any("File " in line for line in before) == (code == 1)  # where it failed, for an error only
 
@@ -96,7 +98,7 @@ def test_the_way_out(tmp_path, saved, trainer, said):
 HOLD = """
 import sys, time
 from omegaconf import OmegaConf
-from gpg_verl import run_folder
+from gpg_verl import run_folder, sampler
 print(run_folder.claim(OmegaConf.create({"trainer": {"default_local_dir": sys.argv[1], "save_freq": 5}})), flush=True)
 time.sleep(60)
 """
@@ -133,9 +135,6 @@ def local_ray():
 
 
 def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
-    from gpg_verl import sampler
-    from gpg_verl.sampler import Died, Heartbeat
-
     class Server:
         def __init__(self, errored=False):
             self.engine = types.SimpleNamespace(errored=errored)
@@ -156,7 +155,7 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
     with pytest.raises(Died, match="the engine of the rollout server 1 died"):
         Heartbeat(lambda: [("worker 0", busy), ("rollout server 1", broken)])(seconds=10)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(Died, match=rf"the worker 1 died\. \(pid {pid}, ip .*its worker process has died"):
+    with pytest.raises(Died, match=rf"the worker 1 died \(process {pid} on .*\nRay says: its worker process has died"):
         Heartbeat(lambda: [("worker 0", busy), ("worker 1", idle)])(seconds=10)
 
     monkeypatch.setattr(sampler, "ALIVE_EVERY_SECONDS", 0.2)

@@ -111,6 +111,8 @@ class DrillRun:
         self.ray_folder = Path(tempfile.mkdtemp(prefix="gd-"))
         self.hold = self.ray_folder / "hold"
         self.shared_memory: set[str] = set()
+        # A shell starts what runs in its background with SIGINT ignored, which this run would inherit.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.failed_at = 0.0
         self.log_before = 0
         self.process = launch(
