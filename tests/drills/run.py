@@ -50,6 +50,7 @@ class Row:
     tail: list[str] = field(default_factory=list)
     saved: int = 0
     reached: int = 0
+    lost: str = "nothing"
     gone_after: float | None = None  # seconds from the run's end; None where something stays
     at: dict[int, list[str]] = field(default_factory=dict)
     shared_memory: list[str] = field(default_factory=list)
@@ -273,9 +274,12 @@ def drilled(drill: Drill, run: DrillRun, before: list[tuple[Row, DrillRun]]) -> 
     lines = hurt.after_failure()
     row.code, row.seconds = end.code, round(end.seconds, 1)
     row.lines, row.tail = len(lines), [line[:500] for line in lines[-15:]]
-    row.last_words = [line for line in lines[-6:] if line.startswith(("gpg_verl: ", "  - "))]
+    words = [line.strip() for line in lines[-6:] if line.startswith(("gpg_verl: ", "  - "))]
+    row.last_words = [word.replace(str(run.folder), "FOLDER") for word in words]
     row.saved = run.saved()
     row.reached = max([row.saved, *run.steps()])
+    if drill.loses:
+        row.lost = f"{row.reached - row.saved} done since the save, and the step at work"
     row.at, row.gone_after = remains.at, remains.gone_after
     row.shared_memory, row.ray_megabytes = remains.shared_memory, remains.ray_megabytes
 
@@ -314,16 +318,15 @@ HEADINGS = ("drill", "what the user sees", "exit, after", "lost", "left running"
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    said = " ".join(line.strip().removeprefix("gpg_verl: ") for line in row.last_words)
+    said = " / ".join(row.last_words)
     left = "nothing" if row.gone_after is not None and row.gone_after < 1 else f"nothing after {row.gone_after:.0f} s"
     if row.gone_after is None:
         left = "some to the last look"
-    lost = f"{row.reached - row.saved} steps and the one at work" if row.reached > row.saved else "the step at work"
     return (
         row.what,
-        f"{said or 'nothing of ours'} ({row.lines} lines in all)",
+        f"{f'`{said}`' if said else 'no last words'} ({row.lines} lines in all)",
         f"{row.code}, {row.seconds:.0f} s",
-        lost,
+        row.lost,
         left + ("" if not row.misses else f"; MISSED: {'; '.join(row.misses)}"),
         row.resumed,
     )
