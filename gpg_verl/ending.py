@@ -5,6 +5,7 @@ Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's proc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
@@ -18,6 +19,7 @@ from gpg_verl.seams import seam
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
 
+LEAVE_SECONDS = 10.0  # for Ray's workers to leave by themselves
 LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
 
 
@@ -47,7 +49,7 @@ def _with_last_words(original):
             cause, code = "stopped by SIGTERM", 128 + signal.SIGTERM
         except Exception as error:
             cause, code = _cause(error), 1
-        _end_ray()
+        end_ray()
         sys.stdout.flush()
         print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.way_out(config)}", file=sys.stderr)
         raise SystemExit(code)
@@ -72,8 +74,18 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:LONGEST]
 
 
-def _end_ray() -> None:
-    """Ends the processes that this driver started, so that nothing of theirs is printed below the last words."""
+def end_ray() -> None:
+    """Ends the processes that this driver started, so that nothing of theirs is printed below the last words.
+
+    Where the driver started Ray, its workers are among its descendants. They end when they see that Ray is gone, but on
+    a busy machine one was seen to stay, with all its memory (Ray 2.60).
+    """
+    import psutil
     import ray
 
+    children = psutil.Process().children(recursive=True)
     ray.shutdown()
+    for process in psutil.wait_procs(children, timeout=LEAVE_SECONDS)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()[:1]).startswith("ray::"):  # a logger's service may have more to send
+                process.kill()

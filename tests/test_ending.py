@@ -10,11 +10,12 @@ import sys
 import time
 import types
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from gpg_verl import run_folder, sampler
-from gpg_verl.ending import tell_the_end
+from gpg_verl import ending, run_folder, sampler
+from gpg_verl.ending import end_ray, tell_the_end
 from gpg_verl.sampler import Died, Heartbeat
 
 
@@ -98,7 +99,7 @@ def test_the_way_out(tmp_path, saved, trainer, said):
 HOLD = """
 import sys, time
 from omegaconf import OmegaConf
-from gpg_verl import run_folder, sampler
+from gpg_verl import ending, run_folder, sampler
 print(run_folder.claim(OmegaConf.create({"trainer": {"default_local_dir": sys.argv[1], "save_freq": 5}})), flush=True)
 time.sleep(60)
 """
@@ -164,3 +165,10 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
         Heartbeat(lambda: [("worker 0", busy)]).during(lambda: 1 / 0)
     with pytest.raises(Died, match="the worker 1 died"):
         Heartbeat(lambda: [("worker 1", idle)]).during(lambda: time.sleep(60))
+
+    stuck = psutil.Process(local_ray.get(broken.pid.remote()))
+    stuck.suspend()  # does not see that Ray is gone
+    monkeypatch.setattr(ending, "LEAVE_SECONDS", 3)
+    end_ray()
+    stuck.wait(timeout=5)
+    assert not stuck.is_running()
