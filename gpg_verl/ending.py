@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 from gpg_verl import run_folder
 from gpg_verl.config import is_gpg
@@ -78,14 +80,27 @@ def end_ray() -> None:
     """Ends the processes that this driver started, so that nothing of theirs is printed below the last words.
 
     Where the driver started Ray, its workers are among its descendants. They end when they see that Ray is gone, but on
-    a busy machine one was seen to stay, with all its memory (Ray 2.60).
+    a busy machine one was seen to stay, with all its memory (Ray 2.60). A bucket of weights in shared memory stays if
+    the weight sync was under way, as Ray kills the process that would remove it.
     """
     import psutil
     import ray
 
     children = psutil.Process().children(recursive=True)
+    buckets = set().union(*(_buckets(process.pid) for process in children))
     ray.shutdown()
     for process in psutil.wait_procs(children, timeout=LEAVE_SECONDS)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             if "".join(process.cmdline()[:1]).startswith("ray::"):  # a logger's service may have more to send
                 process.kill()
+    for bucket in buckets:
+        bucket.unlink(missing_ok=True)
+
+
+def _buckets(pid: int) -> set[Path]:
+    """veRL's buckets of weights that a process has mapped."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    return {Path(name) for name in re.findall(r"/dev/shm/verl_weights_\w+", maps)}
