@@ -164,6 +164,8 @@ class GPGStep(RefillingStep):
 
     def step(self, metrics, timing_raw):
         self.explain.begin()
+        if self.trainer_mode == "sync":
+            self.dispatched.clear()
         batch = super().step(metrics, timing_raw)
         for key in [key for key in metrics if key.startswith("gpg/") and key.endswith("_sum")]:
             metrics[key.removesuffix("_sum")] = metrics.pop(key)  # so called for veRL to add up over local updates
@@ -198,8 +200,6 @@ class GPGStep(RefillingStep):
     def _balance_batch(self, batch, metrics, **kwargs):
         if self.deterministic:
             batch.reorder(in_dispatch_order(batch.keys, self.dispatched))
-            if self.trainer_mode == "sync":
-                self.dispatched.clear()
         batch = self._share_out(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
         if self.local_trigger_step == 0:  # the rollout's newest weights are the trainer's, of the step before
             ranks = self._data_parallel_size()
@@ -334,7 +334,10 @@ class GPGStep(RefillingStep):
         actor = self.config.actor_rollout_ref.actor
         padding = [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")]
         real = sorted(set(range(len(batch))) - set(padding))
-        mini_batches = [[real[j] for j in rows] for rows in assign(self.uids[real], self.updates)]
+        groups = self.uids[real]
+        if self.deterministic:  # uids are drawn anew in each run
+            groups = [f"{self.dispatched.get(uid, 0):012}{uid}" for uid in groups]
+        mini_batches = [[real[j] for j in rows] for rows in assign(groups, self.updates)]
         has_gradient = self.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]

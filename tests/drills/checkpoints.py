@@ -177,7 +177,7 @@ def cut(folder: Path, tiny_folder: Path) -> list[Row]:
 
 # ---- what a resumed run computes
 
-TIMES = ("timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds")
+TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds")
 # With β_th: how many prompts the rollout had ahead of those that the step used up, which are the same.
 AHEAD = (
     "gpg/prompts_generated",
@@ -201,9 +201,9 @@ def differences(first: dict, second: dict) -> dict[str, float]:
 
 
 def texts(run: DrillRun, step: int) -> list[tuple[str, str]]:
-    """Prompts and responses of a step, in the order of the batch."""
+    """Prompts and responses of a step; veRL writes them by uid, which is drawn anew in each run."""
     lines = (run.folder / f"rollouts-{run.name}/{step}.jsonl").read_text().splitlines()
-    return [(row["input"], row["output"]) for row in map(json.loads, lines)]
+    return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
 
 
 def same_metrics(folder: Path, tiny_folder: Path) -> list[Row]:
