@@ -10,6 +10,7 @@ import functools
 import re
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -42,11 +43,11 @@ def _with_last_words(original):
         if not is_gpg(config):
             return original(config, task_runner_class)
         try:
-            return original(config, task_runner_class)
+            return original(config, _Runner(task_runner_class))
         except KeyboardInterrupt:
             cause, code = "stopped by Ctrl-C (SIGINT)", 128 + signal.SIGINT
         except SystemExit as exit:
-            if exit.code != signal.SIGTERM:  # so does Ray's handler of it leave
+            if exit.code != signal.SIGTERM:
                 raise
             cause, code = "stopped by SIGTERM", 128 + signal.SIGTERM
         except Exception as error:
@@ -57,6 +58,24 @@ def _with_last_words(original):
         raise SystemExit(code)
 
     return run_ppo
+
+
+class _Runner:
+    """veRL's class of task runners. It is first touched between `ray.init`, whose native handler of SIGTERM aborts the
+    process (Ray 2.60), and the wait for the run.
+    """
+
+    def __init__(self, runner):
+        self._runner = runner
+
+    def __getattr__(self, name):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _leave)
+        return getattr(self._runner, name)
+
+
+def _leave(number, frame):
+    raise SystemExit(number)
 
 
 def _cause(error: Exception) -> str:
