@@ -170,7 +170,7 @@ def recorded_step(trainer_class, config, recording: Recording, actors: Actors, p
     trainer.processor = processor
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
     trainer.checkpoint_manager = SimpleNamespace(sleep_replicas=lambda: None)
-    trainer.replay_buffer = SimpleNamespace(sample=lambda **_: (recording.batch(), {}))
+    trainer.replay_buffer = SimpleNamespace(sample=lambda **_: (recording.batch(), {}), failure_keys={"train": ()})
     trainer.prepare_step = dict
 
     def step() -> tuple[dict, dict]:
