@@ -22,6 +22,9 @@ from gpg_verl.seams import seam
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
 
+STOPS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
+stopped_by: list[int] = []  # the signal, where it was not SIGINT
+
 LEAVE_SECONDS = 10.0  # for Ray's workers to leave by themselves
 LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
 
@@ -45,11 +48,8 @@ def _with_last_words(original):
         try:
             return original(config, _Runner(task_runner_class))
         except KeyboardInterrupt:
-            cause, code = "stopped by Ctrl-C (SIGINT)", 128 + signal.SIGINT
-        except SystemExit as exit:
-            if exit.code != signal.SIGTERM:
-                raise
-            cause, code = "stopped by SIGTERM", 128 + signal.SIGTERM
+            number = stopped_by.pop() if stopped_by else signal.SIGINT
+            cause, code = f"stopped by {STOPS[number]}", 128 + number
         except Exception as error:
             cause, code = _cause(error), 1
         end_ray()
@@ -75,7 +75,9 @@ class _Runner:
 
 
 def _leave(number, frame):
-    raise SystemExit(number)
+    # Ray, waiting for a result, hands on a KeyboardInterrupt and no other; a SystemExit ends the process on the spot.
+    stopped_by.append(number)
+    raise KeyboardInterrupt
 
 
 def _cause(error: Exception) -> str:

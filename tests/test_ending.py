@@ -54,7 +54,6 @@ def failed_in_ray(cause: Exception):
     ("ends_with", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C (SIGINT)"),
-        (SystemExit(int(signal.SIGTERM)), 143, "stopped by SIGTERM"),
         (ValueError("no such\n  model"), 1, "ValueError: no such model"),
         (failed_in_ray(MemoryError("7 GB more")), 1, "MemoryError: 7 GB more"),
         (failed_in_ray(Died("the worker 0 died (process 7)\nRay says: perhaps")), 1, "the worker 0 died (process 7)"),
@@ -182,3 +181,40 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
     stuck.wait(timeout=5)
     assert not stuck.is_running()
     assert not bucket.exists()
+
+
+TERMINATED = """
+import sys, types
+import ray
+from omegaconf import OmegaConf
+from gpg_verl.ending import tell_the_end
+
+def run_ppo(config, task_runner_class):
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
+    runner = ray.remote(type("Runner", (), {"run": lambda self: __import__("time").sleep(300)}))
+    task_runner_class._runner = runner
+    running = task_runner_class.remote().run.remote()
+    print("waiting", flush=True)
+    ray.get(running)
+
+driver = types.ModuleType("verl.trainer.main_ppo")
+driver.run_ppo = run_ppo
+sys.modules[driver.__name__] = driver
+tell_the_end()
+trainer = {"default_local_dir": sys.argv[1], "save_freq": 5, "resume_mode": "auto"}
+driver.run_ppo(OmegaConf.create({"algorithm": {"adv_estimator": "gpg"}, "trainer": trainer}), None)
+"""
+
+
+def test_sigterm_gets_last_words(tmp_path):
+    """Ray's native handler of SIGTERM would abort the process."""
+    program = [sys.executable, "-c", TERMINATED, str(tmp_path)]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    with subprocess.Popen(
+        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert "gpg_verl: the run has ended: stopped by SIGTERM" in said
