@@ -16,23 +16,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 os.environ["VERL_PLATFORM"] = "cpu"
 
 
-# Files with real runs or several processes of torch: one after the other, as two would not fit the memory that README
-# asks for. They come first, being about half of the whole time, and all others fit beside them.
+# Files with real runs or several processes of torch: tests/run.sh has them one after the other in one process, and all
+# others beside it, as two real runs would not fit the memory that README asks for.
 RUNS = ("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(config, items):
-    """With pytest-xdist (tests/run.sh): a file stays in one process, and all real runs in the same."""
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: group(item) != "runs")
+def pytest_collection_modifyitems(items):
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-
-
-def group(item) -> str:
-    return "runs" if item.path.stem in RUNS or "quickstart.sh" in item.name else item.path.stem
+        if item.path.stem in RUNS or "quickstart.sh" in item.name:
+            item.add_marker("real_run")
 
 
 @pytest.fixture(scope="session")
