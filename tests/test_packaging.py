@@ -47,8 +47,7 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "checkout" / name)
     sdist = build("sdist", folder / "checkout", folder / "sdist")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+    shutil.unpack_archive(sdist, folder / "unpacked")
     (source,) = (folder / "unpacked").iterdir()
     return sdist, build("wheel", source, folder / "wheel")
 
