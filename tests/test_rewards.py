@@ -467,15 +467,16 @@ def test_the_readmes_data_source_of_ones_own(monkeypatch):
     assert score("me/yes-or-no", "yes", "", {"id": "mine"})["gold_unparsable"] == 1.0
 
 
-def test_the_readme_names_every_data_source_and_setting():
+def test_the_readme_names_every_data_source_and_its_page_every_setting():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
     for name in sources.TASKS:
         if name.rpartition("/")[0] in sources.TASKS:  # a part of a set that is named
             continue
         short = re.sub(r"^(laolao77/ViRFT_CLS_).*|^(numina_|math_dapo|aime|math).*", lambda m: m[1] or m[2], name)
         assert f"`{short}" in readme, name
     for field in dataclasses.fields(Settings):
-        assert f"`{field.name}`" in readme
+        assert f"`{field.name}`" in page
 
 
 # ---- the short path against math-verify ------------------------------------------------------------------------
