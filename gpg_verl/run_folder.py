@@ -15,14 +15,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from gpg_verl.checkpoints import TRACKER
+
 LOCK = "gpg_run.lock"
-LATEST = "latest_checkpointed_iteration.txt"  # veRL's
 
 _locks: dict[Path, object] = {}  # open as long as this process lives
 
 
 def folder_of(config: DictConfig) -> Path:
-    return Path(os.path.expanduser(config.trainer.default_local_dir))
+    return Path(config.trainer.default_local_dir)  # as veRL takes it: a `~` is a folder's name
 
 
 def saves(config: DictConfig) -> bool:
@@ -41,10 +42,7 @@ def claim(config: DictConfig) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        return [
-            f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder that "
-            "can be written to, or save nothing with trainer.save_freq=-1"
-        ]
+        return [_unwritable(folder, error)]
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,12 +56,22 @@ def claim(config: DictConfig) -> list[str]:
             flush=True,
         )
         return []
-    lock.truncate(0)
-    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
-    lock.flush()
     _locks[folder.resolve()] = lock
+    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        lock.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
+        lock.flush()
+    except OSError as error:  # a full disk
+        return [_unwritable(folder, error)]
     return []
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder that can be "
+        "written to, or save nothing with trainer.save_freq=-1"
+    )
 
 
 def _holder(lock) -> str:
@@ -78,7 +86,7 @@ def _holder(lock) -> str:
 def last_saved(config: DictConfig) -> int | None:
     """The last step saved in the run's folder; None where there is none."""
     try:
-        return int((folder_of(config) / LATEST).read_text())
+        return int((folder_of(config) / TRACKER).read_text())
     except (OSError, ValueError):
         return None
 

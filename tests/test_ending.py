@@ -60,7 +60,7 @@ def failed_in_ray(cause: Exception):
     ],
 )
 def test_the_last_words_are_what_ended_it_and_the_way_out(monkeypatch, capfd, tmp_path, ends_with, code, said):
-    (tmp_path / run_folder.LATEST).write_text("10")
+    (tmp_path / run_folder.TRACKER).write_text("10")
     with pytest.raises(SystemExit) as end:
         run_of(monkeypatch, ends_with)(config(tmp_path), None)
     assert end.value.code == code
@@ -93,7 +93,7 @@ def test_other_ends_are_left_alone(monkeypatch, capfd, tmp_path, estimator, ends
 )
 def test_the_way_out(tmp_path, saved, trainer, said):
     if saved is not None:
-        (tmp_path / run_folder.LATEST).write_text(saved)
+        (tmp_path / run_folder.TRACKER).write_text(saved)
     assert said in run_folder.way_out(config(tmp_path, **trainer))
 
 
