@@ -20,11 +20,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from harness import DrillRun, make_tiny
-from run import GONE_WITHIN, HEADINGS, RUNS, Row, cells, console, show
+from run import GONE_WITHIN, Row, console, report, show
 
 from gpg_verl.checkpoints import TRACKER
 
@@ -277,10 +276,7 @@ def main() -> int:
             if not arguments.names or name in arguments.names:
                 console.print(name)
                 rows += drill(folder, tiny_folder)
-                RUNS.mkdir(exist_ok=True)
-                (RUNS / "drills-checkpoints.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
-                table = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
-                (RUNS / "drills-checkpoints.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+                report(rows, "drills-checkpoints")
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -49,7 +49,7 @@ def compute_score(*args, **kwargs):
 """
 
 # What stands in a process's command line, by its part in a run; Ray writes an actor's class there.
-ROLES = {
+WORKERS = {
     "task runner": "ray::TaskRunner",
     "actor worker": "ray::WorkerDict",
     "vLLM server": "ray::vLLMHttpServer",
@@ -59,6 +59,8 @@ ROLES = {
     "storage unit": "ray::SimpleStorageUnit",
     "queue controller": "ray::TransferQueueController",
     "load balancer": "ray::GlobalRequestLoadBalancer",
+}
+ROLES = WORKERS | {
     "resource tracker": "multiprocessing.resource_tracker",
     "idle Ray worker": "ray::IDLE",
     "dashboard agent": "ray::DashboardAgent",

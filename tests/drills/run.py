@@ -319,9 +319,10 @@ HEADINGS = ("drill", "what the user sees", "exit, after", "lost", "left running"
 
 def cells(row: Row) -> tuple[str, ...]:
     said = " / ".join(row.last_words)
-    left = "nothing" if row.gone_after is not None and row.gone_after < 1 else f"nothing after {row.gone_after:.0f} s"
     if row.gone_after is None:
         left = "some to the last look"
+    else:
+        left = "nothing" if row.gone_after < 1 else f"nothing after {row.gone_after:.0f} s"
     return (
         row.what,
         f"{f'`{said}`' if said else 'no last words'} ({row.lines} lines in all)",
@@ -332,11 +333,11 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def report(rows: list[Row]) -> None:
+def report(rows: list[Row], name: str = "drills") -> None:
     RUNS.mkdir(exist_ok=True)
-    (RUNS / "drills.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    (RUNS / f"{name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     table = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
-    (RUNS / "drills.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+    (RUNS / f"{name}.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
 
 
 def show(rows: list[Row]) -> None:

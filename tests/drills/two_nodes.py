@@ -32,22 +32,12 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tiny
+from harness import WORKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "GPG_TWO_NODES"
 TOKEN = uuid.uuid4().hex  # of these nodes: Ray asks for one where a run on this machine ever left one behind
 STEPS = 6
-ROLES = {
-    "task runner": "ray::TaskRunner",
-    "actor worker": "ray::WorkerDict",
-    "vLLM server": "ray::vLLMHttpServer",
-    "vLLM engine": "VLLM::EngineCore",
-    "reward worker": "ray::RewardLoopWorker",
-    "agent-loop worker": "ray::AgentLoopWorker",
-    "storage unit": "ray::SimpleStorageUnit",
-    "queue controller": "ray::TransferQueueController",
-    "load balancer": "ray::GlobalRequestLoadBalancer",
-}
 
 
 def free_port(address: str) -> int:
@@ -60,7 +50,7 @@ def role(process: psutil.Process) -> str | None:
     """A process's part in a run; None for Ray's own."""
     with contextlib.suppress(psutil.Error):
         line = " ".join(process.cmdline())
-        return next((name for name, text in ROLES.items() if text in line), None)
+        return next((name for name, text in WORKERS.items() if text in line), None)
     return None
 
 
