@@ -13,8 +13,8 @@ def stated(file: str, pattern: str) -> str:
     return re.search(pattern, (here / file).read_text(encoding="utf-8"), re.MULTILINE).group(1)
 
 
-VERL = stated("gpg_verl/versions.py", r'^VERL = SpecifierSet\("(.+)"\)')
-PYTHON = stated("gpg_verl/versions.py", r'^PYTHON = SpecifierSet\("(.+)"\)')
+VERL = stated("gpg_verl/compat/versions.py", r'^VERL = SpecifierSet\("(.+)"\)')
+PYTHON = stated("gpg_verl/compat/versions.py", r'^PYTHON = SpecifierSet\("(.+)"\)')
 TORCH = stated("examples/setup_cpu.sh", r"^TORCH=(.+)")
 PINS = re.findall(r"^([A-Za-z0-9].*==.*)$", (here / "requirements-cpu.txt").read_text(encoding="utf-8"), re.MULTILINE)
 

@@ -105,7 +105,7 @@ TRAINER_ARGS=(
     hydra.run.dir="$OUT/hydra"
 )
 
-MASKS=(-m gpg_verl.masks "$OUT" --model "$SAM" --data)
+MASKS=(-m gpg_verl.report.masks "$OUT" --model "$SAM" --data)
 for set in $SETS; do MASKS+=("$(evaluation_file "$set")"); done
 
 set -- "${ALGORITHM_ARGS[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" \

@@ -37,12 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "doctor":
         if unknown:
             parser.error(f"unknown argument {unknown[0]}")
-        from gpg_verl import doctor
+        from gpg_verl.launch import doctor
 
         return doctor.main()
     if unknown:
         check.error(f"unknown argument {unknown[0]}: give Hydra overrides as key=value")
-    from gpg_verl import check as check_module
+    from gpg_verl.launch import check as check_module
 
     return check_module.main(arguments.overrides, arguments.config_path, arguments.config_name)
 

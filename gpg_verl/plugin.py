@@ -81,7 +81,7 @@ def _message(refuse):
 
 def _install():
     try:
-        from gpg_verl import hooks
+        from gpg_verl.launch import hooks
 
         hooks.install()
     except SystemExit:

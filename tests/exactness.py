@@ -30,8 +30,8 @@ def settled(folder: Path, *overrides: str):
     """The config of a GPG run, with what GPG implies."""
     import verl  # noqa: F401
 
-    from gpg_verl.check import compose
-    from gpg_verl.config import settle
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
 
     overrides = [
         *tiny.overrides(folder, prompts=PROMPTS, n=N),
@@ -63,7 +63,7 @@ class Result:
 def step(actors, config, rollouts, trainer_class=None, steps=1, processor=None) -> Result:
     from actors import recorded_step
 
-    from gpg_verl.trainer import GPGTrainerSync
+    from gpg_verl.training.trainer import GPGTrainerSync
 
     mode = OmegaConf.select(config, f"{ACTOR}.loss_agg_mode")
     actors.call("reset", *[(mode,)] * actors.ranks)
@@ -77,8 +77,8 @@ def step(actors, config, rollouts, trainer_class=None, steps=1, processor=None) 
 
 def without_shortcut(updates: int):
     """GPG's trainer with veRL's own update over all rows; `updates`: its mini-batches are ours."""
-    from gpg_verl.selection import assign
-    from gpg_verl.trainer import GPGTrainerSync
+    from gpg_verl.algorithm.updates import assign
+    from gpg_verl.training.trainer import GPGTrainerSync
 
     class WithoutShortcut(GPGTrainerSync):
         def __init__(self, config):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.advantage import ALPHAS, F_NORMS, gpg_advantage, group_statistics, sum_rewards
+from gpg_verl.algorithm.advantage import ALPHAS, F_NORMS, gpg_advantage, group_statistics, sum_rewards
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

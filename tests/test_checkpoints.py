@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 
-from gpg_verl.check import compose
-from gpg_verl.checkpoints import TRACKER, CheckpointError, Checkpoints, Layout, damage, faults
-from gpg_verl.ending import LONGEST
-from gpg_verl.preflight import inspect
+from gpg_verl.guards.checkpoints import TRACKER, CheckpointError, Checkpoints, Layout, damage, faults
+from gpg_verl.guards.last_words import LONGEST
+from gpg_verl.launch.check import compose
+from gpg_verl.launch.preflight import inspect
 
 FILES = [f"actor/{name}_world_size_1_rank_0.pt" for name in ("model", "optim", "extra_state")] + ["data.pt"]
 LAYOUT = Layout(shards=("model", "optim", "extra_state"), ranks=1, all_here=True)

@@ -15,7 +15,7 @@ import pytest
 from conftest import run_python
 from omegaconf import open_dict
 
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
 
 V1 = "verl.trainer.ppo.v1"
 BUFFER = f"{V1}.replay_buffer:ReplayBuffer"
@@ -30,12 +30,12 @@ STEP = {
     *("fit", "on_init_end", "on_sample_end", "on_step_end"),
 }
 REPLACED = {
-    "gpg_verl.trainer:GPGTrainerSync": STEP,
-    "gpg_verl.trainer:GPGTrainerColocateAsync": STEP,
-    "gpg_verl.trainer:GPGTrainerSeparateAsync": STEP,
-    "gpg_verl.actor:GPGTrainingWorker": {"infer_batch", "set_loss_fn", "train_mini_batch"},
-    "gpg_verl.actor:GPGActor": {"actor_worker_cls"},
-    "gpg_verl.actor:GPGDetachedActor": {"actor_worker_cls"},
+    "gpg_verl.training.trainer:GPGTrainerSync": STEP,
+    "gpg_verl.training.trainer:GPGTrainerColocateAsync": STEP,
+    "gpg_verl.training.trainer:GPGTrainerSeparateAsync": STEP,
+    "gpg_verl.training.actor:GPGTrainingWorker": {"infer_batch", "set_loss_fn", "train_mini_batch"},
+    "gpg_verl.training.actor:GPGActor": {"actor_worker_cls"},
+    "gpg_verl.training.actor:GPGDetachedActor": {"actor_worker_cls"},
     "gpg_verl.determinism:AgentLoopManagerSeeded": {"__init__", "generate_sequences"},
     "gpg_verl.determinism:AgentLoopWorkerSeeded": {"__init__", "_run_agent_loop"},
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
@@ -50,25 +50,25 @@ REPLACED = {
 
 # Where each patched function lives.
 SEAMS = {
-    ("gpg_verl/hooks.py", "validate_config"): ["verl.utils.config"],
-    ("gpg_verl/ending.py", "run_ppo"): ["verl.trainer.main_ppo"],
-    ("gpg_verl/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
-    ("gpg_verl/dropped.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
-    ("gpg_verl/trainer.py", "_wait_for_next_poll"): [BUFFER],
-    ("gpg_verl/refilling.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
-    ("gpg_verl/refilling.py", "_terminal_eviction_reasons"): [BUFFER],
-    ("gpg_verl/refilling.py", "_evict_terminal_groups"): [BUFFER],
-    ("gpg_verl/refilling.py", "_clear_groups"): [BUFFER],
-    ("gpg_verl/refilling.py", "_materialize_batch"): [BUFFER],
-    ("gpg_verl/refilling.py", "_has_enough_samples"): [f"{V1}.replay_buffer:ReplayBufferAsync"],
-    ("gpg_verl/refilling.py", "_accumulate_eviction_metrics"): [f"{V1}.replay_buffer"],
-    ("gpg_verl/actor.py", "lr_scheduler_step"): [
+    ("gpg_verl/launch/hooks.py", "validate_config"): ["verl.utils.config"],
+    ("gpg_verl/guards/last_words.py", "run_ppo"): ["verl.trainer.main_ppo"],
+    ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
+    ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
+    ("gpg_verl/training/trainer.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_evict_terminal_groups"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_clear_groups"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_materialize_batch"): [BUFFER],
+    ("gpg_verl/training/replay_buffer.py", "_has_enough_samples"): [f"{V1}.replay_buffer:ReplayBufferAsync"],
+    ("gpg_verl/training/replay_buffer.py", "_accumulate_eviction_metrics"): [f"{V1}.replay_buffer"],
+    ("gpg_verl/training/actor.py", "lr_scheduler_step"): [
         ENGINE,
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ],
-    ("gpg_verl/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
-    ("gpg_verl/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
-    ("gpg_verl/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/training/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
+    ("gpg_verl/compat/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/compat/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/cpu/verl_patches.py", "initialize_global_process_group_ray"): ["verl.utils.distributed"],
     ("gpg_verl/cpu/verl_patches.py", "__init__"): ["verl.workers.engine.fsdp.transformer_impl:CPUOffloadPolicy"],
     ("gpg_verl/cpu/verl_patches.py", "_init_socket"): [
@@ -82,22 +82,25 @@ OTHERS = {"from_pretrained", "get_video_processor_dict", "dispatch_cpu_unquantiz
 
 # veRL's objects that no class of ours derives from, by the variable that holds one: (file, variable) → class.
 OBJECTS = {
-    ("gpg_verl/refilling.py", "buffer"): BUFFER,
-    ("gpg_verl/refilling.py", "self.buffer"): f"{V1}.replay_buffer:ReplayBufferAsync",
-    ("gpg_verl/refilling.py", "self.checkpoint_manager"): "verl.checkpoint_engine.base:CheckpointEngineManager",
-    ("gpg_verl/sampler.py", "self.buffer"): BUFFER,
-    ("gpg_verl/trainer.py", "buffer"): BUFFER,
-    ("gpg_verl/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/trainer.py", "part"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/trainer.py", "padding"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/trainer.py", "manager"): "verl.workers.rollout.llm_server:LLMServerManager",
-    ("gpg_verl/trainer.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
-    ("gpg_verl/trainer.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
-    ("gpg_verl/trainer.py", "workers"): "verl.single_controller.ray.base:RayWorkerGroup",
-    ("gpg_verl/images.py", "batch"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/images.py", "part"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
-    ("gpg_verl/dropped.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
+    ("gpg_verl/training/replay_buffer.py", "buffer"): BUFFER,
+    ("gpg_verl/training/replay_buffer.py", "self.buffer"): f"{V1}.replay_buffer:ReplayBufferAsync",
+    (
+        "gpg_verl/training/replay_buffer.py",
+        "self.checkpoint_manager",
+    ): "verl.checkpoint_engine.base:CheckpointEngineManager",
+    ("gpg_verl/guards/heartbeat.py", "self.buffer"): BUFFER,
+    ("gpg_verl/training/trainer.py", "buffer"): BUFFER,
+    ("gpg_verl/training/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/training/trainer.py", "part"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/training/trainer.py", "padding"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/training/trainer.py", "manager"): "verl.workers.rollout.llm_server:LLMServerManager",
+    ("gpg_verl/training/trainer.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
+    ("gpg_verl/training/trainer.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
+    ("gpg_verl/training/trainer.py", "workers"): "verl.single_controller.ray.base:RayWorkerGroup",
+    ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
+    ("gpg_verl/training/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
+    ("gpg_verl/guards/dropped_rows.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
 }
 # What a worker group has from the worker's class.
 WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
@@ -113,7 +116,7 @@ NOT_VERLS = (
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
-OTHER_CONFIGS = {"gpg_verl/registry.py", "gpg_verl/actor.py", "gpg_verl/masks.py"}
+OTHER_CONFIGS = {"gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/report/masks.py"}
 
 MODULES = dict(compat.files())
 
@@ -129,7 +132,7 @@ def plugin():
 
 def test_verl_loads_its_plugins(tmp_path):
     """Without this seam nothing of ours would be there, and `gpg` would be veRL's own."""
-    code = "import sys, verl; print('gpg_verl.plugin' in sys.modules, 'gpg_verl.hooks' in sys.modules)"
+    code = "import sys, verl; print('gpg_verl.plugin' in sys.modules, 'gpg_verl.launch.hooks' in sys.modules)"
     found = ["verl.__init__ does not load the entry points of the group verl.plugins: gpg_verl/plugin.py"]
     assert run_python("-c", code, cwd=tmp_path).stdout.split() == ["True", "True"], listed(found)
 
@@ -177,7 +180,7 @@ def test_what_is_used_of_verls_objects_is_there(place):
 
 
 def test_worker_groups_have_the_workers_methods():
-    found = compat.unfit_object(WORKER, sorted(WORKER_METHODS), "gpg_verl/trainer.py and images.py")
+    found = compat.unfit_object(WORKER, sorted(WORKER_METHODS), "gpg_verl/training/trainer.py and image_check.py")
     assert not found, listed(found)
 
 
@@ -186,7 +189,7 @@ def test_registries_have_the_names_that_are_replaced_or_built_on():
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from gpg_verl.config import TRAINER_MODES
+    from gpg_verl.launch.settle import TRAINER_MODES
 
     found = [f"{name} has no `gpg`" for name, registry in (
         ("ADV_ESTIMATOR_REGISTRY", ADV_ESTIMATOR_REGISTRY),
@@ -200,7 +203,7 @@ def test_registries_have_the_names_that_are_replaced_or_built_on():
 @pytest.fixture(scope="module")
 def configs():
     """veRL's default, and with Megatron, whose node takes the place of FSDP's."""
-    from gpg_verl.check import compose
+    from gpg_verl.launch.check import compose
 
     return [compose([]), compose(["model_engine=megatron"])]
 
@@ -245,50 +248,50 @@ TRAINER = f"{V1}.trainer_base:PPOTrainer"
         (
             "verl.utils.tensordict_utils:assign_non_tensor",
             None,
-            lambda: compat.unfit_names("gpg_verl/actor.py", MODULES["gpg_verl/actor.py"]),
-            "verl.utils.tensordict_utils.assign_non_tensor is gone: used by gpg_verl/actor.py:",
+            lambda: compat.unfit_names("gpg_verl/training/actor.py", MODULES["gpg_verl/training/actor.py"]),
+            "verl.utils.tensordict_utils.assign_non_tensor is gone: used by gpg_verl/training/actor.py:",
         ),
         (
             "verl.utils.metric:reduce_metrics",
             None,
-            lambda: compat.unfit_names("gpg_verl/trainer.py", MODULES["gpg_verl/trainer.py"]),
-            "verl.utils.metric.reduce_metrics is gone: imported by gpg_verl/trainer.py:",
+            lambda: compat.unfit_names("gpg_verl/training/trainer.py", MODULES["gpg_verl/training/trainer.py"]),
+            "verl.utils.metric.reduce_metrics is gone: imported by gpg_verl/training/trainer.py:",
         ),
         (
             "transfer_queue:kv_batch_get",
             lambda keys, partition: None,
-            lambda: compat.unfit_names("gpg_verl/trainer.py", MODULES["gpg_verl/trainer.py"]),
-            "(keys, partition) does not take what gpg_verl/trainer.py:",
+            lambda: compat.unfit_names("gpg_verl/training/trainer.py", MODULES["gpg_verl/training/trainer.py"]),
+            "(keys, partition) does not take what gpg_verl/training/trainer.py:",
         ),
         (
             f"{TRAINER}._fetch_one_gen_batch",
             None,
-            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.training.trainer:GPGTrainerSync"), STEP),
             "trainer_sync.PPOTrainerSync._fetch_one_gen_batch is gone: replaced by GPGTrainerSync._fetch_one_gen_batch",
         ),
         (
             f"{TRAINER}._update_actor",
             lambda self, batch, metrics, epoch: batch,
-            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
-            "(self, batch, metrics, epoch) is not what gpg_verl.trainer.GPGStep._update_actor(self, batch, metrics)",
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.training.trainer:GPGTrainerSync"), STEP),
+            "(self, batch, metrics, epoch) is not what gpg_verl.training.trainer.GPGStep._update_actor(self, batch",
         ),
         (
             f"{TRAINER}._plan",
             lambda self: None,
-            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.training.trainer:GPGTrainerSync"), STEP),
             "PPOTrainerSync._plan is there: GPGTrainerSync._plan replaces it, and was not meant to",
         ),
         (
             f"{TRAINER}.get_reward_handles",
             None,
-            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.trainer:GPGTrainerSync"), STEP),
-            "PPOTrainerSync has no `self.get_reward_handles` any more: read by gpg_verl/trainer.py:",
+            lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.training.trainer:GPGTrainerSync"), STEP),
+            "PPOTrainerSync has no `self.get_reward_handles` any more: read by gpg_verl/training/trainer.py:",
         ),
         (
             f"{BUFFER}._clear_groups",
             None,
-            lambda: compat.unfit_object(BUFFER, ["_clear_groups", "partitions"], "gpg_verl/refilling.py"),
-            "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._clear_groups is gone: used by gpg_verl/refilling.py",
+            lambda: compat.unfit_object(BUFFER, ["_clear_groups", "partitions"], "gpg_verl/training/replay_buffer.py"),
+            "replay_buffer.ReplayBuffer._clear_groups is gone: used by gpg_verl/training/replay_buffer.py",
         ),
     ],
 )
@@ -307,5 +310,5 @@ def test_a_change_is_named(place, becomes, check, expected, monkeypatch):
 
 def test_a_config_key_that_is_gone_is_named(configs):
     gone = [without_key(config) for config in configs]
-    (found,) = missing_keys("gpg_verl/check.py", gone) or missing_keys("gpg_verl/config.py", gone)
-    assert found.startswith("veRL's config has no trainer.v1.trainer_mode: read by gpg_verl/config.py:")
+    (found,) = missing_keys("gpg_verl/launch/check.py", gone) or missing_keys("gpg_verl/launch/settle.py", gone)
+    assert found.startswith("veRL's config has no trainer.v1.trainer_mode: read by gpg_verl/launch/settle.py:")

@@ -11,10 +11,10 @@ import torch
 from conftest import run_python
 from PIL import Image
 
-from gpg_verl.check import compose
+from gpg_verl.compat.seams import seam
 from gpg_verl.cpu import join_running_ray, qwen_vl_utils, verl_patches
 from gpg_verl.cpu.platform import CPUPlatform
-from gpg_verl.seams import seam
+from gpg_verl.launch.check import compose
 
 
 def test_the_device_serves_both_uses_that_verl_makes_of_it():

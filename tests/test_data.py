@@ -355,7 +355,7 @@ def test_the_datas_own_text_reaches_the_model_without_a_chat_template(tmp_path, 
     """With `+prompt=plain` the prompt is the text, whole and alone."""
     from transformers import AutoTokenizer
 
-    from gpg_verl.check import compose
+    from gpg_verl.launch.check import compose
 
     own = "<|im_start|>user\n{ready} made {% if %}<|im_end|>\n<|im_start|>assistant\n"
     rows = [MATH_ROW | {"input": own}, MATH_ROW | {"problem": "bare"}]

@@ -749,7 +749,7 @@ def test_all_vision_sets_are_evaluated_together(tmp_path, model_folder):
 
 
 def test_the_plain_template_is_the_presets():
-    from gpg_verl.check import compose
+    from gpg_verl.launch.check import compose
 
     assert compose(["+prompt=plain"]).actor_rollout_ref.model.custom_chat_template == PLAIN
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_verl.determinism import priority_of, seed_of
-from gpg_verl.trainer import in_dispatch_order
+from gpg_verl.training.trainer import in_dispatch_order
 
 STEPS, PLACES, SESSIONS = (0, 1, 2, 499), range(20), range(8)
 RESPONSES = list(itertools.product(STEPS, (False, True), PLACES, SESSIONS))

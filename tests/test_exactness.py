@@ -80,7 +80,7 @@ def test_a_mini_batch_without_a_valid_row_makes_no_step(one, tiny_folder):
 
 @pytest.mark.parametrize("mistake", ["alpha doubled", "factor left out"])
 def test_the_comparison_notices(one, tiny_folder, monkeypatch, mistake):
-    import gpg_verl.trainer as trainer
+    import gpg_verl.training.trainer as trainer
 
     config, rollouts = settled(tiny_folder), recording()
     whole = step(one, config, rollouts, without_shortcut(1))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gpg_verl.advantage import ALPHAS, F_NORMS, gpg_advantage
-from gpg_verl.loss import gpg_token_loss
+from gpg_verl.algorithm.advantage import ALPHAS, F_NORMS, gpg_advantage
+from gpg_verl.algorithm.loss import gpg_token_loss
 
 
 @pytest.mark.parametrize(

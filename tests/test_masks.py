@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpg_verl.masks import IGNORED, Overlap, box_of, main, measure, overlap, read_targets, summary
 from gpg_verl.report.compare import load_entry
+from gpg_verl.report.masks import IGNORED, Overlap, box_of, main, measure, overlap, read_targets, summary
 from gpg_verl.report.paper import Column
 from reward_fns import compute_score
 from reward_fns.sources import LISA

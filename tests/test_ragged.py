@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.advantage import sum_rewards
-from gpg_verl.ragged import repeat, row_lengths, row_rewards
+from gpg_verl.algorithm.advantage import sum_rewards
+from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
 
 tokens = st.tuples(st.sampled_from([0.0, 0.0, 0.1, 0.7, -1.0, 1.0]), st.sampled_from([0, 1]))
 rows = st.lists(st.lists(tokens, max_size=6), min_size=1, max_size=6)

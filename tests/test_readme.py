@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from gpg_verl.check import compose, veto_of_verl
-from gpg_verl.preflight import inspect
+from gpg_verl.launch.check import compose, veto_of_verl
+from gpg_verl.launch.preflight import inspect
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -277,7 +277,7 @@ def test_links_lead_somewhere(page):
 def test_settings_table_is_whole():
     from dataclasses import fields
 
-    from gpg_verl.config import GPGSettings
+    from gpg_verl.launch.settle import GPGSettings
 
     for field in fields(GPGSettings):
         assert f"`+algorithm.gpg.{field.name}`" in README

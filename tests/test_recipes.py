@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gpg_verl.check import compose, veto_of_verl
-from gpg_verl.preflight import inspect
+from gpg_verl.launch.check import compose, veto_of_verl
+from gpg_verl.launch.preflight import inspect
 from gpg_verl.report.compare import find_row
 from gpg_verl.report.paper import TABLES
 
@@ -226,10 +226,10 @@ def test_settings_of_a_vision_table_are_the_papers(table):
 def test_boxes_are_made_masks_of_in_the_evaluation():
     for script in VISION:
         done = run(script, DRY_RUN="1")
-        masks = [line for line in done.stdout.splitlines() if line.startswith("python -m gpg_verl.masks ")]
+        masks = [line for line in done.stdout.splitlines() if line.startswith("python -m gpg_verl.report.masks ")]
         out = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
         files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
-        assert masks == ([f"python -m gpg_verl.masks {out} --data {files}"] if script.startswith("t5") else [])
+        assert masks == ([f"python -m gpg_verl.report.masks {out} --data {files}"] if script.startswith("t5") else [])
 
 
 @pytest.mark.parametrize("table", ["t4", "t5", "t6", "t7"])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.refill import Refill, Verdict
+from gpg_verl.algorithm.refill import Refill, Verdict
 
 LETTER = {"v": Verdict.VALID, "f": Verdict.FLAT, "e": Verdict.EMPTY}
 

@@ -22,7 +22,7 @@ def note(wrapped, trainer, args, kwargs):
 
 wrapt.register_post_import_hook(
     lambda module: wrapt.wrap_function_wrapper(module, "RefillingStep._submit_batch_to_rollout", note),
-    "gpg_verl.refilling",
+    "gpg_verl.training.replay_buffer",
 )
 """
 

@@ -200,7 +200,7 @@ def boxes(folder: Path, ious: dict[str, list[float]], step: int = 0) -> Path:
 
 
 def masks(folder: Path, **sources: dict[str, float]) -> None:
-    """What gpg_verl.masks writes."""
+    """What gpg_verl.report.masks writes."""
     of = {f"{LISA}/{name}": {"step": 0, "images": 2, **values} for name, values in sources.items()}
     (folder / "masks.json").write_text(json.dumps({"segmenter": "tiny", "sources": of}))
 
@@ -252,7 +252,7 @@ def test_a_run_that_is_going_has_its_own_validation(tmp_path, capsys):
 def test_a_masks_file_of_someone_elses(tmp_path):
     boxes(tmp_path / "eval", {f"{LISA}/test": [0.2]})
     (tmp_path / "eval/masks.json").write_text("[]")
-    with pytest.raises(ReportError, match=r"masks\.json: not what `python -m gpg_verl.masks` writes"):
+    with pytest.raises(ReportError, match=r"masks\.json: not what `python -m gpg_verl.report.masks` writes"):
         load_entry(tmp_path / "eval")
 
 

@@ -142,10 +142,11 @@ def in_place_of_transfer_queue(recording: Recording):
     import verl.trainer.ppo.padding_utils as padding
     import verl.trainer.ppo.v1.trainer_base as base
 
-    from gpg_verl import images, trainer
+    from gpg_verl.guards import image_check
+    from gpg_verl.training import trainer
 
     with contextlib.ExitStack() as stack:
-        for module in (base, padding, trainer, images):
+        for module in (base, padding, trainer, image_check):
             stack.enter_context(mock.patch.object(module, "tq", recording))
         yield
 
@@ -187,7 +188,7 @@ class Actors:
     """veRL's worker group as the trainer calls it, over one process a rank (one rank: this process).
 
     Args:
-        config: veRL's whole config; its `actor_rollout_ref` makes the workers, `gpg_verl.actor.GPGActor`.
+        config: veRL's whole config; its `actor_rollout_ref` makes the workers, `gpg_verl.training.actor.GPGActor`.
     """
 
     def __init__(self, config, ranks: int = 1):
@@ -290,7 +291,7 @@ class Rank:
         self.step = self.engine.optimizer_step
 
     def make(self, role: str):
-        from gpg_verl.actor import GPGActor
+        from gpg_verl.training.actor import GPGActor
 
         worker = GPGActor(copy.deepcopy(self.config.actor_rollout_ref), role=role)
         worker.init_model()

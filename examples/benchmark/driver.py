@@ -67,9 +67,9 @@ class NoActor:
 
 
 def trainer_of(rows: int, group: int):
-    from gpg_verl.check import compose
-    from gpg_verl.config import settle
-    from gpg_verl.trainer import GPGTrainerSync
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
+    from gpg_verl.training.trainer import GPGTrainerSync
 
     overrides = [
         "+preset=cpu",
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
 
-    import gpg_verl.trainer as ours
+    import gpg_verl.training.trainer as ours
 
     meta, fields = batch(arguments.rows, arguments.tokens, arguments.group)
     store = Store(fields)

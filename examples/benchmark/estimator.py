@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import compute_gpg_outcome_advantage
 
-from gpg_verl.advantage import gpg_advantage, group_statistics, sum_rewards
+from gpg_verl.algorithm.advantage import gpg_advantage, group_statistics, sum_rewards
 
 
 def batch(rows: int, tokens: int, group: int, mask_dtype: torch.dtype):

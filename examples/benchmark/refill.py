@@ -5,7 +5,8 @@
     python examples/benchmark/refill.py --biased             # what starting as soon as the share is reached would do
 
 Contenders, on the same draws:
-    gpg_verl   `gpg_verl.refill.Refill`, the code that a run uses, asked at the polls of `gpg_verl.sampler.poll_seconds`
+    gpg_verl   `gpg_verl.algorithm.refill.Refill`, the code that a run uses, asked at the polls of
+               `gpg_verl.guards.heartbeat.poll_seconds`
     rounds     whole batches one after the other until the share is reached, at most 20 (what the paper's code does)
     DAPO       veRL 0.9.1's sync ReplayBuffer with filter_groups: a step needs S valid groups; k evicted groups give 2k
                credits, at most a batch is in flight, and what is in flight is drained. Only where β_th is 1.
@@ -41,8 +42,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gpg_verl.refill import Refill, Verdict
-from gpg_verl.sampler import poll_seconds
+from gpg_verl.algorithm.refill import Refill, Verdict
+from gpg_verl.guards.heartbeat import poll_seconds
 
 RESPONSES = 8
 MEDIAN_TOKENS, SIGMA, LONGEST = 600, 1.0, 8192

@@ -41,13 +41,13 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     from transfer_queue import KVBatchMeta
     from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-    from gpg_verl.actor import Plan
-    from gpg_verl.advantage import session_statistics
-    from gpg_verl.explain import StepMetrics
-    from gpg_verl.ragged import repeat as repeated
-    from gpg_verl.ragged import row_lengths, row_rewards
-    from gpg_verl.selection import assign, plan_updates, share_out
-    from gpg_verl.trainer import sessions_of
+    from gpg_verl.algorithm.advantage import session_statistics
+    from gpg_verl.algorithm.ragged import repeat as repeated
+    from gpg_verl.algorithm.ragged import row_lengths, row_rewards
+    from gpg_verl.algorithm.updates import assign, plan_updates, share_out
+    from gpg_verl.training.actor import Plan
+    from gpg_verl.training.metrics import StepMetrics
+    from gpg_verl.training.trainer import sessions_of
 
     meta, fields = driver.batch(rows, tokens, group)
     lengths = [tag["response_len"] for tag in meta.tags]
@@ -123,8 +123,8 @@ def a_look(prompts: int, group: int, repeat: int) -> dict[str, float]:
     import transfer_queue
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    import gpg_verl.refilling as ours
-    from gpg_verl.refill import Refill
+    import gpg_verl.training.replay_buffer as ours
+    from gpg_verl.algorithm.refill import Refill
 
     uids = [str(uuid.uuid4()) for _ in range(prompts)]
     half, new = prompts // 2, prompts // 100
@@ -168,7 +168,7 @@ def questions(actors: list[int]) -> dict[int, dict[str, float]]:
     """The start check's call (without veRL's import, which real workers have behind them) and the heartbeat."""
     import ray
 
-    from gpg_verl.sampler import Heartbeat
+    from gpg_verl.guards.heartbeat import Heartbeat
 
     ray.init(num_cpus=64, include_dashboard=False, object_store_memory=100_000_000)
 
@@ -177,7 +177,7 @@ def questions(actors: list[int]) -> dict[int, dict[str, float]]:
         pass
 
     def answer(_worker):
-        return {"host": "node", "module": "gpg_verl.registry", "version": "1", "verl": "1"}
+        return {"host": "node", "module": "gpg_verl.training.registry", "version": "1", "verl": "1"}
 
     seen = {}
     handles: list = []

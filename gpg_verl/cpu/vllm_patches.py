@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 
+from gpg_verl.compat.seams import seam
 from gpg_verl.cpu import chosen, stand_ins
-from gpg_verl.seams import seam
 
 
 def install() -> None:

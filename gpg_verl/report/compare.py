@@ -10,7 +10,7 @@ Where a run's evaluation is: in the folder `eval` inside the run's, itself a run
 with `trainer.val_only=True`, VERL_FILE_LOGGER_PATH=RUN/eval/metrics.jsonl and
 `trainer.validation_data_dir=RUN/eval/validation`. It stands above the run's own last validation, data set by data set.
 The evaluation of a model that was not trained here is given as a run by itself. Beside its metrics may lie
-`masks.json`, from `python -m gpg_verl.masks`.
+`masks.json`, from `python -m gpg_verl.report.masks`.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def _last_results(run: Run) -> dict[Column, HeldOut]:
 
 
 def _mask_ious(file: Path) -> dict[Column, HeldOut]:
-    """What gpg_verl.masks measured of the answers; nothing where it has not run."""
+    """What gpg_verl.report.masks measured of the answers; nothing where it has not run."""
     if not file.is_file():
         return {}
     try:
@@ -261,8 +261,8 @@ def _mask_ious(file: Path) -> dict[Column, HeldOut]:
         return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(
-            f"{file}: not what `python -m gpg_verl.masks` writes ({type(error).__name__}: {error}). Run it again, or "
-            "delete the file to report without masks."
+            f"{file}: not what `python -m gpg_verl.report.masks` writes ({type(error).__name__}: {error}). Run it "
+            "again, or delete the file to report without masks."
         ) from None
 
 

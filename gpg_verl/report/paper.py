@@ -17,7 +17,7 @@ class Column:
     """What stands in a column: a measure of the answers to one data source's questions.
 
     measure: "acc"; "box_iou", the mean IoU of boxes; "mask_giou" and "mask_ciou", of the masks that SAM makes of the
-    boxes (gpg_verl/masks.py).
+    boxes (gpg_verl/report/masks.py).
     """
 
     source: str

@@ -25,7 +25,7 @@ from pathlib import Path
 from harness import DrillRun, make_tiny
 from run import GONE_WITHIN, Row, console, report, show
 
-from gpg_verl.checkpoints import TRACKER
+from gpg_verl.guards.checkpoints import TRACKER
 
 DISK = 2_600_000  # bytes: two checkpoints of the tiny model, with a million each, and no third
 STARTS_WITHIN = 400  # seconds

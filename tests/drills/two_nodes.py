@@ -335,9 +335,9 @@ def unplugged(out: Path, work: Path, tiny_folder: Path) -> list[str]:
 def missing(out: Path, work: Path, tiny_folder: Path) -> list[str]:
     path = work / "missing"
     shutil.copytree(ROOT / "gpg_verl/cpu", path / "gpg_verl/cpu")
-    shutil.copy(ROOT / "gpg_verl/seams.py", path / "gpg_verl")
+    shutil.copytree(ROOT / "gpg_verl/compat", path / "gpg_verl/compat")
     (path / "gpg_verl/__init__.py").write_text("")
-    return refused(out, work, tiny_folder, "missing", path, "No module named 'gpg_verl.actor'")
+    return refused(out, work, tiny_folder, "missing", path, "No module named 'gpg_verl.training.actor'")
 
 
 DRILLS = {"compare": compare, "lost": lost, "unplugged": unplugged, "missing": missing}

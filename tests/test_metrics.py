@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpg_verl.advantage import group_statistics
-from gpg_verl.explain import StepMetrics
-from gpg_verl.selection import Update
+from gpg_verl.algorithm.advantage import group_statistics
+from gpg_verl.algorithm.updates import Update
+from gpg_verl.training.metrics import StepMetrics
 
 
 def explain(**changes):

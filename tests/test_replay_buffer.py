@@ -33,8 +33,8 @@ class Rollout:
     def __init__(self, tq, mode: str, stream: str, seed: int = 0, **sampler):
         from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-        from gpg_verl.refill import Refill
-        from gpg_verl.refilling import RefilledSample
+        from gpg_verl.algorithm.refill import Refill
+        from gpg_verl.training.replay_buffer import RefilledSample
 
         self.tq, self.stream, self.random = tq, stream, random.Random(seed)
         self.uids, self.in_flight, self.handed_back, self.stops, self.step = [], [], [], 0, 1

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from verl.trainer.ppo import core_algos
 
-from gpg_verl.advantage import GroupStatistics, Sessions, gpg_advantage
-from gpg_verl.agreement import Agreement
-from gpg_verl.config import GPGSettings
-from gpg_verl.loss import gpg_token_loss
-from gpg_verl.versions import VERL
+from gpg_verl.algorithm.advantage import GroupStatistics, Sessions, gpg_advantage
+from gpg_verl.algorithm.loss import gpg_token_loss
+from gpg_verl.compat.versions import VERL
+from gpg_verl.launch.settle import GPGSettings
+from gpg_verl.training.agreement import Agreement
 
 
 @dataclass(frozen=True)

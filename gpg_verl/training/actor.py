@@ -18,9 +18,9 @@ from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from gpg_verl import registry
-from gpg_verl.agreement import Agreement
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
+from gpg_verl.training import registry
+from gpg_verl.training.agreement import Agreement
 
 PLAN = "gpg_plan"
 

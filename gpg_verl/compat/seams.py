@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from gpg_verl.versions import VERL
+from gpg_verl.compat.versions import VERL
 
 
 def seam(owner, name: str, parameters: tuple[str, ...]) -> Callable:

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from gpg_verl import ending, run_folder, sampler
-from gpg_verl.ending import end_ray, tell_the_end
-from gpg_verl.sampler import Died, Heartbeat
+from gpg_verl.guards import heartbeat, last_words, run_folder
+from gpg_verl.guards.heartbeat import Died, Heartbeat
+from gpg_verl.guards.last_words import end_ray, tell_the_end
 
 
 def config(folder, estimator="gpg", **trainer):
@@ -100,7 +100,7 @@ def test_the_way_out(tmp_path, saved, trainer, said):
 HOLD = """
 import sys, time
 from omegaconf import OmegaConf
-from gpg_verl import ending, run_folder, sampler
+from gpg_verl.guards import last_words, run_folder, heartbeat
 print(run_folder.claim(OmegaConf.create({"trainer": {"default_local_dir": sys.argv[1], "save_freq": 5}})), flush=True)
 time.sleep(60)
 """
@@ -166,7 +166,7 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
     with pytest.raises(Died, match=rf"the worker 1 died \(process {pid} on .*\nRay says: its worker process has died"):
         Heartbeat(lambda: [("worker 0", busy), ("worker 1", idle)])(seconds=10)
 
-    monkeypatch.setattr(sampler, "ALIVE_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "ALIVE_EVERY_SECONDS", 0.2)
     assert Heartbeat(lambda: [("worker 0", busy)]).during(lambda: time.sleep(1) or "done") == "done"
     with pytest.raises(ZeroDivisionError):
         Heartbeat(lambda: [("worker 0", busy)]).during(lambda: 1 / 0)
@@ -176,7 +176,7 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
     stuck = psutil.Process(local_ray.get(broken.pid.remote()))
     bucket = Path(local_ray.get(broken.takes_weights.remote()))
     stuck.suspend()  # does not see that Ray is gone
-    monkeypatch.setattr(ending, "LEAVE_SECONDS", 3)
+    monkeypatch.setattr(last_words, "LEAVE_SECONDS", 3)
     end_ray()
     stuck.wait(timeout=5)
     assert not stuck.is_running()
@@ -187,7 +187,7 @@ TERMINATED = """
 import sys, types
 import ray
 from omegaconf import OmegaConf
-from gpg_verl.ending import tell_the_end
+from gpg_verl.guards.last_words import tell_the_end
 
 def run_ppo(config, task_runner_class):
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)

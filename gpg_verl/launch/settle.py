@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gpg_verl.selection import updates_per_batch, why_rows_stay, why_verl_updates
+from gpg_verl.algorithm.updates import updates_per_batch, why_rows_stay, why_verl_updates
 
 F_NORMS = ("1", "std")
 ALPHAS = ("sample", "token", "none")

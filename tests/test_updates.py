@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.check import compose
-from gpg_verl.config import settle
-from gpg_verl.selection import assign, plan_updates, share_out, updates_per_batch, why_rows_stay
+from gpg_verl.algorithm.updates import assign, plan_updates, share_out, updates_per_batch, why_rows_stay
+from gpg_verl.launch.check import compose
+from gpg_verl.launch.settle import settle
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
 
 LOOKED_AT = 8  # of the dropped rows, to tell why
 TOO_LONG = "too long"

@@ -14,10 +14,10 @@ import threading
 import traceback
 from pathlib import Path
 
-from gpg_verl import run_folder
-from gpg_verl.config import is_gpg
-from gpg_verl.sampler import Died
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
+from gpg_verl.guards import run_folder
+from gpg_verl.guards.heartbeat import Died
+from gpg_verl.launch.settle import is_gpg
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")

@@ -16,10 +16,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import gpg_verl
-from gpg_verl import run_folder, versions
-from gpg_verl.checkpoints import free_bytes, resume_problems, runs_elsewhere
-from gpg_verl.config import REWARD_FNS, Settled, is_gpg, settle
-from gpg_verl.ending import tell_the_end
+from gpg_verl.compat import versions
+from gpg_verl.guards import run_folder
+from gpg_verl.guards.checkpoints import free_bytes, resume_problems, runs_elsewhere
+from gpg_verl.guards.last_words import tell_the_end
+from gpg_verl.launch.settle import REWARD_FNS, Settled, is_gpg, settle
 
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from gpg_verl.dropped import filter_watched
+from gpg_verl.guards.dropped_rows import filter_watched
 
 ROWS = 20
 

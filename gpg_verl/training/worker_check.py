@@ -11,7 +11,7 @@ import ray
 
 import gpg_verl
 
-EXPECTED_MODULE = "gpg_verl.registry"
+EXPECTED_MODULE = "gpg_verl.training.registry"
 
 
 def make_probe():

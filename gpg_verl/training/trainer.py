@@ -26,20 +26,27 @@ from verl.trainer.ppo.v1 import (
 from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
-from gpg_verl import registry
-from gpg_verl.actor import PLAN, GPGActor, GPGDetachedActor, Plan
-from gpg_verl.advantage import Sessions, session_statistics
-from gpg_verl.checkpoints import Checkpoints, resumed_folder
-from gpg_verl.config import TRAINER_MODES, GPGSettings
-from gpg_verl.dropped import filter_watched
-from gpg_verl.explain import StepMetrics
-from gpg_verl.images import ImageCheck
-from gpg_verl.ragged import repeat, row_lengths, row_rewards
-from gpg_verl.refilling import RefillingStep
-from gpg_verl.sampler import Died, Heartbeat, Watch
-from gpg_verl.seams import seam
-from gpg_verl.selection import assign, other_loss_term, plan_updates, share_out, updates_per_batch, why_verl_updates
-from gpg_verl.workers import check_workers
+from gpg_verl.algorithm.advantage import Sessions, session_statistics
+from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
+from gpg_verl.algorithm.updates import (
+    assign,
+    other_loss_term,
+    plan_updates,
+    share_out,
+    updates_per_batch,
+    why_verl_updates,
+)
+from gpg_verl.compat.seams import seam
+from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
+from gpg_verl.guards.dropped_rows import filter_watched
+from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
+from gpg_verl.guards.image_check import ImageCheck
+from gpg_verl.launch.settle import TRAINER_MODES, GPGSettings
+from gpg_verl.training import registry
+from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.metrics import StepMetrics
+from gpg_verl.training.replay_buffer import RefillingStep
+from gpg_verl.training.worker_check import check_workers
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from gpg_verl.selection import Update
+from gpg_verl.algorithm.updates import Update
 
 # Work of an update over that of one forward pass, in tokens: forward and backward, which costs twice; checkpointing
 # runs the forward once more.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from gpg_verl.seams import seam
+from gpg_verl.compat.seams import seam
 
 
 def accept_text_only_micro_batches(qwen2_vl) -> None:

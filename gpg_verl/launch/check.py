@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpg_verl.config import is_gpg
+from gpg_verl.launch.settle import is_gpg
 
 # What decides how a GPG run trains, beyond what GPG itself implies.
 SHOWN = (
@@ -48,7 +48,8 @@ def main(overrides: list[str], config_path: str | None = None, config_name: str 
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from gpg_verl import cpu, preflight
+    from gpg_verl import cpu
+    from gpg_verl.launch import preflight
 
     console = Console(soft_wrap=True)
     try:

@@ -1,4 +1,4 @@
-"""β_th in a veRL run: its replay buffer samples by `gpg_verl.refill`, and its trainer asks for what that asks for.
+"""β_th in a veRL run: its replay buffer samples by `algorithm/refill.py`, and its trainer asks for the prompts.
 
 Nothing here is in force where β_th is 0.
 """
@@ -19,12 +19,12 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.fs import local_mkdir_safe
 from verl.utils.skip import SkipManager
 
-from gpg_verl.advantage import group_statistics
-from gpg_verl.checkpoints import resumed_folder
-from gpg_verl.config import GPGSettings
-from gpg_verl.ragged import row_rewards
-from gpg_verl.refill import Cut, Refill, Verdict
-from gpg_verl.seams import seam
+from gpg_verl.algorithm.advantage import group_statistics
+from gpg_verl.algorithm.ragged import row_rewards
+from gpg_verl.algorithm.refill import Cut, Refill, Verdict
+from gpg_verl.compat.seams import seam
+from gpg_verl.guards.checkpoints import resumed_folder
+from gpg_verl.launch.settle import GPGSettings
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from gpg_verl.check import compose
-from gpg_verl.config import SEEDED_MANAGER, GPGSettings, SettingError, settle, typed_keys
+from gpg_verl.launch.check import compose
+from gpg_verl.launch.settle import SEEDED_MANAGER, GPGSettings, SettingError, settle, typed_keys
 
 pytestmark = pytest.mark.usefixtures("plugin_loaded")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gpg_verl.checkpoints import TRACKER
+from gpg_verl.guards.checkpoints import TRACKER
 
 LOCK = "gpg_run.lock"
 

@@ -12,9 +12,10 @@ import functools
 
 import wrapt
 
-from gpg_verl import cpu, versions
+from gpg_verl import cpu
+from gpg_verl.compat import versions
+from gpg_verl.compat.seams import seam
 from gpg_verl.plugin import REFUSALS, Unsupported, refusal, refuse_command, refuse_gpg
-from gpg_verl.seams import seam
 
 
 def install() -> None:
@@ -61,7 +62,7 @@ def _wrap_validate_config(module) -> None:
 
     @functools.wraps(original)
     def validate_config(config, use_reference_policy, use_critic):
-        from gpg_verl.preflight import before_ray
+        from gpg_verl.launch.preflight import before_ray
 
         return before_ray(config, use_reference_policy, use_critic, original)
 
@@ -69,17 +70,17 @@ def _wrap_validate_config(module) -> None:
 
 
 def _register_algorithm(module) -> None:
-    import gpg_verl.registry  # noqa: F401  registers itself with veRL
+    import gpg_verl.training.registry  # noqa: F401  registers itself with veRL
 
 
 def _register_trainers(module) -> None:
-    import gpg_verl.trainer  # noqa: F401  registers itself with veRL
+    import gpg_verl.training.trainer  # noqa: F401  registers itself with veRL
 
 
 def _refuse_trainers(module, cause) -> None:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from gpg_verl.config import TRAINER_MODES
+    from gpg_verl.launch.settle import TRAINER_MODES
 
     for mode in TRAINER_MODES.values():
         TRAINER_REGISTRY[mode] = refusal(cause)
@@ -104,7 +105,7 @@ def _wrap_legacy_trainer(module) -> None:
 
 
 def _fix_text_only_rows(module) -> None:
-    from gpg_verl import verl_fixes
+    from gpg_verl.compat import verl_fixes
 
     verl_fixes.accept_text_only_micro_batches(module)
 

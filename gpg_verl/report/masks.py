@@ -1,6 +1,6 @@
 """LISA's mask metrics: SAM makes masks of the boxes in a run's answers, and they are compared with the gold masks.
 
-    python -m gpg_verl.masks RUN --data data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet
+    python -m gpg_verl.report.masks RUN --data data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet
 
 RUN is a folder with veRL's `validation/<step>.jsonl`; the last step's answers are read, and `masks.json` (the means,
 for `python -m gpg_verl.report`) and `masks.jsonl` (a line for each answer) are written beside it. The data files are
@@ -203,7 +203,9 @@ def sam(name: str) -> Segment:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m gpg_verl.masks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m gpg_verl.report.masks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder with validation/<step>.jsonl")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="the files evaluated")

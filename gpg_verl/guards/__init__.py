@@ -1,0 +1,1 @@
+"""What keeps any veRL run whole: checkpoints, liveness, data, last words. Nothing here knows GPG."""

@@ -1,0 +1,1 @@
+"""From `import verl` to the settled config: hooks, refusals and the looks before a run."""
