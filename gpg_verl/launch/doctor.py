@@ -14,7 +14,7 @@ from rich.table import Table
 
 import gpg_verl
 from gpg_verl.compat import versions
-from gpg_verl.launch.settle import TRAINER_MODES
+from gpg_verl.settings import TRAINER_MODES
 
 REINSTALL = "reinstall gpg-verl in this environment (pip install --force-reinstall --no-deps gpg-verl)"
 

@@ -18,7 +18,7 @@ from verl.trainer.ppo import core_algos
 from gpg_verl.algorithm.advantage import GroupStatistics, Sessions, gpg_advantage
 from gpg_verl.algorithm.loss import gpg_token_loss
 from gpg_verl.compat.versions import VERL
-from gpg_verl.launch.settle import GPGSettings
+from gpg_verl.settings import GPGSettings
 from gpg_verl.training.agreement import Agreement
 
 
