@@ -1,4 +1,4 @@
-"""How a GPG step waits for its groups: promptly, and never for a process that is gone."""
+"""How a step waits for its groups: promptly, and never for a process that is gone."""
 
 from __future__ import annotations
 

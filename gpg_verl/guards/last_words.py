@@ -1,6 +1,6 @@
 """The last words of a run that fails or is stopped: what ended it, what is saved, how to go on.
 
-Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's processes log on their way out below it.
+Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's processes log as they end below it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Findings:
 
 
 def inspect(config: DictConfig, overrides: list[str] | None) -> Findings:
-    """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can mend."""
+    """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can fix."""
     findings = Findings(machine=version_problems(config))
     findings.settled = settle(config, overrides, images=has_images(config))
     findings.settings += findings.settled.contradictions

@@ -9,7 +9,7 @@ import sys
 
 
 class Unsupported(RuntimeError):
-    """This Python or veRL is not one that gpg_verl was written for; says what was found, wanted and the way out."""
+    """This Python or veRL is not one that gpg_verl was written for: what was found, what is wanted, how to fix it."""
 
 
 def refusal(cause):
@@ -18,7 +18,7 @@ def refusal(cause):
     if not isinstance(cause, Unsupported):
         why = (
             f"the gpg_verl plugin did not load ({type(cause).__name__}: {cause}). "
-            "Run `python -m gpg_verl doctor` for the way out."
+            "`python -m gpg_verl doctor` says how to fix it."
         )
 
     def refuse(*args, **kwargs):

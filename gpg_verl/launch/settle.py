@@ -1,7 +1,7 @@
 """What `algorithm.adv_estimator=gpg` implies for the rest of veRL's config.
 
 One word is enough: `settle` makes the config what GPG needs and reports what it changed. What the user set against
-it is a contradiction, reported with the full key, the value and the way out.
+it is a contradiction, reported with the full key, the value and how to fix it.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ class Settled:
         with open_dict(self.config):
             OmegaConf.update(self.config, key, value, force_add=True)
 
-    def imply(self, key: str, value: Any, default: Any, why: str, way_out: str) -> None:
+    def imply(self, key: str, value: Any, default: Any, why: str, fix: str) -> None:
         """Puts the value where the key is unset (veRL's default and not typed); anything else is a contradiction."""
         current = self.get(key)
         if current == value:
             return
         if key in self.typed or current != default:
-            self.contradictions.append(f"{key}={current} contradicts algorithm.adv_estimator=gpg ({why}): {way_out}")
+            self.contradictions.append(f"{key}={current} contradicts algorithm.adv_estimator=gpg ({why}): {fix}")
         else:
             self.put(key, value, why)
 
@@ -119,9 +119,9 @@ class Settled:
         self.imply("critic.enable", False, None, "GPG has no critic", "leave the key out")
         if not self.settings.allow_kl:
             why = "GPG has no KL term and starts no reference worker"
-            way_out = "set it to False, or keep it on purpose with +algorithm.gpg.allow_kl=True"
-            self.imply(f"{actor}.use_kl_loss", False, False, why, way_out)
-            self.imply("algorithm.use_kl_in_reward", False, False, why, way_out)
+            fix = "set it to False, or keep it on purpose with +algorithm.gpg.allow_kl=True"
+            self.imply(f"{actor}.use_kl_loss", False, False, why, fix)
+            self.imply("algorithm.use_kl_in_reward", False, False, why, fix)
 
     def need_groups(self) -> None:
         n = self.get("actor_rollout_ref.rollout.n")

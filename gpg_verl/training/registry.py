@@ -1,4 +1,4 @@
-"""The maths as veRL calls it: what stands under `gpg` in veRL's estimator and policy-loss registries.
+"""The maths as veRL calls it: what is registered as `gpg` in veRL's estimator and policy-loss registries.
 
 veRL's signatures carry neither a batch's sessions to the estimator nor what the loss sees back to the worker; those go
 by the module variables here, each set and read in one process by one caller.

@@ -303,7 +303,7 @@ class GPGStep(RefillingStep):
         """
         actor = self.config.actor_rollout_ref.actor
         groups = [self.known.uids[i] for i in real]
-        if self.deterministic:  # uids are drawn anew in each run
+        if self.deterministic:  # uids are new in each run
             groups = [f"{self.dispatched.get(uid, 0):012}{uid}" for uid in groups]
         mini_batches = [[real[j] for j in rows] for rows in assign(groups, self.updates)]
         has_gradient = self.known.statistics.valid.tolist()
