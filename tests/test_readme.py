@@ -249,9 +249,10 @@ def test_there_are_commands():
 
 
 def test_after_differs_from_before_only_as_the_text_says():
+    (block,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
     before, after = (
-        shlex.split(block.replace("\\\n", " "))[3:]
-        for block in re.findall(r"```bash\n(python -m verl\.trainer\.main_ppo \\\n.*?)```", README, flags=re.DOTALL)
+        shlex.split("".join(line[1:] for line in block.splitlines(keepends=True) if line[0] in side).replace("\\\n", " "))[3:]
+        for side in (" -", " +")
     )
     assert set(before) - set(after) == {"algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.use_kl_loss=True"}
     assert set(after) - set(before) == {
@@ -261,8 +262,9 @@ def test_after_differs_from_before_only_as_the_text_says():
     config = compose(after)
     findings = inspect(config, after)
     assert findings.settled.notices == []
+    told = (ROOT / "docs/step.md").read_text(encoding="utf-8")
     for change in findings.settled.changes:
-        assert f"`{change.key}`" in README
+        assert f"`{change.key}`" in told
     # "left in, the run stops and says so"
     kept = [*after, "actor_rollout_ref.actor.use_kl_loss=True"]
     assert any("use_kl_loss=True contradicts" in said for said in inspect(compose(kept), kept).settings)
