@@ -1,4 +1,4 @@
-# What the recipes and eval.sh share. Sourced from the repository's root, with NAME set to the script's own name.
+# What the recipes and eval.sh share. Sourced from the repository's root; NAME is what the messages begin with.
 #
 # PY        the Python that has veRL and gpg-verl (default: python; with SMOKE=1 the environment of examples/setup_cpu.sh)
 # SOURCES   a folder with raw data in place of the hub: NAME.jsonl or NAME_train.jsonl (or .json, .parquet, .arrow), or
