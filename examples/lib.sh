@@ -53,7 +53,7 @@ python_and_model() {
         PY=$(cd "${VENV:-.venv}" && pwd)/bin/python
     fi
     PY=${PY:-python}
-    [ "$SMOKE" = 0 ] || "$PY" "examples/$KIND/smoke.py" --out "$SMOKE_DIR/tiny"
+    [ "$SMOKE" = 0 ] || "$PY" examples/smoke.py "$KIND" --out "$SMOKE_DIR/tiny"
     MODEL=$("$PY" examples/model.py "$MODEL" MODEL)
     [ -z "$SAM" ] || SAM=$("$PY" examples/model.py "$SAM" SAM)
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import smoke
+import tiny
 
 from gpg_verl.launch.check import compose, veto_of_verl
 from gpg_verl.launch.preflight import inspect
@@ -362,28 +363,19 @@ def test_a_segmenter_that_is_none_ends_before_anything_is_made(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
-def load_example(name: str):
-    spec = importlib.util.spec_from_file_location(f"vision_{name}", EXAMPLES / f"vision/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_smoke_models_tokenizer_is_one_that_verl_takes():
     """Its agent loop builds this at the first prompt of a model with Qwen's marks."""
     from verl.utils.tokenizer.continuous_token import QwenContinuousTokenBuilder
 
-    tiny = load_example("tiny")
-    for _, words in load_example("smoke").MODELS.values():
-        tokenizer = tiny._tokenizer([*tiny.SPECIAL, *words], words)
+    for _, words in smoke.MODELS.values():
+        tokenizer = tiny.vision_tokenizer(words)
         assert tokenizer.decode(QwenContinuousTokenBuilder(tokenizer)._newline_id) == "\n"
         assert all(len(tokenizer.encode(word, add_special_tokens=False)) == 1 for word in words)
 
 
 def test_a_smoke_runs_raw_data_is_what_the_data_tool_reads(tmp_path):
     """The smallest of each layout: rows with lettered options, with a class name, and LISA's folder with polygons."""
-    smoke = load_example("smoke")
-    smoke.make_data(tmp_path / "raw")
+    smoke.make_images(tmp_path / "raw")
     script = f"""set -euo pipefail
         NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
         . examples/lib.sh
