@@ -79,7 +79,7 @@ def with_help(command, folder):
 
 
 def dry(command, folder):
-    printed = run(command.replace("MODEL", "some/model").replace("NAME", "gpg_rs1"), DRY_RUN="1", PY=sys.executable)
+    printed = run(command.replace("MODEL", "some/model").replace("ROW", "gpg_alpha"), DRY_RUN="1", PY=sys.executable)
     assert "python -m verl.trainer.main_ppo" in printed
 
 
@@ -233,7 +233,7 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"bash examples/setup_cpu\.sh$", set_up),
     (r"bash tests/run\.sh", collected),
     (r"bash examples/quickstart\.sh$", quickstart),
-    (r"([A-Z0-9_]+=\S+ )*bash examples/(text|vision)/\w+\.sh", dry),
+    (r"([A-Z0-9_]+=\S+ )*bash examples/(eval|(text|vision)/\w+)\.sh", dry),
 ]
 
 
