@@ -251,7 +251,9 @@ def test_there_are_commands():
 def test_after_differs_from_before_only_as_the_text_says():
     (block,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
     before, after = (
-        shlex.split("".join(line[1:] for line in block.splitlines(keepends=True) if line[0] in side).replace("\\\n", " "))[3:]
+        shlex.split(
+            "".join(line[1:] for line in block.splitlines(keepends=True) if line[0] in side).replace("\\\n", " ")
+        )[3:]
         for side in (" -", " +")
     )
     assert set(before) - set(after) == {"algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.use_kl_loss=True"}
