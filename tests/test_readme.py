@@ -219,7 +219,7 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"python -m gpg_verl\.data list$", as_it_stands),
     (r"python -m gpg_verl\.data math500 ", from_the_hub),
     (r"python -m gpg_verl\.data math ", from_a_file),
-    (r"python -m gpg_verl( check|\.data|\.masks|\.report)$|python -m gpg_verl\.masks ", with_help),
+    (r"python -m gpg_verl( check|\.data|\.report|\.report\.masks)?$|python -m gpg_verl\.report\.masks ", with_help),
     (r"python -m gpg_verl\.report ", reported),
     (r"python -m reward_fns audit$", with_help),
     (r"python -m reward_fns audit ", audited),
