@@ -245,7 +245,7 @@ def test_every_command_runs(command, tmp_path):
 
 
 def test_there_are_commands():
-    assert len(commands(README)) > 20
+    assert len(commands(README)) > 15
 
 
 def test_after_differs_from_before_only_as_the_text_says():
