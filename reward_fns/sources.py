@@ -113,7 +113,9 @@ def register(data_source: str, judge, check_gold=None, **weights) -> None:
 
 def task_of(data_source: str) -> Task:
     """The table's entry; raises UnknownDataSource, which says what is known and how to add one."""
-    task = TASKS.get(data_source)
+    if isinstance(data_source, bytes):
+        data_source = data_source.decode("utf-8", "replace")
+    task = TASKS.get(data_source) if isinstance(data_source, str) else None
     if task is None and str(data_source).startswith("aime"):
         task = TASKS["aime"]
     if task is None:
