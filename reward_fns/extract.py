@@ -209,6 +209,6 @@ def looks_cut(text: str) -> bool:
     return opens_box(text) or in_thinking(text) or text.rfind(_OPEN) > text.rfind(_CLOSE)
 
 
-def showable(answer: str) -> str:
-    """An extracted answer for logs: at most 200 characters, storable anywhere (no lone surrogates, no null bytes)."""
-    return answer[:200].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+def showable(answer: str, most: int = 200) -> str:
+    """An extracted answer for logs: at most `most` characters, storable anywhere (no lone surrogates, no null bytes)."""
+    return answer[:most].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from reward_fns.notation import GREEK
 
 DEEPEST = 60
-MOST_BITS = 1 << 15
+MOST_BITS = 1 << 16
 # Relative differences: rounding of floats stays far below EQUAL, distinct answers lie far above APART.
 EQUAL, APART = 1e-11, 1e-8
 # A decimal stands for a value that it is the rounding of, if it has so many digits.
@@ -546,7 +546,7 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 
 def _factorial(n: Value) -> Value:
     if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
-        if n > 2000:
+        if n > 3000:
             raise Beyond("a large factorial")
         return Fraction(math.factorial(int(n)))
     return _gamma(complex(n) + 1)

@@ -14,7 +14,7 @@ from reward_fns import extract, golds, number
 from reward_fns.verdict import UnparsableGold, Verdict
 
 _MARK = "####"
-_HEADING = re.compile(r"(?:[0-9]{1,2}[.):]\s+|step\s*[0-9]{1,2}\b)(?=.{0,80}[A-Za-z]{3})|[^0-9\\$]{0,200}$", re.IGNORECASE)
+_HEADING = re.compile(r"(?:[0-9]{1,2}[.):]\s+|step\s*[0-9]{1,2}\b)(?=.{0,80}[A-Za-z]{3})", re.IGNORECASE)
 _ANSWER_HEADING = re.compile(r"[*\s]*(?:the )?(?:final |correct )?(?:answer|ans|result)[*:\s]*$", re.IGNORECASE)
 MOST_MARKS = 100
 
@@ -63,7 +63,7 @@ def _marked(text: str) -> tuple[int, str]:
         line, _, below = rest.partition("\n")
         if _ANSWER_HEADING.match(line):
             line = below.strip().partition("\n")[0]
-        if line and not _HEADING.match(line):
+        if any(c.isnumeric() or c == "\\" for c in line) and not _HEADING.match(line):
             return mark, line
         end = mark
     return -1, ""

@@ -100,6 +100,7 @@ _UNIT_TAIL = re.compile(
     r"(?<=[0-9)}\]°!%A-Za-z])(\s*)((?:(?:[A-Za-z][A-Za-z'-]*\.?|°\s*[CF]?|\\mu|\\Omega|[$€£¥₹¢₩₽])(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
     r"(?:\s*[/*]\s*|\s+|\s*\(?(?=[A-Za-z])|$))+)\)?$"
 )
+_COUNTED = re.compile(r"(.*[0-9}])\s*\(\s*([A-Za-z][A-Za-z ]{1,60})\)")
 _MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
 _SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 _FULLWIDTH = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
@@ -249,7 +250,7 @@ def _text(text: str) -> Answer | None:
     if words.hedged(text):
         return Answer("text")
     if words.is_text(text) and not _split(text, _SEPARATOR)[1:]:
-        return Answer("text")
+        return Answer("text", text=words.without_announcement(text))
     return None
 
 
@@ -259,7 +260,9 @@ def _union(text: str) -> Answer | None:
 
 
 def _french(text: str) -> Answer | None:
-    """]0, 1[ is (0, 1)."""
+    """]0, 1[ is (0, 1), and so is <0, 1>."""
+    if text.startswith("<") and text.endswith(">"):
+        return _of(f"({text[1:-1]})")
     if len(text) < 3 or text[0] not in "][(" or text[-1] not in "[])" or not (text[0] == "]" or text[-1] == "["):
         return None
     if "[" in text[1:-1] or "]" in text[1:-1]:
@@ -303,11 +306,11 @@ def _list(text: str) -> Answer | None:
 
 def _bracketed(text: str) -> Answer | None:
     """(…), […), {…}, ⟨…⟩ around it all, with what it lists."""
-    opening = next((b for b in ("\\{", "\\langle", "(", "[", "{", "<") if text.startswith(b)), None)
-    closing = next((b for b in ("\\}", "\\rangle", ")", "]", "}", ">") if text.endswith(b)), None)
+    opening = next((b for b in ("\\{", "(", "[", "{") if text.startswith(b)), None)
+    closing = next((b for b in ("\\}", ")", "]", "}") if text.endswith(b)), None)
     if opening is None or closing is None or len(text) <= len(opening) + len(closing):
         return None
-    if opening not in ("<", "\\langle") and _closing(text, 0) != len(text) - len(closing):
+    if _closing(text, 0) != len(text) - len(closing):
         return None
     inner = trimmed(text[len(opening) : -len(closing)])
     parts = [trimmed(part) for part in _split(inner, re.compile(r"\s*[,;]\s*"))]
@@ -320,8 +323,6 @@ def _bracketed(text: str) -> Answer | None:
         return Answer("beyond")
     kind = "set" if braces else "tuple"
     items = tuple(_expanded([_of(part) for part in parts]) if braces else [_of(part) for part in parts])
-    if opening in ("\\langle", "<"):
-        opening, closing = "(", ")"
     return Answer(kind, (("{", "}") if braces else (opening, closing), *items))
 
 
@@ -443,6 +444,8 @@ def _measured(text: str) -> Answer | None:
     if currency:
         answer = _of(trimmed(rest))
         return replace(answer, unit=answer.unit if "%" in answer.unit else currency) if answer.kind == "formula" else None
+    if (bracketed := _COUNTED.fullmatch(text)) and all(map(words.is_word, bracketed[2].split())):
+        text = f"{bracketed[1]} {bracketed[2]}"  # 18 (eggs)
     match = _UNIT_TAIL.search(text, max(0, len(text) - units.LONGEST))
     if match is None or not match.start():
         return None
@@ -571,8 +574,10 @@ def _closing(text: str, start: int) -> int:
 
 def same(gold: Answer, answer: Answer, rules: Rules = Rules()) -> bool | None:
     """Whether `answer` is right where `gold` is; None if the verifier has to look."""
+    if _names_differ(gold.name, answer.name):
+        return False
     if answer.text and gold.text == answer.text and gold.unit == answer.unit and gold.kind == answer.kind:
-        if gold.kind not in ("unknown", "beyond") or any(c.isalnum() for c in gold.text):
+        if any(c.isalnum() for c in gold.text):
             return True
     if "unknown" in (gold.kind, answer.kind) or "beyond" in (gold.kind, answer.kind):
         return _left_to_the_verifier(gold, answer)
@@ -580,8 +585,6 @@ def same(gold: Answer, answer: Answer, rules: Rules = Rules()) -> bool | None:
         return words.normal(gold.text) == words.normal(answer.text) and gold.kind == "text"
     if gold.kind == "option" or answer.kind == "option":
         return _same_option(gold, answer, rules)
-    if _names_differ(gold.name, answer.name):
-        return False
     gold, answer = _aligned(gold, answer)
     if gold.kind != answer.kind:
         return False

@@ -41,8 +41,7 @@ _CHARACTERS = str.maketrans(
         **{c: f"\\frac{{{f.split()[0]}}}{{{f.split()[1]}}}" for c, f in _FRACTIONS.items()},
         **{c: f"\\{name} " for c, name in _GREEK.items()},
         "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "≃": "\\approx ",
-        "±": "\\pm ", "∓": "\\mp ", "∞": "\\infty ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ", "⟨": "\\langle ",
-        "⟩": "\\rangle ", "∠": "\\angle ", "△": "\\triangle ", "⇒": "\\implies ", "→": "\\to ", "∶": ":", "：": ":",
+        "±": "\\pm ", "∓": "\\mp ", "∞": "\\infty ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ", "⟨": "(", "⟩": ")", "∠": "\\angle ", "△": "\\triangle ", "⇒": "\\implies ", "→": "\\to ", "∶": ":", "：": ":",
         "，": ",", "、": ",", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "＝": "=", "＋": "+", "％": "%",
         "＄": "\\$", "。": ".", "…": "...", "∫": "\\int ", "∑": "\\sum ", "∏": "\\prod ", "⌊": "\\lfloor ",
         "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
@@ -86,7 +85,7 @@ _RENAMED = {
     "longrightarrow": "\\to ", "textpi": "\\pi ", "euro": "€", "texteuro": "€", "pounds": "£", "textsterling": "£",
     "yen": "¥", "percent": "%", "lnot": " not ", "neg": " not ", "imaginary": "i", "imath": "i", "slash": "/",
     "eqslantless": "\\leq ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
-    "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "lang": "\\langle ", "rang": "\\rangle ",
+    "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")", "lang": "(", "rang": ")",
     "euler": "e", "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
     "blacksquare": "", "Box": "", "qed": "",
 }  # fmt: skip
@@ -96,19 +95,22 @@ _SKIP_ARGUMENT = re.compile(r"\s*\*?(?:\{[^{}]{0,40}\}|-?[0-9.]{1,6}(?:pt|em|ex|
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*°\s*\}|°|\{\s*[oO]\s*\})")
 _PRIMES = re.compile(r"\^\s*(?:\{\s*('[' ]*)\}|('))")
 _TIGHT_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=[0-9])")
+_BRACED_SIGN = re.compile(r"\{\s*([,:;=<>+*/-])\s*\}")
+_BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*([0-9]+(?:\.[0-9]+)?)")
 _MATH_DOLLARS = re.compile(r"(?<!\\)\$")
 _SPACE_RUN = re.compile(r"\s+")
 
 
 def plain(text: str) -> str:
     """The plain form of an answer; what it does not know stays as it is."""
-    if text.isascii() and text.isalnum():
+    if text.isascii() and text.isdigit():
         return text
     text = _RUN_ABOVE.sub(lambda m: "^{" + "".join(map(_SUPERSCRIPTS.get, m[0])) + "}", text)
     text = _RUN_BELOW.sub(lambda m: "_{" + "".join(map(_SUBSCRIPTS.get, m[0])) + "}", text)
     text = _ROOT.sub(lambda m: _ROOTS[m[1]] + (f"{{{m[2]}}}" if m[2] else ""), text)
     text = text.translate(_CHARACTERS)
     text = _TIGHT_COMMA.sub(",", text)
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", _BRACED_SIGN.sub(r"\1", text))
     text = _without_markdown(_without_math_dollars(text))
     if "\\" in text or "{" in text or "~" in text:
         text = _without_commands(text)

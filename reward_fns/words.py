@@ -7,7 +7,7 @@ from functools import lru_cache
 
 # An answer with one of these states something else than its value, or leaves it open.
 HEDGES = frozenset(
-    "not isn t aren wasn don doesn didn cannot either neither nor none never maybe perhaps possibly probably might "
+    "not isn aren wasn don doesn didn cannot either neither nor none never maybe perhaps possibly probably might "
     "between unknown unclear unsure guess except unless without but undetermined undecided something anything versus vs "
     "instead rather wrong incorrect impossible alternatively otherwise".split()
 )
@@ -22,6 +22,9 @@ BASES = {
     "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16,
 }  # fmt: skip
 ABOUT = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I)
+_ANNOUNCEMENT = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s+(?=\w)", re.I
+)
 _WORD = re.compile(r"[A-Za-z]+")
 _SHORT = frozenset("no up on in yes all odd even left north south east west top red blue six ten one two".split())
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
@@ -52,7 +55,12 @@ def is_text(text: str) -> bool:
     return _LETTERS.fullmatch(text) is not None and any(is_word(word) for word in _WORD.findall(text))
 
 
+def without_announcement(text: str) -> str:
+    """`the answer is even` is `even`."""
+    return _ANNOUNCEMENT.sub("", text)
+
+
 def normal(text: str) -> str:
     """Words for comparison: case, articles, hyphens, emphasis and final punctuation make no difference."""
-    text = re.sub(r"[\s\-_*`\"“”{}]+", " ", text.casefold()).strip(" .,!?;:'()[]$")
+    text = re.sub(r"(?<=\w)-(?=\w)|[\s_*`\"“”{}]+", " ", text.casefold()).strip(" .,!?;:'()[]$")
     return re.sub(r"^(?:the|an?)\s+", "", text).strip()
