@@ -15,7 +15,7 @@ from reward_fns.verdict import UnparsableGold, Verdict
 
 # Decimals are short enough for a float to hold them, denominators for 15 digits to tell two fractions apart.
 _NUMBER = re.compile(
-    r"(?P<whole>[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9}))(?P<decimals>\.[0-9]{1,6})?"
+    r"(?P<whole>[+-]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3}|[0-9]{1,9}))(?P<decimals>\.[0-9]{1,6})?"
     r"|(?P<minus>-?)(?:\\[dt]?frac\{(?P<over>-?[0-9]{1,6})\}\{(?P<under>[0-9]{1,4})\}"
     r"|(?P<left>[0-9]{1,6})/(?P<right>[0-9]{1,4}))"
     r"|(?P<mixed>[0-9]{1,6}) ?\\[dt]?frac\{(?P<above>[0-9]{1,6})\}\{(?P<below>[0-9]{1,4})\}"

@@ -16,6 +16,7 @@ SIDE_BY_SIDE = 70
 MOST_BOXES = 100
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
+_NAMES = ("\\boxed", "\\fbox")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
 _UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
 _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
@@ -48,18 +49,22 @@ def boxed(text: str) -> tuple[str, str] | None:
     starts = _starts(text)
     if not starts:
         return None
-    spans = [_span(text, start) for start in starts]
-    if spans[-1] is None or not text[slice(*spans[-1])].strip() or _TAKEN_BACK.search(text[max(0, starts[-1] - 40) : starts[-1]]):
+    last = _span(text, starts[0])
+    taken_back = _TAKEN_BACK.search(text[max(0, starts[0] - 40) : starts[0]])
+    if last is None or not text[slice(*last)].strip() or taken_back:
         return "", ""
-    first = last = len(starts) - 1
-    while first and spans[first - 1] is not None and _lists(text[spans[first - 1][1] + 1 : starts[first]]):
-        first -= 1
-    return text[slice(*spans[last])], text[starts[first] : spans[last][1] + 1]
+    first = starts[0]
+    for start in starts[1:]:
+        span = _span(text, start)
+        if span is None or not span[1] < first or not _lists(text[span[1] + 1 : first]):
+            break
+        first = start
+    return text[slice(*last)], text[first : last[1] + 1]
 
 
 def contents(group: str) -> list[str]:
     """What the boxes of a group hold, each once."""
-    spans = [span for start in _starts(group) if (span := _span(group, start)) is not None]
+    spans = [span for start in reversed(_starts(group)) if (span := _span(group, start)) is not None]
     return list(dict.fromkeys(group[slice(*span)].strip() for span in spans))
 
 
@@ -76,21 +81,18 @@ def last_box_start(text: str) -> int:
 
 
 def _starts(text: str, most: int = MOST_BOXES) -> list[int]:
-    """Where the last boxes begin, the outer one of nested boxes."""
+    """Where the last boxes begin, the last one first."""
     found: list[int] = []
-    position = len(text)
-    for _ in range(4 * most):
-        position = max(text.rfind("\\boxed", 0, position), text.rfind("\\fbox", 0, position))
-        if position < 0 or len(found) == most:
+    ends = dict.fromkeys(_NAMES, len(text))  # where each name is looked for next
+    for _ in range(2 * most):
+        at = {name: text.rfind(name, 0, end) for name, end in ends.items()}
+        name = max(at, key=at.get)
+        ends = {other: at[name] if other == name else at[other] + len(other) for other in ends if at[other] >= 0}
+        if not ends or len(found) == most:
             break
-        if _BOX.match(text, position):
-            found.append(position)
-    found.reverse()
-    outer: list[int] = []
-    for start in found:
-        if not outer or (span := _span(text, outer[-1])) is None or span[1] < start:
-            outer.append(start)
-    return outer
+        if _BOX.match(text, at[name]):
+            found.append(at[name])
+    return found
 
 
 def _span(text: str, start: int) -> tuple[int, int] | None:

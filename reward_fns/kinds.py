@@ -52,7 +52,7 @@ class Rules:
 LONGEST = 4096
 _OPEN, _CLOSE = "([{", ")]}"
 _COMMA_NUMBER = re.compile(
-    r"(?<![0-9.,_^A-Za-z])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}|[1-9][0-9]{0,2}(?: [0-9]{3})+"
+    r"(?<![0-9.,_^A-Za-z])(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}|[1-9][0-9]{0,2}(?: [0-9]{3})+"
     r"|[0-9]{1,3}(?:'[0-9]{3})+|[0-9]{1,3}(?:_[0-9]{3})+)(?![0-9]|,[0-9]|'[0-9]| [0-9])"
 )
 _EUROPEAN = re.compile(r"([-+]?[0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)|([-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,})")
@@ -61,9 +61,9 @@ _MAYBE_DECIMAL = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _POWER_OF_TEN = re.compile(r"(?<=[0-9])\s*\*?\s*[eE]\s*\^?\s*([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
 _REPEATING = re.compile(
-    r"([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|\(([0-9]+)\))(?![0-9])"
+    r"([0-9]{0,20})\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|\(([0-9]+)\))(?![0-9])"
 )
-_DOTS = re.compile(r"([0-9]*)\.([0-9]*?)([0-9]{1,6}?)\3{2,}\s*\.\.\.")
+_DOTS = re.compile(r"([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6}?)\3{2,}\s*\.\.\.")
 _BASE_DIGITS = r"\(?\s*([0-9A-Fa-f][0-9A-Fa-f ]*)\s*\)?"
 _BASE = re.compile(
     _BASE_DIGITS + r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?|[,(]?\s*(?:in\s+)?base[\s-]*)([0-9]{1,2}|[A-Za-z]{3,11})\s*[)}]*"
@@ -83,22 +83,22 @@ _NAME = re.compile(
     rf"|\(\s*{_SYMBOL}(?:\s*[,;]\s*{_SYMBOL})+\)|{_SYMBOL}\s*:\s*{_SYMBOL}|\\frac\s*\{{\s*[A-Z]{{2}}\s*\}}\s*\{{\s*[A-Z]{{2}}\s*\}}"
     rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: [A-Za-z]+){{0,6}}"
 )
-_LEAD = re.compile(
-    r"(?:so|thus|hence|therefore|then|and|finally|in conclusion)?[ ,:]*"
-    r"((?:[A-Za-z][A-Za-z'’-]*|\\(?:angle|triangle)\s*[A-Z0-9]{1,3}|[0-9](?=\s*\)?\s+(?:is|are)\b)|[ ,()_]){1,120}?)"
-    r"(?:\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b(?:\s+(?:equal to|exactly|therefore|thus|then|given by))?\s*:?"
-    r"|(?<=[A-Za-z]{2})\s*:)\s*(?=\S)",
+_IS = re.compile(
+    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?"
+    r"(?:\s*:)?\s*(?=\S)|(?<=[A-Za-z]{2})\s*:\s*(?=\S)",
     re.IGNORECASE,
 )
+_ANGLE = re.compile(r"\\(?:angle|triangle)\s*[A-Z0-9]{1,3}")
+_SUBJECT = re.compile(r"[A-Za-z'’ ,()_-]{1,120}")
 _REASON = re.compile(r"[,;.]?\s+(?:because|since|which|as|where|when|given that|so that|after|from|if)\s", re.IGNORECASE)
 _APPROXIMATELY = re.compile(r"\s*(?:\\approx|~)\s*")
 _RELATION = re.compile(r"<=|>=|!=|==|=|<|>|\\(?:leq|geq|neq|in|approx|equiv|implies|to|iff)(?![A-Za-z])")
 _RELATION_NAMES = {"<=": "\\leq", ">=": "\\geq", "!=": "\\neq", "==": "="}
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq", "=": "=", "\\neq": "\\neq"}
 _SEPARATOR = re.compile(r"[,;]\s*(?:and|or|and/or)\s+|[,;]|\s+(?:and|or)\s+|\s&\s|(?<=\))\s*(?:and|or)\s*(?=\()|\s+\\(?:cup)\s")
-_UNIT_TAIL = re.compile(
-    r"(?<=[0-9)}\]°!%A-Za-z])(\s*)((?:(?:[A-Za-z][A-Za-z'-]*\.?|°\s*[CF]?|\\mu|\\Omega|[$€£¥₹¢₩₽])(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
-    r"(?:\s*[/*]\s*|\s+|\s*\(?(?=[A-Za-z])|$))+)\)?$"
+_UNIT_START = re.compile(r"(?<=[0-9)}\]°!%A-Za-z])\s(?=[A-Za-z°$€£¥₹¢₩₽\\])|(?<=[0-9)}\]])(?=[A-Za-z°$€£¥₹¢₩₽])")
+_UNIT_PIECE = re.compile(
+    r"\s*(?:[A-Za-z][A-Za-z'-]*\.?|°\s*[CF]?(?![A-Za-z])|\\(?:mu|Omega)\s?|[$€£¥₹¢₩₽]|[/*]\s*(?=[A-Za-z]))(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
 )
 _COUNTED = re.compile(r"(.*[0-9}])\s*\(\s*([A-Za-z][A-Za-z ]{1,60})\)")
 _MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
@@ -115,10 +115,26 @@ def read(text: str) -> Answer:
     """The answer in `text`, in any notation."""
     if len(text) > LONGEST or _FULLWIDTH.search(text):
         return Answer("unknown", text=text[:LONGEST])
-    plain = trimmed(notation.plain(text))
+    plain = trimmed(words.without_phrases(notation.plain(_formula_in_words(text))))
     if _is_words(text) and words.is_text(plain) and not words.hedged(plain):
         return Answer("text", text=plain) if len(plain) > 1 else _of(plain)
     return _of(plain)
+
+
+_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$([^$]+)\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
+
+
+def _formula_in_words(text: str) -> str:
+    """The one formula of a sentence: `Here it is: $5$`."""
+    if "$" not in text and "\\(" not in text and "\\[" not in text:
+        return text
+    spans = list(_SPAN.finditer(text))
+    if len(spans) != 1:
+        return text
+    before, after = text[: spans[0].start()], text[spans[0].end() :].strip(" .")
+    if after or not re.fullmatch(r"[A-Za-z ,:']*[A-Za-z]{2}[A-Za-z ,:']*", before) or words.hedged(before):
+        return text
+    return next(filter(None, spans[0].groups()))
 
 
 _WHOLE_WORDS = re.compile(r"\s*\$?\s*\\(?:text|textbf|textit|textrm|mbox|mathrm|textnormal)\s*\{([^{}]*)\}\s*[.$]?\s*")
@@ -224,7 +240,7 @@ def _base(text: str) -> Answer | None:
 
 
 def _matrix(text: str) -> Answer | None:
-    match = _MATRIX.fullmatch(text)
+    match = _MATRIX.fullmatch(text[1:-1].strip() if text[:1] in _OPEN and text[-1:] in _CLOSE else text)
     if match is None:
         return Answer("beyond") if "\\begin" in text else None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
@@ -236,10 +252,10 @@ def _prose(text: str) -> Answer | None:
     """`The answer is 5`, `Total: 5`, `about 5`, `5 because ...`."""
     if about := words.ABOUT.match(text):
         return _of(trimmed(text[about.end() :]))
-    lead = _LEAD.match(text)
-    if lead and any(c.isalpha() for c in lead[1]) and not words.hedged(lead[1]):
+    lead = _IS.search(text, 0, 160)
+    if lead and _SUBJECT.fullmatch(subject := _ANGLE.sub("it", text[: lead.start()])) and any(map(str.isalpha, subject)):
         rest = trimmed(text[lead.end() :])
-        return _of(rest) if rest and not words.hedged(rest) else Answer("unknown")
+        return _of(rest) if rest and not words.hedged(text) else Answer("unknown")
     reason = _REASON.search(text)
     if reason and reason.start():
         return _of(trimmed(text[: reason.start()])) if not words.hedged(text) else Answer("text")
@@ -343,6 +359,8 @@ def _relations(text: str) -> Answer | None:
         return _of(trimmed("".join(_interleaved(sides[last + 1 :], found[last + 1 :]))))
     if "\\approx" in found:
         first = found.index("\\approx")
+        if first == 0 and _is_variable(sides[0]):
+            return replace(_of(sides[1]), name=sides[0])
         return _of(trimmed("".join(_interleaved(sides[: first + 1], found[:first])))) if sides[first] else _of(sides[1])
     if not all(sides):
         if found == ["="] and sides[1]:
@@ -397,6 +415,9 @@ def _name_like(name: str) -> bool:
 
 def _interval(sides: list[str], found: list[str]) -> Answer | None:
     """The interval of a < x ≤ b or x > a, with open or closed ends."""
+    if len(found) == 1 and any(side.startswith("-") and _is_variable(side[1:]) for side in sides):
+        sides = [side[1:] if side.startswith("-") else f"-({side})" for side in sides]
+        found = [_FLIPPED[found[0]]]
     middle = 1 if len(found) == 2 else 0 if _is_variable(sides[0]) else 1
     if not _is_variable(sides[middle]):
         return None
@@ -446,13 +467,12 @@ def _measured(text: str) -> Answer | None:
         return replace(answer, unit=answer.unit if "%" in answer.unit else currency) if answer.kind == "formula" else None
     if (bracketed := _COUNTED.fullmatch(text)) and all(map(words.is_word, bracketed[2].split())):
         text = f"{bracketed[1]} {bracketed[2]}"  # 18 (eggs)
-    match = _UNIT_TAIL.search(text, max(0, len(text) - units.LONGEST))
-    if match is None or not match.start():
+    start = _unit_start(text)
+    if not start:
         return None
-    value, phrase = trimmed(text[: match.start()]), match[2].strip()
-    found = [w for w in re.findall(r"\\?[A-Za-z]+", phrase)]
-    if not match[1] and match.start() and text[match.start() - 1].isalpha():
-        return None
+    value, phrase = trimmed(text[:start]), text[start:].strip()
+    spaced = text[start].isspace()
+    found = re.findall(r"\\?[A-Za-z]+", phrase)
     if found and found[0].lower() in words.TIMES and len(found[0]) > 1:
         rest = phrase[len(found[0]) :].strip()
         answer = _of(f"({value})*{words.TIMES[found[0].lower()]}" + (f" {rest}" if rest else ""))
@@ -468,8 +488,6 @@ def _measured(text: str) -> Answer | None:
     joined = len(found) > 1 and all(len(w) == 1 for w in found) and not any(c in phrase for c in "/^")
     if not plain_words or joined or any(w.startswith("\\") and not k for k, w in zip(known, found, strict=True)):
         return None
-    if re.search(r"\\[A-Za-z]*$", text[: match.start(2)]) and not match[1]:
-        return None
     answer = _of(value)
     if answer.kind not in ("formula", "tuple", "ratio") or answer.unit:
         return None
@@ -477,6 +495,17 @@ def _measured(text: str) -> Answer | None:
     if single and not phrase.startswith("°"):
         return replace(_formula(text), other=measured) if _formula(text).kind == "formula" else measured
     return measured
+
+
+def _unit_start(text: str) -> int:
+    """Where the words at the end of the text begin, all of which may be a unit's; 0 if there are none."""
+    for match in _UNIT_START.finditer(text, max(0, len(text) - units.LONGEST)):
+        position = match.end()
+        while position < len(text) and (piece := _UNIT_PIECE.match(text, position)):
+            position = piece.end()
+        if position == len(text):
+            return match.start()
+    return 0
 
 
 def _percent(text: str) -> Answer | None:

@@ -22,7 +22,7 @@ _BEFORE = re.compile(r"(?<![\w.,])")
 TAIL = 2000
 LONGEST_NUMBER = 100
 LONGEST_LINE = 400
-_PLAIN = re.compile(r"(-?(?:[0-9]{1,40}|[0-9]{1,3}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?)\.?")
+_PLAIN = re.compile(r"(-?(?:[0-9]{1,40}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?)\.?")
 # Letters that count, tight behind a number: 18k is 18 thousand.
 _LETTER = re.compile(r"(.{0,30}[0-9])(k|K|M|mn|B|bn)\b(.{0,100})")
 _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}

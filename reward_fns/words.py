@@ -25,6 +25,11 @@ ABOUT = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|nearly|alm
 _ANNOUNCEMENT = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s+(?=\w)", re.I
 )
+_AHEAD = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?"
+    r"(?=\S)", re.I,
+)
+_BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)$", re.I)
 _WORD = re.compile(r"[A-Za-z]+")
 _SHORT = frozenset("no up on in yes all odd even left north south east west top red blue six ten one two".split())
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
@@ -53,6 +58,11 @@ def is_word(run: str) -> bool:
 def is_text(text: str) -> bool:
     """Whether an answer is words and nothing else."""
     return _LETTERS.fullmatch(text) is not None and any(is_word(word) for word in _WORD.findall(text))
+
+
+def without_phrases(text: str) -> str:
+    """Without what leads to an answer and out of it: `therefore we get x > 5 as the solution`."""
+    return _BEHIND.sub("", _AHEAD.sub("", text))
 
 
 def without_announcement(text: str) -> str:
