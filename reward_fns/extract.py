@@ -20,6 +20,7 @@ _NAMES = ("\\boxed", "\\fbox")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
 _UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
 _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
+_LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
 _SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
 _CORRECTS = re.compile(
     r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus|therefore|"
@@ -121,7 +122,7 @@ def _lists(between: str) -> bool:
     """Whether what stands between two boxes makes them a list: nothing, commas, "and", "or", and a few words."""
     if len(between) > SIDE_BY_SIDE:
         return False
-    between = _MATH.sub(" ", between).strip()
+    between = _MATH.sub(" ", _LEFT_SIDE.sub("", between)).strip()
     if not between:
         return True
     if _SENTENCE.search(between) or _CORRECTS.search(between):

@@ -24,6 +24,8 @@ DEEPEST = 60
 MOST_BITS = 1 << 16
 # Relative differences: rounding of floats stays far below EQUAL, distinct answers lie far above APART.
 EQUAL, APART = 1e-11, 1e-8
+# The point at which symbols have either sign.
+SIGNS = 2
 # A decimal stands for a value that it is the rounding of, if it has so many digits.
 MOST_ROUNDED = 6
 
@@ -83,7 +85,10 @@ _SPACED = re.compile(r"[0-9.)]\s+\.?[0-9]")
 def parse(text: str):
     """The formula in `text` (plain notation); raises Malformed or Beyond."""
     parser = _Parser(_tokens(text))
-    tree = parser.sum()
+    try:
+        tree = parser.sum()
+    except RecursionError:
+        raise Malformed("nested too deep") from None
     if parser.kind is not None:
         raise Malformed(text)
     return tree
@@ -160,17 +165,16 @@ class _Parser:
         self.depth += 1
         if self.depth > DEEPEST:
             raise Beyond("too deep")
-        total = None
+        parts = []
         while True:
             negative = False
             while self.at("+", "-"):
                 negative ^= self.take() == "-"
             part = self.product()
-            part = Node("-", (part,)) if negative else part
-            total = part if total is None else Node("+", (total, part))
+            parts.append(Node("-", (part,)) if negative else part)
             if not self.at("+", "-"):
                 self.depth -= 1
-                return total
+                return parts[0] if len(parts) == 1 else Node("+", tuple(parts))
 
     def product(self):
         start = self.position
@@ -443,7 +447,7 @@ def value_at(tree, point: int, angle: float = 1.0) -> Value:
         value = _value(tree, point, angle)
     except (ZeroDivisionError, Undefined):
         raise Undefined from None
-    except (OverflowError, ValueError) as error:
+    except (OverflowError, ValueError, RecursionError) as error:
         if isinstance(error, Beyond):
             raise
         raise Beyond(str(error)) from None
@@ -464,7 +468,7 @@ def _value(tree, point: int, angle: float) -> Value:
     a = values[0]
     match name:
         case "+":
-            return a + values[1] if exact else complex(a) + complex(values[1])
+            return _bounded(sum(values)) if exact else sum(map(complex, values))
         case "*":
             return _bounded(a * values[1]) if exact else complex(a) * complex(values[1])
         case "/":
@@ -508,7 +512,9 @@ def _symbol(name: str, point: int) -> Value:
         return _CONSTANTS[name]
     chance = zlib.crc32(f"{name} {point}".encode())
     value = 0.4 + 2 * (chance % 99991) / 99991
-    return complex(-value if point == 2 and chance & 1 << 20 else value)
+    if point > SIGNS:
+        value *= 3.0**point / 9  # up to some hundreds: rounding functions are constant over short ways
+    return complex(-value if point == SIGNS and chance & 1 << 20 else value)
 
 
 _CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j}
@@ -602,7 +608,7 @@ def is_stated(tree) -> bool:
         case "/":
             return all(isinstance(_bare(a), Number) for a in tree.arguments)
         case "+":
-            return isinstance(inner[0], Number) and isinstance(inner[1], Node) and inner[1].name == "/"
+            return len(inner) == 2 and isinstance(inner[0], Number) and isinstance(inner[1], Node) and inner[1].name == "/"
         case "*":
             counted = isinstance(inner[0], Node) and inner[0].name == "()" and isinstance(inner[1], Number)
             return counted or _is_power_of_ten(inner[1])  # (18)*1000 is what kinds.py makes of 18 thousand
@@ -629,15 +635,16 @@ def symbols(tree) -> frozenset[str]:
 
 def same(a, b) -> bool | None:
     """Whether two formulas are equal; None where that is not seen here."""
-    if a == b:
-        return None if undefined(a) else True
     try:
+        if a == b:
+            return None if undefined(a) else True
         if (rounding := _rounding(a, b)) is not None:
             return rounding
         free = symbols(a) | symbols(b)
         verdict: bool | None = True
         seen = 0
-        for point in range(3) if free else range(1):
+        points = 1 if not free else 8 if _has_steps(a) or _has_steps(b) else 3
+        for point in range(points):
             try:
                 x, y = value_at(a, point), value_at(b, point)
             except Undefined:
@@ -646,13 +653,17 @@ def same(a, b) -> bool | None:
                 continue
             seen += 1
             near = _near(x, y)
-            if near is False and point < 2:
+            if near is False and point != SIGNS:
                 return False
             if near is not True:
                 verdict = None  # only for numbers of either sign, or too near to tell
         return verdict if seen >= (2 if free else 1) else None
-    except Beyond:
+    except (Beyond, RecursionError):
         return None
+
+
+def _has_steps(tree) -> bool:
+    return isinstance(tree, Node) and (tree.name in ("floor", "ceil") or any(map(_has_steps, tree.arguments)))
 
 
 def undefined(tree) -> bool:
@@ -715,5 +726,5 @@ def proportional(a, b) -> bool | None:
         if len(ratios) < 2:
             return None
         return all(abs(r - ratios[0]) <= EQUAL * 100 * abs(ratios[0]) for r in ratios) and ratios[0] != 0
-    except Beyond:
+    except (Beyond, RecursionError):
         return None

@@ -50,6 +50,7 @@ class Rules:
 
 
 LONGEST = 4096
+LONGEST_PROSE = 400
 _OPEN, _CLOSE = "([{", ")]}"
 _COMMA_NUMBER = re.compile(
     r"(?<![0-9.,_^A-Za-z])(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}|[1-9][0-9]{0,2}(?: [0-9]{3})+"
@@ -118,7 +119,10 @@ def read(text: str) -> Answer:
     plain = trimmed(words.without_phrases(notation.plain(_formula_in_words(text))))
     if _is_words(text) and words.is_text(plain) and not words.hedged(plain):
         return Answer("text", text=plain) if len(plain) > 1 else _of(plain)
-    return _of(plain)
+    try:
+        return _of(plain)
+    except RecursionError:
+        return Answer("unknown", text=plain)
 
 
 _SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$([^$]+)\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
@@ -241,7 +245,7 @@ def _base(text: str) -> Answer | None:
 
 def _matrix(text: str) -> Answer | None:
     match = _MATRIX.fullmatch(text[1:-1].strip() if text[:1] in _OPEN and text[-1:] in _CLOSE else text)
-    if match is None:
+    if match is None or "\\begin" in match[2]:
         return Answer("beyond") if "\\begin" in text else None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
     parts = tuple(tuple(_of(trimmed(cell)) for cell in re.split(r"&| and ", row)) for row in rows)
@@ -250,6 +254,8 @@ def _matrix(text: str) -> Answer | None:
 
 def _prose(text: str) -> Answer | None:
     """`The answer is 5`, `Total: 5`, `about 5`, `5 because ...`."""
+    if len(text) > LONGEST_PROSE:
+        return None
     if about := words.ABOUT.match(text):
         return _of(trimmed(text[about.end() :]))
     lead = _IS.search(text, 0, 160)
@@ -467,7 +473,7 @@ def _measured(text: str) -> Answer | None:
         return replace(answer, unit=answer.unit if "%" in answer.unit else currency) if answer.kind == "formula" else None
     if (bracketed := _COUNTED.fullmatch(text)) and all(map(words.is_word, bracketed[2].split())):
         text = f"{bracketed[1]} {bracketed[2]}"  # 18 (eggs)
-    start = _unit_start(text)
+    start = _unit_start(text) if len(text) <= LONGEST_PROSE else 0
     if not start:
         return None
     value, phrase = trimmed(text[:start]), text[start:].strip()

@@ -89,7 +89,7 @@ _RENAMED = {
     "euler": "e", "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
     "blacksquare": "", "Box": "", "qed": "",
 }  # fmt: skip
-_COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)|\{|\}|~|[^\\{}~]+", re.DOTALL)
+_COMMAND = re.compile(r"\\([A-Za-z]+\*?|.|$)|\{|\}|~|[^\\{}~]+", re.DOTALL)
 _TO_BRACE = re.compile(r"\s*\{")
 _SKIP_ARGUMENT = re.compile(r"\s*\*?(?:\{[^{}]{0,40}\}|-?[0-9.]{1,6}(?:pt|em|ex|mu|cm|mm))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*°\s*\}|°|\{\s*[oO]\s*\})")
@@ -170,7 +170,7 @@ def _without_commands(text: str) -> str:
             out.append(renamed)
         elif name == "\\" or name in "{}|":
             out.append(piece)
-        elif name[0].isalpha():
+        elif name[:1].isalpha():
             out.append(piece + " ")
         # anything else is a stray backslash
     return "".join(out)

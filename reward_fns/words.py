@@ -29,7 +29,7 @@ _AHEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?"
     r"(?=\S)", re.I,
 )
-_BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)$", re.I)
+_BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$", re.I)
 _WORD = re.compile(r"[A-Za-z]+")
 _SHORT = frozenset("no up on in yes all odd even left north south east west top red blue six ten one two".split())
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
