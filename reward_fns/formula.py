@@ -513,7 +513,7 @@ def _symbol(name: str, point: int) -> Value:
     chance = zlib.crc32(f"{name} {point}".encode())
     value = 0.4 + 2 * (chance % 99991) / 99991
     if point > SIGNS:
-        value *= 3.0**point / 9  # up to some hundreds: rounding functions are constant over short ways
+        value *= 1.6**point  # up to some hundreds: rounding functions are constant over short ways
     return complex(-value if point == SIGNS and chance & 1 << 20 else value)
 
 
@@ -643,7 +643,7 @@ def same(a, b) -> bool | None:
         free = symbols(a) | symbols(b)
         verdict: bool | None = True
         seen = 0
-        points = 1 if not free else 8 if _has_steps(a) or _has_steps(b) else 3
+        points = 1 if not free else 16 if _has_steps(a) or _has_steps(b) else 3
         for point in range(points):
             try:
                 x, y = value_at(a, point), value_at(b, point)

@@ -23,7 +23,7 @@ BASES = {
 }  # fmt: skip
 ABOUT = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I)
 _ANNOUNCEMENT = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s+(?=\w)", re.I
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)", re.I
 )
 _AHEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?"
@@ -62,7 +62,7 @@ def is_text(text: str) -> bool:
 
 def without_phrases(text: str) -> str:
     """Without what leads to an answer and out of it: `therefore we get x > 5 as the solution`."""
-    return _BEHIND.sub("", _AHEAD.sub("", text))
+    return _BEHIND.sub("", without_announcement(_AHEAD.sub("", text)))
 
 
 def without_announcement(text: str) -> str:
