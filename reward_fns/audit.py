@@ -88,8 +88,8 @@ def _checked(path: Path, found: Iterator[object]) -> Iterator[dict]:
     for number, row in enumerate(found, 1):
         if not isinstance(row, dict) or not isinstance(row.get("reward_model"), dict):
             raise UnreadableFile(
-                f"{path}: row {number} is not an object with data_source and, as an object, reward_model: write one object "
-                "a line, in veRL's format"
+                f"{path}: row {number} is not an object with data_source and, as an object, reward_model: write one "
+                "object a line, in veRL's format"
             )
         yield row
 

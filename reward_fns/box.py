@@ -1,7 +1,8 @@
 """Boxes (LISA): two corners in thousandths of the image; the reward is GIoU + 1.
 
-The prompt asks for `(x1,y1),(x2,y2)`. The same four numbers count in brackets or as a JSON `bbox_2d` too, with or without
-commas between the points: what is learned here is where the object is, and the format has a reward of its own.
+The prompt asks for `(x1,y1),(x2,y2)`. The same four numbers count in brackets or as a JSON `bbox_2d` too, with or
+without commas between the points: what is learned here is where the object is, and the format has a reward of its
+own.
 
 GIoU = IoU − (|C| − |A ∪ B|) / |C|, with C the smallest box around both (Rezatofighi et al. 2019), in [−1, 1]. `right`
 is an IoU of at least one half. This is the IoU of boxes; LISA's published metrics compare masks.
@@ -16,7 +17,9 @@ from reward_fns.verdict import UnparsableGold, Verdict
 
 _NUMBER = r"\s{0,9}([0-9]{1,4}(?:\.[0-9]{1,9})?)\s{0,9}"
 _PAIR = rf"[(\[<]{{1,2}}{_NUMBER}[, ]{_NUMBER}[)\]>]{{1,2}}"
-_BOX = re.compile(rf"{_PAIR}\s{{0,9}}[,;-]?\s{{0,9}}(?:to\s{{1,9}})?{_PAIR}|[(\[{{]{_NUMBER}" + rf"[, ]{_NUMBER}" * 3 + r"[)\]}]")
+_BOX = re.compile(
+    rf"{_PAIR}\s{{0,9}}[,;-]?\s{{0,9}}(?:to\s{{1,9}})?{_PAIR}|[(\[{{]{_NUMBER}" + rf"[, ]{_NUMBER}" * 3 + r"[)\]}]"
+)
 Box = tuple[float, float, float, float]
 
 

@@ -1,7 +1,8 @@
 """Multiple choice (SAT, CV-Bench): the option's text, or its letter where the gold answer is a letter.
 
-A letter counts where it is given as one: `A`, `(A)`, `A. chair`, `the answer is (A)`; the article of `A dog` is none, and
-neither is a letter among others or one that is taken back. Options that are values are compared as such: `3 chairs` is 3.
+A letter counts where it is given as one: `A`, `(A)`, `A. chair`, `the answer is (A)`; the article of `A dog` is none,
+and neither is a letter among others or one that is taken back. Options that are values are compared as such: `3
+chairs` is 3.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _LEAD = re.compile(
 def judge(text: str, gold, settings) -> Verdict:
     accepted = golds.texts(gold)
     answer = extract.tagged_or_whole(text)
-    if (box := extract.boxed(answer)) is not None:
-        answer = ", ".join(extract.contents(box[1]))
+    if (boxes := extract.contents(answer)) is not None:
+        answer = ", ".join(boxes)
     return Verdict(_right(accepted, answer, settings), answer)
 
 
@@ -58,9 +59,11 @@ def _letter(answer: str, small: bool) -> tuple[str, str]:
         return "", ""
     letter, rest = next(filter(None, match.groups()[:3])), kinds.trimmed(match[4].strip())
     before = answer[: match.start(1) if match[1] else match.start(2) if match[2] else match.start(3)]
-    if letter.islower() and not small or _SEVERAL.search(before):
+    if (letter.islower() and not small) or _SEVERAL.search(before):
         return "", ""
-    if set(_LETTER.findall(before + " " + rest)) - {letter.upper(), "A"} or _SEVERAL.search(rest) and _LETTER.search(rest):
+    if set(_LETTER.findall(before + " " + rest)) - {letter.upper(), "A"} or (
+        _SEVERAL.search(rest) and _LETTER.search(rest)
+    ):
         return "", ""
     return letter.upper(), rest
 

@@ -1,8 +1,8 @@
 """Class names (ViRFT_CLS): the name, in whatever spelling, alone or in a sentence that says nothing else.
 
-The published rule removes spaces and underscores and takes one inside the other for equal, so `sedan2012` is right for 26 of
-196 cars and `A/B` for both. Here the whole name has to be there and nothing beside it but FILLER; the year of a car and the
-maker of an aircraft may be left out, where that leaves one class.
+The published rule removes spaces and underscores and takes one inside the other for equal, so `sedan2012` is right
+for 26 of 196 cars and `A/B` for both. Here the whole name has to be there and nothing beside it but FILLER; the year
+of a car and the maker of an aircraft may be left out, where that leaves one class.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import unicodedata
 from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
 
-FILLER = frozenset(
-    "a an the this that these it is s its looks like to be appears seems in of on image picture photo photograph shown "
-    "shows showing see i can think believe my answer final class category name named called object type kind species "
-    "breed dog cat flower plant car vehicle automobile aircraft airplane plane jet airliner model variant make "
-    "belongs species family known as which so therefore thus option label correct predicted here we have with you".split()
-)
-MAKERS = frozenset(
-    "boeing airbus mcdonnell douglas lockheed embraer bombardier canadair cessna antonov beechcraft british aerospace bae "
-    "fokker gulfstream ilyushin tupolev yakovlev saab dassault dornier eurofighter fairchild havilland de hawker siddeley "
-    "piper panavia robin supermarine general dynamics atr aircraft aviation".split()
-)
+FILLER = {
+    "a", "an", "the", "this", "that", "these", "it", "is", "s", "its", "looks", "like", "to", "be", "appears",
+    "seems", "in", "of", "on", "image", "picture", "photo", "photograph", "shown", "shows", "showing", "see", "i",
+    "can", "think", "believe", "my", "answer", "final", "class", "category", "name", "named", "called", "object",
+    "type", "kind", "species", "breed", "dog", "cat", "flower", "plant", "car", "vehicle", "automobile", "aircraft",
+    "airplane", "plane", "jet", "airliner", "model", "variant", "make", "belongs", "family", "known", "as",
+    "which", "so", "therefore", "thus", "option", "label", "correct", "predicted", "here", "we", "have", "with", "you",
+}  # fmt: skip
+MAKERS = {
+    "boeing", "airbus", "mcdonnell", "douglas", "lockheed", "embraer", "bombardier", "canadair", "cessna", "antonov",
+    "beechcraft", "british", "aerospace", "bae", "fokker", "gulfstream", "ilyushin", "tupolev", "yakovlev", "saab",
+    "dassault", "dornier", "eurofighter", "fairchild", "havilland", "de", "hawker", "siddeley", "piper", "panavia",
+    "robin", "supermarine", "general", "dynamics", "atr", "aircraft", "aviation",
+}  # fmt: skip
 # Cars of two years that differ in nothing else.
-_YEAR_NEEDED = frozenset(("audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon"))
+_YEAR_NEEDED = {
+    "audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon", "dodgedurangosuv", "fordf150regularcab",
+    "hondaodysseyminivan", "volkswagengolfhatchback",
+}  # fmt: skip
 _WORD = re.compile(r"[a-z0-9]+")
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}")
 _BRACKETS = re.compile(r"\([^()]{0,60}\)|\[[^\[\]]{0,60}\]")
@@ -35,8 +41,8 @@ MOST_WORDS = 40
 def judge(text: str, gold, settings) -> Verdict:
     names = _names(gold)
     answer = extract.tagged_or_whole(text)
-    if (box := extract.boxed(answer)) is not None:
-        answer = ", ".join(extract.contents(box[1]))
+    if (boxes := extract.contents(answer)) is not None:
+        answer = ", ".join(boxes)
     given = [_words(answer), _words(_BRACKETS.sub(" ", answer))]
     return Verdict(any(_says(words, name) for words in given for name in names), answer)
 
@@ -71,7 +77,7 @@ def _says(answer: list[str], name: list[str]) -> bool:
                 break
             if joined in wanted or _singular(joined) in wanted or joined in map(_singular, wanted):
                 rest = {*answer[:start], *answer[end + 1 :]}
-                if rest <= FILLER or any(c.isdigit() for c in joined) and rest <= FILLER | MAKERS:
+                if rest <= FILLER or (any(c.isdigit() for c in joined) and rest <= FILLER | MAKERS):
                     return True
     return False
 

@@ -1,7 +1,7 @@
 """MATH and its kin: the final answer equals a gold answer, in whatever notation.
 
-Most answers are plain numbers or the gold text itself: those are decided at once. Others are read (kinds.py) and compared
-within their kind; what is left, mostly calculus, goes to math-verify in the guarded verifier (guard.py).
+Most answers are plain numbers or the gold text itself: those are decided at once. Others are read (kinds.py) and
+compared within their kind; what is left, mostly calculus, goes to math-verify in the guarded verifier (guard.py).
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ def same(accepted_golds: tuple[str, ...], answer: str, settings) -> bool:
     decisions = [short_path(gold, answer) for gold in accepted_golds]
     if True in decisions:
         return True
-    rules = kinds.Rules(
-        settings.compare_units, settings.percent_as_fraction, settings.unevaluated, settings.small_letters
-    )
     left = tuple(gold for gold, decision in zip(accepted_golds, decisions, strict=True) if decision is None)
-    if not left:
-        return False
-    if not rules.unevaluated and _UNEVALUATED.search(answer) and not _UNEVALUATED.search("".join(left)):
+    return bool(left) and _compared(left, answer, settings)
+
+
+@lru_cache(maxsize=16384)
+def _compared(left: tuple[str, ...], answer: str, settings) -> bool:
+    if not settings.unevaluated and _UNEVALUATED.search(answer) and not _UNEVALUATED.search("".join(left)):
         return False
     read = kinds.read(answer)
-    decisions = [kinds.same(kinds.read(gold), read, rules) for gold in left]
+    decisions = [kinds.same(kinds.read(gold), read, settings) for gold in left]
     if True in decisions:
         return True
-    left = tuple(gold for gold, decision in zip(left, decisions, strict=True) if decision is None)
-    return bool(left) and _verified(tuple(map(tidy, left)), f"\\boxed{{{tidy(answer)}}}", settings.verify_timeout)
+    left = tuple(tidy(gold) for gold, decision in zip(left, decisions, strict=True) if decision is None)
+    return bool(left) and _verified(left, f"\\boxed{{{tidy(answer)}}}", settings.verify_timeout)
 
 
 @lru_cache(maxsize=16384)

@@ -1,8 +1,8 @@
 """Where the final answer stands in a model's text. Linear in its length: no regular expression that backtracks.
 
-Rules, the same for every kind: the last answer counts (models correct themselves), one that was taken back or cut does not,
-and answers that stand side by side are one answer, a list, which equals a gold answer only if that is the same list.
-Listing options wins nothing.
+Rules, the same for every kind: the last answer counts (models correct themselves), one that was taken back or cut
+does not, and answers that stand side by side are one answer, a list, which equals a gold answer only if that is the
+same list. Listing options wins nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _CORRECTS = re.compile(
     re.IGNORECASE,
 )
 _JOINS = re.compile(r"[,;&/|]|\b(?:and|or)\b", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"(?:\bnot|n't|n’t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
+)
 _ANNOUNCED = re.compile(
     r"\b(?:(?:answer|ans|solution|result)(?:\s+(?:to|of|for)\s+(?:the|this|that|our)\s+\w{1,20})?"
     r"\**\s*(?::|=|\bis\b|\bequals\b|\bwould be\b|\bshould be\b|\bmust be\b|\bwill be\b|\bcomes out (?:to|as)\b)"
@@ -44,60 +46,71 @@ _END = re.compile(r"\.\s+(?=[A-Z*\\\n])|\.?\s*\n|\.\s*$")
 def boxed(text: str) -> tuple[str, str] | None:
     """The last box: (its content, the text of its group, from the first box to the end of the last).
 
-    None if the text has none. ("", "") if the last one is empty, was cut, or is taken back (`not \\boxed{5}`): an earlier
-    one does not stand in for it. A group is boxes that form a list; with one box it is that box.
+    None if the text has none. ("", "") if the last one is empty, was cut, or is taken back (`not \\boxed{5}`): an
+    earlier one does not stand in for it. A group is boxes that form a list; with one box it is that box.
     """
-    starts = _starts(text)
-    if not starts:
-        return None
-    last = _span(text, starts[0])
-    taken_back = _TAKEN_BACK.search(text[max(0, starts[0] - 40) : starts[0]])
-    if last is None or not text[slice(*last)].strip() or taken_back:
-        return "", ""
-    first = starts[0]
-    for start in starts[1:]:
-        span = _span(text, start)
-        if span is None or not span[1] < first or not _lists(text[span[1] + 1 : first]):
-            break
-        first = start
-    return text[slice(*last)], text[first : last[1] + 1]
+    group = _group(text)
+    if not group:
+        return None if group is None else ("", "")
+    (first, *_), (_, begin, end) = group[0], group[-1]
+    return text[begin:end], text[first : end + 1]
 
 
-def contents(group: str) -> list[str]:
-    """What the boxes of a group hold, each once."""
-    spans = [span for start in reversed(_starts(group)) if (span := _span(group, start)) is not None]
-    return list(dict.fromkeys(group[slice(*span)].strip() for span in spans))
+def contents(text: str) -> list[str] | None:
+    """What the boxes of the last group hold, each once; None if the text has no box, [] where `boxed` is empty."""
+    group = _group(text)
+    return group if not group else list(dict.fromkeys(text[begin:end].strip() for _, begin, end in group))
 
 
 def opens_box(text: str) -> bool:
     """Whether the text ends inside a box: output that was cut in mid-formula."""
-    starts = _starts(text, most=1)
+    starts = _starts(text, 1)
     return bool(starts) and _span(text, starts[0]) is None
 
 
 def last_box_start(text: str) -> int:
     """Where the last box begins; -1 if there is none."""
-    starts = _starts(text, most=1)
+    starts = _starts(text, 1)
     return starts[0] if starts else -1
 
 
-def _starts(text: str, most: int = MOST_BOXES) -> list[int]:
+def _group(text: str) -> list[tuple[int, int, int]] | None:
+    """(start, begin of the content, its end) of the boxes of the last group; None and [] as in `contents`."""
+    starts = _starts(text, 2)
+    if not starts:
+        return None
+    last = _span(text, starts[0])
+    before = text[max(0, starts[0] - 40) : starts[0]]
+    if last is None or not text[slice(*last)].strip() or ("n" in before and _TAKEN_BACK.search(before)):
+        return []
+    group = [(starts[0], *last)]
+    if len(starts) > 1:
+        for start in _starts(text, MOST_BOXES)[1:]:
+            span = _span(text, start)
+            if span is None or not span[1] < group[0][0] or not _lists(text[span[1] + 1 : group[0][0]]):
+                break
+            group.insert(0, (start, *span))
+    return group
+
+
+def _starts(text: str, most: int) -> list[int]:
     """Where the last boxes begin, the last one first."""
     found: list[int] = []
-    ends = dict.fromkeys(_NAMES, len(text))  # where each name is looked for next
-    for _ in range(2 * most):
-        at = {name: text.rfind(name, 0, end) for name, end in ends.items()}
-        name = max(at, key=at.get)
-        ends = {other: at[name] if other == name else at[other] + len(other) for other in ends if at[other] >= 0}
-        if not ends or len(found) == most:
-            break
-        if _BOX.match(text, at[name]):
-            found.append(at[name])
-    return found
+    for name in _NAMES:
+        if name not in text:  # faster than a search from the end
+            continue
+        position, left = text.rfind(name), most
+        while position >= 0 and left:
+            if _BOX.match(text, position):
+                found.append(position)
+                left -= 1
+            position = text.rfind(name, 0, position)
+    return sorted(found, reverse=True)[:most]
 
 
 def _span(text: str, start: int) -> tuple[int, int] | None:
-    """Where the content of the box that starts at `start` begins and ends; None if it does not end within LONGEST_ANSWER."""
+    """Where the content of the box that starts at `start` begins and ends; None if it does not end within
+    LONGEST_ANSWER."""
     position = _BOX.match(text, start).end()
     if text[position - 1] != "{":
         unbraced = _UNBRACED.match(text, position)
@@ -185,8 +198,8 @@ def final(text: str, boxes_in_thinking: bool = True) -> str | None:
 
     What follows the thinking comes first. Boxes that form a list are joined by commas.
     """
-    thinking, closed, after = text.rpartition("</think>")
-    parts = [after] if not in_thinking(text) or boxes_in_thinking else []
+    thinking, closed, after = text.rpartition("</think>") if "think>" in text else ("", "", text)
+    parts = [after] if boxes_in_thinking or not in_thinking(text) else []
     if closed and boxes_in_thinking:
         parts.append(thinking)
     for part in parts:
@@ -197,8 +210,8 @@ def final(text: str, boxes_in_thinking: bool = True) -> str | None:
 
 def _final(part: str) -> str | None:
     tag = part.rfind(_OPEN)
-    if (box := boxed(part)) is not None and not (tag > last_box_start(part) and _CLOSE in part[tag:]):
-        return ", ".join(contents(box[1]))
+    if not (tag >= 0 and _CLOSE in part[tag:] and tag > last_box_start(part)) and (boxes := contents(part)) is not None:
+        return ", ".join(boxes)
     if tag >= 0 and _CLOSE in part:
         return tagged(part)
     mark = part.rfind("####")
@@ -213,5 +226,6 @@ def looks_cut(text: str) -> bool:
 
 
 def showable(answer: str, most: int = 200) -> str:
-    """An extracted answer for logs: at most `most` characters, storable anywhere (no lone surrogates, no null bytes)."""
+    """An extracted answer for logs: at most `most` characters, storable anywhere (no lone surrogates, no null
+    bytes)."""
     return answer[:most].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

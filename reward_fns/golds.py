@@ -16,6 +16,8 @@ def texts(gold) -> tuple[str, ...]:
     A list may come as JSON text, as gpg_verl.data writes it: veRL concatenates validation files, and a column that is
     text in one and a list in another stops it.
     """
+    if type(gold) is str and gold and not gold.isspace() and not gold.startswith('["'):
+        return (gold,)
     found = tuple(text for text in _texts(gold, 0) if text.strip())
     if not found:
         raise UnparsableGold(repr(gold))
@@ -29,9 +31,9 @@ def _texts(gold, depth: int) -> list[str]:
         gold = gold.decode("utf-8", "replace")
     if isinstance(gold, str):
         return _json_list(gold) if gold.startswith('["') else [gold]
-    if isinstance(gold, bool) or isinstance(gold, float) and not math.isfinite(gold):
+    if isinstance(gold, bool) or (isinstance(gold, float) and not math.isfinite(gold)):
         return []
-    if isinstance(gold, int | float | Fraction) or isinstance(gold, Decimal) and gold.is_finite():
+    if isinstance(gold, int | float | Fraction) or (isinstance(gold, Decimal) and gold.is_finite()):
         return [str(gold)]
     if isinstance(gold, list | tuple | set | frozenset) and depth < 3:
         return [text for item in gold for text in _texts(item, depth + 1)]

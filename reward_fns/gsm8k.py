@@ -1,7 +1,8 @@
-"""GSM8K: the number after the last `####` or in the last `\\boxed{}`, whichever comes later, else (a setting) the text's last.
+"""GSM8K: the number after the last `####` or in the last `\\boxed{}`, whichever comes later, else (a setting) the
+text's last.
 
-Numbers are compared exactly: 1,800.00 is 1800, 50% is 50, 3/4 is 0.75, 18 thousand is 18000. A line that states no single
-number (`18 or 20`, `18 + 5`) is wrong; a heading (`#### Check`, `#### 1. Count the eggs`) is no answer.
+Numbers are compared exactly: 1,800.00 is 1800, 50% is 50, 3/4 is 0.75, 18 thousand is 18000. A line that states no
+single number (`18 or 20`, `18 + 5`) is wrong; a heading (`#### Check`, `#### 1. Count the eggs`) is no answer.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def read_gold(gold: str) -> Fraction:
 
 def extract_number(text: str, last_number: bool) -> Fraction | None:
     mark, line = _marked(text)
-    box = extract.last_box_start(text)
-    if mark < 0 and box < 0:
-        return number.last(text) if last_number else None
-    if mark > box:
+    if mark >= 0 and extract.last_box_start(text[mark:]) < 0:
         return number.read(line)
-    return number.read(", ".join(extract.contents(extract.boxed(text)[1])))
+    boxes = extract.contents(text)
+    if boxes is None:
+        return number.last(text) if last_number else None
+    return number.read(", ".join(boxes))
 
 
 def _marked(text: str) -> tuple[int, str]:

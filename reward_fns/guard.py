@@ -26,7 +26,8 @@ import time
 from reward_fns.verdict import Killed, UnparsableGold
 
 # The bound is on the worker's own processor time, so a verdict does not depend on what else the machine does. Behind it
-# stands a bound on the clock's time, this many times as long, for a worker that waits for something else than a processor.
+# stands a bound on the clock's time, this many times as long, for a worker that waits for something else than a
+# processor.
 WALL = 15
 # Time for the first process to import sympy and math-verify: 1.5 s on an idle core.
 START_SECONDS = 120
@@ -35,8 +36,8 @@ START_SECONDS = 120
 def verify(golds: tuple[str, ...], text: str, timeout: float | None = None) -> tuple[bool, str]:
     """Whether math-verify finds in `text` an answer equal to one of `golds`, and that answer as text.
 
-    Raises UnparsableGold if none of the golds can be read, Killed if the bounds on time (`timeout` in processor seconds,
-    by default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
+    Raises UnparsableGold if none of the golds can be read, Killed if the bounds on time (`timeout` in processor
+    seconds, by default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
     """
     seconds = from_environment("GPG_VERIFY_TIMEOUT", 5) if timeout is None else timeout
     reply = pool().ask({"golds": golds, "text": text}, seconds)

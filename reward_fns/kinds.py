@@ -1,9 +1,10 @@
 """What kind of answer a text states, and whether two answers of one kind are equal.
 
-    same(read("x = \\dfrac12"), read("0.5"), Rules())  ->  True
+    same(read("x = \\dfrac12"), read("0.5"), Settings())  ->  True
 
-Kinds that differ are not equal: a point is no set, a time no ratio, a number in base 5 none in base 6, a word no product of
-letters. Within a kind plain values are compared exactly (formula.py); None means that the guarded verifier has to look.
+Kinds that differ are not equal: a point is no set, a time no ratio, a number in base 5 none in base 6, a word no
+product of letters. Within a kind plain values are compared exactly (formula.py); None means that the guarded verifier
+has to look.
 """
 
 from __future__ import annotations
@@ -39,25 +40,17 @@ class Answer:
     other: Answer | None = None
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Where graders differ: see scoring.Settings, which has the same names."""
-
-    compare_units: bool = True
-    percent_as_fraction: bool = True
-    unevaluated: bool = True
-    small_letters: bool = False
-
-
 LONGEST = 4096
 LONGEST_PROSE = 400
 _OPEN, _CLOSE = "([{", ")]}"
 _COMMA_NUMBER = re.compile(
-    r"(?<![0-9.,_^A-Za-z])(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}|[1-9][0-9]{0,2}(?: [0-9]{3})+"
+    r"(?<![0-9.,_^A-Za-z])(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
+    r"|[1-9][0-9]{0,2}(?: [0-9]{3})+"
     r"|[0-9]{1,3}(?:'[0-9]{3})+|[0-9]{1,3}(?:_[0-9]{3})+)(?![0-9]|,[0-9]|'[0-9]| [0-9])"
 )
 _EUROPEAN = re.compile(r"([-+]?[0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)|([-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,})")
 _COMMA_DECIMAL = re.compile(r"[-+]?0,[0-9]+")
+_COMMAS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _MAYBE_DECIMAL = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _POWER_OF_TEN = re.compile(r"(?<=[0-9])\s*\*?\s*[eE]\s*\^?\s*([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
@@ -67,7 +60,8 @@ _REPEATING = re.compile(
 _DOTS = re.compile(r"([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6}?)\3{2,}\s*\.\.\.")
 _BASE_DIGITS = r"\(?\s*([0-9A-Fa-f][0-9A-Fa-f ]*)\s*\)?"
 _BASE = re.compile(
-    _BASE_DIGITS + r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?|[,(]?\s*(?:in\s+)?base[\s-]*)([0-9]{1,2}|[A-Za-z]{3,11})\s*[)}]*"
+    _BASE_DIGITS
+    + r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?|[,(]?\s*(?:in\s+)?base[\s-]*)([0-9]{1,2}|[A-Za-z]{3,11})\s*[)}]*"
 )
 _TIME = re.compile(
     r"([0-9]{1,2})(?:\s*:\s*([0-5][0-9])(?::([0-5][0-9]))?)?\s*(?:([ap])\s?\.?\s?m\b\.?|(o'? ?clock)|(noon|midnight))?",
@@ -85,24 +79,31 @@ _NAME = re.compile(
     rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: [A-Za-z]+){{0,6}}"
 )
 _IS = re.compile(
-    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?"
+    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b"
+    r"(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?"
     r"(?:\s*:)?\s*(?=\S)|(?<=[A-Za-z]{2})\s*:\s*(?=\S)",
     re.IGNORECASE,
 )
 _ANGLE = re.compile(r"\\(?:angle|triangle)\s*[A-Z0-9]{1,3}")
 _SUBJECT = re.compile(r"[A-Za-z'’ ,()_-]{1,120}")
-_REASON = re.compile(r"[,;.]?\s+(?:because|since|which|as|where|when|given that|so that|after|from|if)\s", re.IGNORECASE)
+_REASON = re.compile(
+    r"[,;.]?\s+(?:because|since|which|as|where|when|given that|so that|after|from|if)\s", re.IGNORECASE
+)
 _APPROXIMATELY = re.compile(r"\s*(?:\\approx|~)\s*")
 _RELATION = re.compile(r"<=|>=|!=|==|=|<|>|\\(?:leq|geq|neq|in|approx|equiv|implies|to|iff)(?![A-Za-z])")
 _RELATION_NAMES = {"<=": "\\leq", ">=": "\\geq", "!=": "\\neq", "==": "="}
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq", "=": "=", "\\neq": "\\neq"}
-_SEPARATOR = re.compile(r"[,;]\s*(?:and|or|and/or)\s+|[,;]|\s+(?:and|or)\s+|\s&\s|(?<=\))\s*(?:and|or)\s*(?=\()|\s+\\(?:cup)\s")
+_SEPARATOR = re.compile(
+    r"[,;]\s*(?:and|or|and/or)\s+|[,;]|\s+(?:and|or)\s+|\s&\s|(?<=\))\s*(?:and|or)\s*(?=\()|\s+\\(?:cup)\s"
+)
 _UNIT_START = re.compile(r"(?<=[0-9)}\]°!%A-Za-z])\s(?=[A-Za-z°$€£¥₹¢₩₽\\])|(?<=[0-9)}\]])(?=[A-Za-z°$€£¥₹¢₩₽])")
 _UNIT_PIECE = re.compile(
     r"\s*(?:[A-Za-z][A-Za-z'-]*\.?|°\s*[CF]?(?![A-Za-z])|\\(?:mu|Omega)\s?|[$€£¥₹¢₩₽]|[/*]\s*(?=[A-Za-z]))(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?"
 )
 _COUNTED = re.compile(r"(.*[0-9}])\s*\(\s*([A-Za-z][A-Za-z ]{1,60})\)")
-_MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL
+)
 _SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
 _FULLWIDTH = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
 INFINITY = "symbol \\infty"
@@ -189,12 +190,12 @@ def _plain_number(text: str):
 
 def _option(text: str) -> Answer | None:
     match = _OPTION.fullmatch(text)
-    if match is None or "(" in text and _tuple_like(text):
+    if match is None or ("(" in text and _tuple_like(text)):
         return None
     letter, rest = match[1] or match[2], trimmed(match[3])
     if rest and _OPTION.fullmatch(rest):
         return Answer("unknown")  # (A)(B)
-    if letter.islower() and not (match[1] and text.startswith("(") or not rest):
+    if letter.islower() and not ((match[1] and text.startswith("(")) or not rest):
         return None
     if letter.islower() and not match[1]:
         return None
@@ -259,7 +260,11 @@ def _prose(text: str) -> Answer | None:
     if about := words.ABOUT.match(text):
         return _of(trimmed(text[about.end() :]))
     lead = _IS.search(text, 0, 160)
-    if lead and _SUBJECT.fullmatch(subject := _ANGLE.sub("it", text[: lead.start()])) and any(map(str.isalpha, subject)):
+    if (
+        lead
+        and _SUBJECT.fullmatch(subject := _ANGLE.sub("it", text[: lead.start()]))
+        and any(map(str.isalpha, subject))
+    ):
         rest = trimmed(text[lead.end() :])
         return _of(rest) if rest and not words.hedged(text) else Answer("unknown")
     reason = _REASON.search(text)
@@ -337,11 +342,11 @@ def _bracketed(text: str) -> Answer | None:
     inner = trimmed(text[len(opening) : -len(closing)])
     parts = [trimmed(part) for part in _split(inner, re.compile(r"\s*[,;]\s*"))]
     braces = opening in ("\\{", "{")
-    if braces and closing not in ("\\}", "}") or not all(parts):
+    if (braces and closing not in ("\\}", "}")) or not all(parts):
         return None
     if len(parts) == 1 and not braces:
         return _of(inner) if (opening, closing) in (("(", ")"), ("[", "]")) else None
-    if "|" in inner and braces or "..." in inner:
+    if ("|" in inner and braces) or "..." in inner:
         return Answer("beyond")
     kind = "set" if braces else "tuple"
     items = tuple(_expanded([_of(part) for part in parts]) if braces else [_of(part) for part in parts])
@@ -376,9 +381,9 @@ def _relations(text: str) -> Answer | None:
         return replace(_of(sides[1]), name=sides[0])
     if set(found) == {"="}:
         return _equation(sides)
-    if len(found) <= 2 and set(found) <= {"<", ">", "\\leq", "\\geq"}:
-        if (interval := _interval(sides, found)) is not None:
-            return interval
+    ordered = len(found) <= 2 and set(found) <= {"<", ">", "\\leq", "\\geq"}
+    if ordered and (interval := _interval(sides, found)) is not None:
+        return interval
     try:
         trees = tuple(formula.parse(_joined_numbers(side)) for side in sides)
     except Malformed:
@@ -470,14 +475,15 @@ def _measured(text: str) -> Answer | None:
     rest, currency = units.prefix(text)
     if currency:
         answer = _of(trimmed(rest))
-        return replace(answer, unit=answer.unit if "%" in answer.unit else currency) if answer.kind == "formula" else None
+        return (
+            replace(answer, unit=answer.unit if "%" in answer.unit else currency) if answer.kind == "formula" else None
+        )
     if (bracketed := _COUNTED.fullmatch(text)) and all(map(words.is_word, bracketed[2].split())):
         text = f"{bracketed[1]} {bracketed[2]}"  # 18 (eggs)
     start = _unit_start(text) if len(text) <= LONGEST_PROSE else 0
     if not start:
         return None
     value, phrase = trimmed(text[:start]), text[start:].strip()
-    spaced = text[start].isspace()
     found = re.findall(r"\\?[A-Za-z]+", phrase)
     if found and found[0].lower() in words.TIMES and len(found[0]) > 1:
         rest = phrase[len(found[0]) :].strip()
@@ -488,9 +494,11 @@ def _measured(text: str) -> Answer | None:
     if all(w in units.PERCENT for w in map(str.lower, found)) and found:
         answer = _of(value)
         return replace(answer, unit="%") if answer.kind in ("formula", "list") else None
-    known = [units.is_unit(w) or w in ("per", "square", "cubic", "squared", "cubed", "sq", "a", "an", "of") for w in found]
+    known = [
+        units.is_unit(w) or w in ("per", "square", "cubic", "squared", "cubed", "sq", "a", "an", "of") for w in found
+    ]
     single = len(found) == 1 and len(found[0]) == 1 and "$€£¥₹¢₩₽".find(phrase) < 0
-    plain_words = all(k or words.is_word(w) or len(w) > 4 and w.islower() for k, w in zip(known, found, strict=True))
+    plain_words = all(k or words.is_word(w) or (len(w) > 4 and w.islower()) for k, w in zip(known, found, strict=True))
     joined = len(found) > 1 and all(len(w) == 1 for w in found) and not any(c in phrase for c in "/^")
     if not plain_words or joined or any(w.startswith("\\") and not k for k, w in zip(known, found, strict=True)):
         return None
@@ -538,13 +546,13 @@ def _formula(text: str) -> Answer:
 
 def _numbers_first(text: str) -> Answer | None:
     joined = _joined_numbers(text)
-    return _of(joined) if joined != text else None
+    return replace(_of(joined), text=text) if joined != text else None
 
 
 # In this order: what is looked for later would misread what is found earlier.
 _READERS = (
-    _option, _time, _base, _matrix, _numbers_first, _text, _union, _french, _list, _bracketed, _relations, _prose, _plus_minus,
-    _percent, _measured, _ratio, _formula,
+    _option, _time, _base, _matrix, _numbers_first, _text, _union, _french, _list, _bracketed, _relations, _prose,
+    _plus_minus, _percent, _measured, _ratio, _formula,
 )  # fmt: skip
 
 
@@ -607,13 +615,13 @@ def _closing(text: str, start: int) -> int:
 # ---- comparison ------------------------------------------------------------------------------------------------
 
 
-def same(gold: Answer, answer: Answer, rules: Rules = Rules()) -> bool | None:
-    """Whether `answer` is right where `gold` is; None if the verifier has to look."""
+def same(gold: Answer, answer: Answer, rules) -> bool | None:
+    """Whether `answer` is right where `gold` is, by the rules of scoring.Settings; None if the verifier has to look."""
     if _names_differ(gold.name, answer.name):
         return False
-    if answer.text and gold.text == answer.text and gold.unit == answer.unit and gold.kind == answer.kind:
-        if any(c.isalnum() for c in gold.text):
-            return True
+    alike = (gold.kind, gold.text, gold.unit) == (answer.kind, answer.text, answer.unit)
+    if alike and any(c.isalnum() for c in gold.text):
+        return True
     if "unknown" in (gold.kind, answer.kind) or "beyond" in (gold.kind, answer.kind):
         return _left_to_the_verifier(gold, answer)
     if gold.kind == "text" or answer.kind == "text":
@@ -669,6 +677,8 @@ def _as(x: Answer, y: Answer) -> Answer | None:
         return Answer("equation", (Node("+", (left, Node("-", (y.parts[0],)))),), y.text)
     if x.kind == "formula" and y.kind == "list" and _MAYBE_DECIMAL.fullmatch(y.text):
         return _formula(y.text.replace(",", "."))
+    if x.kind == "list" and y.kind == "formula" and _COMMAS.fullmatch(y.text):
+        return Answer("list", tuple(_of(item) for item in y.text.split(",")), y.text)
     if x.kind == "formula" and y.kind == "set" and len(y.parts) == 2:
         return y.parts[1] if y.parts[1].kind == "formula" else None
     if x.kind == "set" and y.kind == "list":
@@ -682,7 +692,7 @@ def _as(x: Answer, y: Answer) -> Answer | None:
     return None
 
 
-def _same_option(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_option(gold: Answer, answer: Answer, rules) -> bool | None:
     if gold.kind == answer.kind == "option":
         a, b = gold.parts[0], answer.parts[0]
         return a == b or (rules.small_letters and a.upper() == b.upper())
@@ -695,7 +705,7 @@ def _same_option(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
     return given == letter or (rules.small_letters and given.upper() == letter.upper())
 
 
-def _same_formula(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_formula(gold: Answer, answer: Answer, rules) -> bool | None:
     a, b = gold.parts[0], answer.parts[0]
     percent = [x.unit == "%" for x in (gold, answer)]
     if percent[0] == percent[1] or any(percent):
@@ -712,7 +722,7 @@ def _same_formula(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
     return equal
 
 
-def _conversion(gold: str, answer: str, rules: Rules) -> Fraction | None:
+def _conversion(gold: str, answer: str, rules) -> Fraction | None:
     """What an answer's value is multiplied by to be in the gold's unit; None if the two measure different things."""
     if not gold or not answer or gold == answer or not rules.compare_units:
         return Fraction(1)
@@ -722,7 +732,7 @@ def _conversion(gold: str, answer: str, rules: Rules) -> Fraction | None:
     return b.size / a.size if a.measures == b.measures else None
 
 
-def _same_items(gold: tuple, answer: tuple, rules: Rules) -> bool | None:
+def _same_items(gold: tuple, answer: tuple, rules) -> bool | None:
     if len(gold) != len(answer):
         return False
     return _all(same(g, a, rules) for g, a in zip(gold, answer, strict=True))
@@ -737,7 +747,7 @@ def _all(verdicts) -> bool | None:
     return verdict
 
 
-def _same_unordered(gold: tuple, answer: tuple, rules: Rules) -> bool | None:
+def _same_unordered(gold: tuple, answer: tuple, rules) -> bool | None:
     """As multisets."""
     gold, left = tuple(_expanded(list(gold))), _expanded(list(answer))
     if len(gold) != len(left):
@@ -754,29 +764,29 @@ def _same_unordered(gold: tuple, answer: tuple, rules: Rules) -> bool | None:
     return verdict
 
 
-def _same_tuple(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_tuple(gold: Answer, answer: Answer, rules) -> bool | None:
     return gold.parts[0] == answer.parts[0] and _same_items(gold.parts[1:], answer.parts[1:], rules)
 
 
-def _same_set(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_set(gold: Answer, answer: Answer, rules) -> bool | None:
     return _same_unordered(gold.parts[1:], answer.parts[1:], rules)
 
 
-def _same_list(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_list(gold: Answer, answer: Answer, rules) -> bool | None:
     return _same_unordered(gold.parts, answer.parts, rules)
 
 
-def _same_matrix(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_matrix(gold: Answer, answer: Answer, rules) -> bool | None:
     if len(gold.parts) != len(answer.parts):
         return False
     return _all(_same_items(g, a, rules) for g, a in zip(gold.parts, answer.parts, strict=True))
 
 
-def _same_equation(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_equation(gold: Answer, answer: Answer, rules) -> bool | None:
     return formula.proportional(gold.parts[0], answer.parts[0])
 
 
-def _same_relation(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_relation(gold: Answer, answer: Answer, rules) -> bool | None:
     (names, sides), (others, theirs) = gold.parts, answer.parts
     if names != others:
         others, theirs = tuple(_FLIPPED.get(name, name) for name in reversed(others)), theirs[::-1]
@@ -786,11 +796,11 @@ def _same_relation(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
     return None if equal is False and len(names) == 1 else equal
 
 
-def _same_plain(gold: Answer, answer: Answer, rules: Rules) -> bool:
+def _same_plain(gold: Answer, answer: Answer, rules) -> bool:
     return gold.parts == answer.parts
 
 
-def _same_time(gold: Answer, answer: Answer, rules: Rules) -> bool:
+def _same_time(gold: Answer, answer: Answer, rules) -> bool:
     *a, a_known = gold.parts
     *b, b_known = answer.parts
     if a_known and b_known:
@@ -798,7 +808,7 @@ def _same_time(gold: Answer, answer: Answer, rules: Rules) -> bool:
     return (a[0] % 12, *a[1:]) == (b[0] % 12, *b[1:])
 
 
-def _same_ratio(gold: Answer, answer: Answer, rules: Rules) -> bool | None:
+def _same_ratio(gold: Answer, answer: Answer, rules) -> bool | None:
     """Ratios are equal if their terms are in proportion."""
     if len(gold.parts) != len(answer.parts):
         return False

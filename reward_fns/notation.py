@@ -16,19 +16,17 @@ _FRACTIONS = {
     "½": "1 2", "⅓": "1 3", "⅔": "2 3", "¼": "1 4", "¾": "3 4", "⅕": "1 5", "⅖": "2 5", "⅗": "3 5", "⅘": "4 5",
     "⅙": "1 6", "⅚": "5 6", "⅐": "1 7", "⅛": "1 8", "⅜": "3 8", "⅝": "5 8", "⅞": "7 8", "⅑": "1 9", "⅒": "1 10",
 }  # fmt: skip
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        strict=True,
-    )
-)
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta",
+    "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
 GREEK = frozenset(_GREEK.values()) | {"varepsilon", "vartheta", "varphi", "varrho", "ell", "hbar", "nabla", "partial"}
 # Bidirectional controls and digits of other scripts stay as they are, and make no number: nobody honest needs them.
 _CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
+        **dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
         **dict.fromkeys("\u200b\u2060\ufeff\u00ad\u2061\u2062\ufe0f", ""),
         **dict.fromkeys("−﹣－‐‑", "-"),
         **dict.fromkeys("×✕✖⨯", "*"),
@@ -41,7 +39,8 @@ _CHARACTERS = str.maketrans(
         **{c: f"\\frac{{{f.split()[0]}}}{{{f.split()[1]}}}" for c, f in _FRACTIONS.items()},
         **{c: f"\\{name} " for c, name in _GREEK.items()},
         "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "≃": "\\approx ",
-        "±": "\\pm ", "∓": "\\mp ", "∞": "\\infty ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ", "⟨": "(", "⟩": ")", "∠": "\\angle ", "△": "\\triangle ", "⇒": "\\implies ", "→": "\\to ", "∶": ":", "：": ":",
+        "±": "\\pm ", "∓": "\\mp ", "∞": "\\infty ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ",
+        "⟨": "(", "⟩": ")", "∠": "\\angle ", "△": "\\triangle ", "⇒": "\\implies ", "→": "\\to ", "∶": ":", "：": ":",
         "，": ",", "、": ",", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "＝": "=", "＋": "+", "％": "%",
         "＄": "\\$", "。": ".", "…": "...", "∫": "\\int ", "∑": "\\sum ", "∏": "\\prod ", "⌊": "\\lfloor ",
         "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
@@ -85,7 +84,8 @@ _RENAMED = {
     "longrightarrow": "\\to ", "textpi": "\\pi ", "euro": "€", "texteuro": "€", "pounds": "£", "textsterling": "£",
     "yen": "¥", "percent": "%", "lnot": " not ", "neg": " not ", "imaginary": "i", "imath": "i", "slash": "/",
     "eqslantless": "\\leq ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
-    "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")", "lang": "(", "rang": ")",
+    "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")",
+    "lang": "(", "rang": ")",
     "euler": "e", "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
     "blacksquare": "", "Box": "", "qed": "",
 }  # fmt: skip

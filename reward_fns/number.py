@@ -29,7 +29,8 @@ _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "
 
 
 def read(text: str) -> Fraction | None:
-    """The number that a line or the content of a box states, in any notation; None for none, for several, or for a sum."""
+    """The number that a line or the content of a box states, in any notation; None for none, for several, or for a
+    sum."""
     text = text.strip()
     if match := _PLAIN.fullmatch(text):
         return Fraction(match[1].replace(",", ""))

@@ -127,6 +127,8 @@ def compute_score(
 
 def told(extra_info: Any) -> dict:
     """A row's `extra_info` as a dict, however it is brought: numpy's, JSON text, nothing; {} for anything else."""
+    if extra_info is None:
+        return {}
     if hasattr(extra_info, "tolist"):
         extra_info = extra_info.tolist()
     if isinstance(extra_info, str | bytes):

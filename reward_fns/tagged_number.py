@@ -10,10 +10,8 @@ def judge(text: str, gold, settings) -> Verdict:
     targets = _golds(gold)
     expression.check_gold(targets, settings)
     answer = extract.tagged(text)
-    if answer is None:
-        answer = (extract.boxed(text) or ("", ""))[0]
-    elif (box := extract.boxed(answer)) is not None:
-        answer = ", ".join(extract.contents(box[1]))
+    if (boxes := extract.contents(text if answer is None else answer)) is not None:
+        answer = ", ".join(boxes)
     if not answer or len(answer) > extract.LONGEST_ANSWER:
         return Verdict(False)
     return Verdict(expression.same(expression.accepted(targets), answer, settings), answer)

@@ -20,8 +20,18 @@ class Unit(NamedTuple):
 
 
 _METRIC = {"": 1, "k": 1000, "m": Fraction(1, 1000), "c": Fraction(1, 100), "M": 10**6, "G": 10**9,
-           "d": Fraction(1, 10), "n": Fraction(1, 10**9), "\\mu": Fraction(1, 10**6), "u": Fraction(1, 10**6)}  # fmt: skip
-_METRIC_WORDS = {"kilo": "k", "milli": "m", "centi": "c", "mega": "M", "giga": "G", "deci": "d", "nano": "n", "micro": "u"}
+           "d": Fraction(1, 10), "n": Fraction(1, 10**9), "\\mu": Fraction(1, 10**6),
+           "u": Fraction(1, 10**6)}  # fmt: skip
+_METRIC_WORDS = {
+    "kilo": "k",
+    "milli": "m",
+    "centi": "c",
+    "mega": "M",
+    "giga": "G",
+    "deci": "d",
+    "nano": "n",
+    "micro": "u",
+}
 # dimension: (symbol, its word, the prefixes it is used with)
 _SI = {
     "length": ("m", "meter metre", "kmcdnu"), "time": ("s", "second", "mnu"), "mass": ("g", "gram gramme", "kmu"),
@@ -139,4 +149,4 @@ def prefix(text: str) -> tuple[str, str]:
 
 
 def is_unit(word: str) -> bool:
-    return word in UNITS or word.lower() in UNITS and len(word) > 1
+    return word in UNITS or (word.lower() in UNITS and len(word) > 1)

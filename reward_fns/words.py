@@ -6,12 +6,15 @@ import re
 from functools import lru_cache
 
 # An answer with one of these states something else than its value, or leaves it open.
-HEDGES = frozenset(
-    "not isn aren wasn don doesn didn cannot either neither nor none never maybe perhaps possibly probably might "
-    "between unknown unclear unsure guess except unless without but undetermined undecided something anything versus vs "
-    "instead rather wrong incorrect impossible alternatively otherwise".split()
+HEDGES = {
+    "not", "isn", "aren", "wasn", "don", "doesn", "didn", "cannot", "either", "neither", "nor", "none", "never",
+    "maybe", "perhaps", "possibly", "probably", "might", "between", "unknown", "unclear", "unsure", "guess", "except",
+    "unless", "without", "but", "undetermined", "undecided", "something", "anything", "versus", "vs", "instead",
+    "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise",
+}  # fmt: skip
+_BOUND = re.compile(
+    r"\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]|\bat\s+(?:least|most)\b", re.I
 )
-_BOUND = re.compile(r"\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]|\bat\s+(?:least|most)\b", re.I)
 TIMES = {
     "hundred": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9,
     "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "k": 1000,
@@ -21,19 +24,29 @@ BASES = {
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "binary": 2, "ternary": 3,
     "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16,
 }  # fmt: skip
-ABOUT = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I)
+ABOUT = re.compile(
+    r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I
+)
 _ANNOUNCEMENT = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)", re.I
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?"
+    r"(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)",
+    re.I,
 )
 _AHEAD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?"
-    r"(?=\S)", re.I,
+    r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?"
+    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?(?=\S)",
+    re.I,
 )
 _BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$", re.I)
 _WORD = re.compile(r"[A-Za-z]+")
-_SHORT = frozenset("no up on in yes all odd even left north south east west top red blue six ten one two".split())
+_SHORT = {
+    "no", "up", "on", "in", "yes", "all", "odd", "even", "left", "north", "south", "east", "west", "top", "red",
+    "blue", "six", "ten", "one", "two",
+}  # fmt: skip
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
-_NAMES = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|pi|sqrt|infty|infinity|max|min|gcd|lcm|mod|oo")
+_NAMES = re.compile(
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|pi|sqrt|infty|infinity|max|min|gcd|lcm|mod|oo"
+)
 
 
 def words(text: str) -> list[str]:

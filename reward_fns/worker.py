@@ -163,8 +163,8 @@ def parse_gold(gold: str) -> list:
 
 
 def _far_apart(gold: list, answer: list) -> bool:
-    """Whether two numbers differ by more than a millionth of their size: math-verify rounds to six decimals, so that all
-    numbers below 0.0000005 are equal to it."""
+    """Whether two numbers differ by more than a millionth of their size: math-verify rounds to six decimals, so
+    that all numbers below 0.0000005 are equal to it."""
     try:
         a, b = (abs(complex(next(p for p in parsed if not isinstance(p, str)).evalf())) for parsed in (gold, answer))
     except (StopIteration, AttributeError, TypeError, ValueError, OverflowError):

@@ -21,8 +21,10 @@ GSM8K, MATH = "openai/gsm8k", "lighteval/MATH"
 @pytest.mark.parametrize(
     "gold",
     [
-        "5", b"5", 5, 5.0, np.int64(5), np.float64(5), np.float32(5), np.str_("5"), np.bytes_(b"5"), np.array(5), np.array("5"),
-        np.array(5, dtype=object), Decimal(5), Decimal("5.00"), Fraction(5), Fraction(10, 2), ["5"], [5], ("5",), [b"5"],
+        "5", b"5", 5, 5.0, np.int64(5), np.float64(5), np.float32(5), np.str_("5"), np.bytes_(b"5"), np.array(5),
+            np.array("5"),
+        np.array(5, dtype=object), Decimal(5), Decimal("5.00"), Fraction(5), Fraction(10, 2), ["5"], [5], ("5",),
+            [b"5"],
         np.array(["5"]), np.array([5]), np.array(["5"], dtype=object), '["5"]', "5\n", " 5 ", [["5"]], [None, "5"],
     ],
     ids=repr,
@@ -36,7 +38,8 @@ def test_golds_of_every_type(source, gold):
 
 
 @pytest.mark.parametrize(
-    "gold", [None, [None], [], {}, {"a": "5"}, float("nan"), float("inf"), Decimal("nan"), np.float64("nan"), np.array([]),
+    "gold", [None, [None], [], {}, {"a": "5"}, float("nan"), float("inf"), Decimal("nan"), np.float64("nan"),
+        np.array([]),
              np.array(None, dtype=object), True, "", " ", b"", [""], object(), [{"a": 5}]], ids=repr,
 )  # fmt: skip
 @pytest.mark.parametrize("source", [GSM8K, MATH, sources.GEOQA_TRAIN, sources.SAT, sources.PETS, sources.LISA])
@@ -48,7 +51,9 @@ def test_golds_that_are_none(source, gold):
         sources.TASKS[source].check_gold(gold, Settings())
 
 
-@pytest.mark.parametrize(("gold", "answer"), [(1e-7, "10^{-7}"), (1e22, "10^{22}"), (0.1, "\\frac{1}{10}"), ("1e-07", "0.0000001")])
+@pytest.mark.parametrize(
+    ("gold", "answer"), [(1e-7, "10^{-7}"), (1e22, "10^{22}"), (0.1, "\\frac{1}{10}"), ("1e-07", "0.0000001")]
+)
 def test_floats_as_golds(gold, answer):
     assert compute_score(MATH, f"\\boxed{{{answer}}}", gold)["acc"] == 1
 
@@ -104,8 +109,16 @@ def audited(path, capsys) -> tuple[int, list[str]]:
         (json.dumps(row(MATH, "5", "a\u2028b\u0085c"), ensure_ascii=False).encode(), 0, "1 rows, 0 cannot"),
         (b"\xef\xbb\xbf" + json.dumps(row(MATH, "5", 0)).encode(), 0, "1 rows, 0 cannot"),
         (json.dumps(row(MATH, "5", 0)).encode() + b"\r\n\r\n", 0, "1 rows, 0 cannot"),
-        (json.dumps({**row(MATH, "5", 0), "prompt": "caf\u00e9"}, ensure_ascii=False).encode("latin-1"), 2, "not UTF-8"),
-        (json.dumps({**row(MATH, "5", 0), "reward_model": '{"ground_truth": "5"}'}).encode(), 2, "row 1 is not an object"),
+        (
+            json.dumps({**row(MATH, "5", 0), "prompt": "caf\u00e9"}, ensure_ascii=False).encode("latin-1"),
+            2,
+            "not UTF-8",
+        ),
+        (
+            json.dumps({**row(MATH, "5", 0), "reward_model": '{"ground_truth": "5"}'}).encode(),
+            2,
+            "row 1 is not an object",
+        ),
         (json.dumps({**row(MATH, "5", 0), "reward_model": None}).encode(), 2, "row 1 is not an object"),
         (json.dumps(row([MATH], "5", 0)).encode(), 1, "is unknown"),
         (json.dumps({**row(MATH, "", 0), "extra_info": "text"}).encode(), 1, "cannot be read"),
@@ -145,7 +158,17 @@ def test_the_command_never_ends_in_a_traceback(tmp_path):
     assert "Traceback" not in done.stdout
 
 
-GOLDS = ("12:00", "1-\\frac1{\\mathrm e}", "4:30 \\text{ p.m.}", "204_5", "\\{2,1\\}", "\\text{east}", "]0,1[", "8.7e8", "1 \\pm \\sqrt{19}")
+GOLDS = (
+    "12:00",
+    "1-\\frac1{\\mathrm e}",
+    "4:30 \\text{ p.m.}",
+    "204_5",
+    "\\{2,1\\}",
+    "\\text{east}",
+    "]0,1[",
+    "8.7e8",
+    "1 \\pm \\sqrt{19}",
+)
 
 
 @pytest.mark.parametrize("gold", GOLDS)
