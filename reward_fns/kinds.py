@@ -42,6 +42,7 @@ class Answer:
 
 LONGEST = 4096
 LONGEST_PROSE = 400
+MOST_ITEMS = 64
 _OPEN, _CLOSE = "([{", ")]}"
 _COMMA_NUMBER = re.compile(
     r"(?<![0-9.,_^A-Za-z])(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
@@ -104,9 +105,9 @@ _COUNTED = re.compile(r"(.*[0-9}])\s*\(\s*([A-Za-z][A-Za-z ]{1,60})\)")
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL
 )
-_SENTENCE = re.compile(r"\.\s+(?=[A-Z])")
+_FORMULA = re.compile(r"[A-Za-z\\^]")
 _FULLWIDTH = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
-INFINITY = "symbol \\infty"
+UNDEFINED = "undefined"  # the name of 1/0
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def _matrix(text: str) -> Answer | None:
         return Answer("beyond") if "\\begin" in text else None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
     parts = tuple(tuple(_of(trimmed(cell)) for cell in re.split(r"&| and ", row)) for row in rows)
-    return Answer("matrix", parts) if len(parts) <= 64 else Answer("beyond")
+    return Answer("matrix", parts) if len(parts) <= MOST_ITEMS else Answer("beyond")
 
 
 def _prose(text: str) -> Answer | None:
@@ -326,8 +327,9 @@ def _list(text: str) -> Answer | None:
         return None
     parts = [trimmed(part) for part in parts]
     parts = [part for part in parts if part]
-    if len(parts) > 64:
-        return Answer("beyond")
+    if len(parts) > MOST_ITEMS:
+        rest = Answer("text", text=", ".join(parts[MOST_ITEMS:]))
+        return Answer("list", (*(_of(part) for part in parts[:MOST_ITEMS]), rest))
     return Answer("list", tuple(_of(part) for part in parts)) if parts[1:] else _of(parts[0]) if parts else None
 
 
@@ -409,8 +411,8 @@ def _equation(sides: list[str]) -> Answer:
         return Answer("unknown")
     except Beyond:
         return Answer("beyond")
-    if not formula.symbols(trees[0]) and not formula.symbols(trees[-1]):
-        return _of(last)  # 2 + 3 = 5
+    if not any(map(formula.symbols, trees)):  # 2 + 3 = 5
+        return _of(last) if all(formula.same(tree, trees[-1]) for tree in trees) else Answer("unknown")
     if len(sides) > 2:
         return Answer("relation", (("=",) * (len(sides) - 1), tuple(trees)))
     return Answer("equation", (Node("+", (trees[0], Node("-", (trees[1],)))),))
@@ -537,7 +539,7 @@ def _formula(text: str) -> Answer:
     except Beyond:
         return Answer("beyond", text=text)
     if formula.undefined(tree):
-        return Answer("unknown", text=text)
+        return Answer("unknown", text=text, name=UNDEFINED)
     unit = ""
     if isinstance(tree, Node) and tree.name == "°":
         tree, unit = tree.arguments[0], "°"
@@ -635,7 +637,9 @@ def same(gold: Answer, answer: Answer, rules) -> bool | None:
 
 
 def _left_to_the_verifier(gold: Answer, answer: Answer) -> bool | None:
-    if answer.kind == "unknown" and (not answer.text or _several_words(answer.text)):
+    if answer.kind == "unknown" and (answer.name == UNDEFINED or not _FORMULA.search(answer.text)):
+        return False  # `5?6`, `5 6`, 1/0
+    if answer.kind == "unknown" and _several_words(answer.text):
         return False  # prose: math-verify would take its last number
     if answer.kind in ("option", "text", "time", "base") or gold.kind in ("option", "text", "time", "base"):
         return False

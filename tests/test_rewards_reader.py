@@ -483,3 +483,18 @@ def test_class_names(gold, answer, is_right):
 def test_other_forms_of_a_box(text):
     assert compute_score(sources.LISA, f"<answer>{text}</answer>", "(100,100),(200,200)")["box_iou"] == 1
     assert compute_score(sources.LISA, f"<answer>{text} [1,1,2,2]</answer>", "(100,100),(200,200)")["box_iou"] == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "is_right"),
+    [
+        ("\\frac{\\pi^4}{15}", "\\int_0^\\infty \\frac{x^3}{e^x-1}dx", True),
+        ("\\frac{\\pi^4}{15}", "\\int_0^\\infty x^3/(e^x-1)", True),
+        ("\\frac{\\pi^4}{16}", "\\int_0^\\infty \\frac{x^3}{e^x-1}\\,dx", False),
+        ("\\frac{a^3}{3}", "\\int_0^a x^2 dx", True),
+        ("\\frac{\\sqrt{\\pi}}{2}", "\\int_{0}^{\\infty} e^{-t^2} dt", True),
+        ("0.333", "\\int_0^1 x^2 dx", False),
+    ],
+)
+def test_definite_integrals_are_computed_without_the_verifier(gold, answer, is_right):
+    assert right(MATH, gold, f"\\boxed{{{answer}}}", verify_timeout=0.001) == is_right
