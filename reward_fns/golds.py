@@ -16,8 +16,8 @@ def texts(gold) -> tuple[str, ...]:
     A list may come as JSON text, as gpg_verl.data writes it: veRL concatenates validation files, and a column that is
     text in one and a list in another stops it.
     """
-    if type(gold) is str and gold and not gold.isspace() and not gold.startswith('["'):
-        return (gold,)
+    if type(gold) is str and gold and not gold.isspace() and gold[0] not in "[nN<":
+        return (gold,)  # as most are
     found = tuple(text for text in _texts(gold, 0) if text.strip())
     if not found:
         raise UnparsableGold(repr(gold))
@@ -29,6 +29,8 @@ def _texts(gold, depth: int) -> list[str]:
         gold = gold.tolist()
     if isinstance(gold, bytes):
         gold = gold.decode("utf-8", "replace")
+    if isinstance(gold, str) and gold.strip().lower() in ("nan", "<na>"):
+        return []  # a missing value that became text
     if isinstance(gold, str):
         return _json_list(gold) if gold.startswith('["') else [gold]
     if isinstance(gold, bool) or (isinstance(gold, float) and not math.isfinite(gold)):

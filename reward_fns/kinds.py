@@ -59,7 +59,7 @@ _REPEATING = re.compile(
     r"([0-9]{0,20})\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|\(([0-9]+)\))(?![0-9])"
 )
 _DOTS = re.compile(r"([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6}?)\3{2,}\s*\.\.\.")
-_BASE_DIGITS = r"\(?\s*([0-9A-Fa-f][0-9A-Fa-f ]*)\s*\)?"
+_BASE_DIGITS = r"([-+]?)\s*\(?\s*([0-9A-Fa-f][0-9A-Fa-f ]*)\s*\)?"
 _BASE = re.compile(
     _BASE_DIGITS
     + r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?|[,(]?\s*(?:in\s+)?base[\s-]*)([0-9]{1,2}|[A-Za-z]{3,11})\s*[)}]*"
@@ -105,9 +105,10 @@ _COUNTED = re.compile(r"(.*[0-9}])\s*\(\s*([A-Za-z][A-Za-z ]{1,60})\)")
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL
 )
-_FORMULA = re.compile(r"[A-Za-z\\^]")
 _FULLWIDTH = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
-UNDEFINED = "undefined"  # the name of 1/0
+
+
+_CALCULUS = re.compile(r"\\(?:sum|prod|lim|i?int|oint|mathbb|p?mod|bmod|equiv|setminus|cap|max|min)(?![A-Za-z])")
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -235,12 +236,12 @@ def _base(text: str) -> Answer | None:
     match = _BASE.fullmatch(text)
     if match is None or text.count("(") != text.count(")"):
         return None
-    base = int(match[2]) if match[2].isdigit() else words.BASES.get(match[2].lower(), 0)
-    digits = match[1].replace(" ", "")
+    base = int(match[3]) if match[3].isdigit() else words.BASES.get(match[3].lower(), 0)
+    digits = match[2].replace(" ", "")
     if not 2 <= base <= 36 or not any(c.isdigit() for c in digits):
         return None
     try:
-        return Answer("base", (base, int(digits, base)))
+        return Answer("base", (base, int(match[1] + digits, base)))
     except ValueError:
         return None
 
@@ -305,9 +306,9 @@ def _joined_numbers(text: str) -> str:
     if _COMMA_DECIMAL.fullmatch(text):
         return text.replace(",", ".")
     if any(c in text for c in ", '_"):
-        depth_zero = _outside_brackets(text)
+        outside = _outside_brackets(text, _OPEN if "\\{" in text else "([")  # \\frac{1}{20,000} is none
         text = _COMMA_NUMBER.sub(
-            lambda m: re.sub(r"[, '_]", "", m[0]) if depth_zero(m.start()) or "," not in m[0] else m[0], text
+            lambda m: re.sub(r"[, '_]", "", m[0]) if outside(m.start()) or "," not in m[0] else m[0], text
         )
     text = _TIMES_TEN.sub("*", text)
     text = _POWER_OF_TEN.sub(lambda m: f"e{m[1]}", text)
@@ -534,12 +535,11 @@ def _percent(text: str) -> Answer | None:
 def _formula(text: str) -> Answer:
     try:
         tree = formula.parse(_joined_numbers(text))
-    except Malformed:
-        return Answer("unknown", text=text)
-    except Beyond:
-        return Answer("beyond", text=text)
+    except (Malformed, Beyond) as error:
+        beyond = isinstance(error, Beyond) or _CALCULUS.search(text)
+        return Answer("beyond" if beyond else "unknown", text=text)
     if formula.undefined(tree):
-        return Answer("unknown", text=text, name=UNDEFINED)
+        return Answer("unknown", text=text)
     unit = ""
     if isinstance(tree, Node) and tree.name == "°":
         tree, unit = tree.arguments[0], "°"
@@ -561,22 +561,16 @@ _READERS = (
 # ---- scanning --------------------------------------------------------------------------------------------------
 
 
-def _depths(text: str) -> list[int]:
-    """For every position how many brackets are open before it; intervals may close what another bracket opened."""
+def _outside_brackets(text: str, opening: str = _OPEN):
+    """Whether a position is within no bracket; intervals may close what another bracket opened."""
+    if not any(c in text for c in opening):
+        return lambda position: True
+    closing = _CLOSE[: len(opening)]
     depths, depth = [], 0
     for character in text:
-        if character in _CLOSE:
-            depth -= 1
+        depth -= character in closing
         depths.append(depth)
-        if character in _OPEN:
-            depth += 1
-    return depths
-
-
-def _outside_brackets(text: str):
-    if not any(c in text for c in _OPEN):
-        return lambda position: True
-    depths = _depths(text)
+        depth += character in opening
     return lambda position: depths[position] <= 0
 
 
@@ -637,13 +631,10 @@ def same(gold: Answer, answer: Answer, rules) -> bool | None:
 
 
 def _left_to_the_verifier(gold: Answer, answer: Answer) -> bool | None:
-    if answer.kind == "unknown" and (answer.name == UNDEFINED or not _FORMULA.search(answer.text)):
-        return False  # `5?6`, `5 6`, 1/0
-    if answer.kind == "unknown" and _several_words(answer.text):
-        return False  # prose: math-verify would take its last number
-    if answer.kind in ("option", "text", "time", "base") or gold.kind in ("option", "text", "time", "base"):
+    """What is no formula is wrong where the gold is one: math-verify would take its last number, or half of it."""
+    if answer.kind == "unknown" and (gold.kind not in ("unknown", "beyond") or _several_words(answer.text)):
         return False
-    return None
+    return False if {gold.kind, answer.kind} & {"option", "text", "time", "base"} else None
 
 
 def _several_words(text: str) -> bool:

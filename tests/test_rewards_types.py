@@ -38,7 +38,7 @@ def test_golds_of_every_type(source, gold):
 
 
 @pytest.mark.parametrize(
-    "gold", [None, [None], [], {}, {"a": "5"}, float("nan"), float("inf"), Decimal("nan"), np.float64("nan"),
+    "gold", [None, [None], [], {}, {"a": "5"}, float("nan"), "nan", float("inf"), Decimal("nan"), np.float64("nan"),
         np.array([]),
              np.array(None, dtype=object), True, "", " ", b"", [""], object(), [{"a": 5}]], ids=repr,
 )  # fmt: skip
