@@ -14,6 +14,7 @@ from reward_fns.verdict import Verdict
 
 _GOLD_LETTER = re.compile(r"\(?([A-H])\)?\.?")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-H])(?![A-Za-z])")
+_ARTICLE = re.compile(r"\bA(?= [a-z])")
 # The letter: alone, in brackets, or before a full stop, a colon or a closing bracket.
 _GIVEN = re.compile(
     r"(?:.{0,60}?\b(?:is|be|option|choice|answer|select|choose|pick)\b\s*:?\s*)?"
@@ -61,9 +62,8 @@ def _letter(answer: str, small: bool) -> tuple[str, str]:
     before = answer[: match.start(1) if match[1] else match.start(2) if match[2] else match.start(3)]
     if (letter.islower() and not small) or _SEVERAL.search(before):
         return "", ""
-    if set(_LETTER.findall(before + " " + rest)) - {letter.upper(), "A"} or (
-        _SEVERAL.search(rest) and _LETTER.search(rest)
-    ):
+    others = set(_LETTER.findall(_ARTICLE.sub("", f"{before} {rest}")))
+    if others - {letter.upper()} or (_SEVERAL.search(rest) and _LETTER.search(rest)):
         return "", ""
     return letter.upper(), rest
 

@@ -405,7 +405,7 @@ def test_geoqa(gold, answer, is_right):
                 "(A) a dog")],
         *[("(A)", f"<answer>{a}</answer>", False) for a in ("A dog", "A or b", "A or B", "not A", "None of A", "A, B",
             "(A) (B)", "AB", "A/B", "a", "B", "(A) or (B)", "A and B", "either A", "all", "A B C D", "A dog is near",
-                "It is not (A)", "(B) A", "A. or B.", "A|B")],
+                "It is not (A)", "(B) A", "A. or B.", "A. B.", "A.\nB", "A|B")],
         ("(A)", "<think>A dog is near the cat", False),
         ("(A)", "<think>the answer is A", False),
         ("left", "<think>left", False),
