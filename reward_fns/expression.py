@@ -71,6 +71,7 @@ def same(accepted_golds: tuple[str, ...], answer: str, settings) -> bool:
 def _compared(left: tuple[str, ...], answer: str, settings) -> bool:
     if not settings.unevaluated and _UNEVALUATED.search(answer) and not _UNEVALUATED.search("".join(left)):
         return False
+    guard.pool().ready()
     read = kinds.read(answer)
     decisions = [kinds.same(kinds.read(gold), read, settings) for gold in left]
     if True in decisions:

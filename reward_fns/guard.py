@@ -83,6 +83,15 @@ class Pool:
         finally:
             self._idle.put(worker)
 
+    def ready(self) -> None:
+        """Starts the first worker, unless one was started: the answer that needs it does not wait for its imports."""
+        if self._forker is None:
+            worker = self._idle.get()
+            try:
+                worker = worker or self._fork()
+            finally:
+                self._idle.put(worker)
+
     def processes(self) -> list[int]:
         """The ids of the forker and its workers."""
         with self._lock:
