@@ -714,7 +714,7 @@ def symbols(tree) -> frozenset[str]:
         return frozenset()
     own = {tree.name} if tree.name.startswith(("symbol ", "function ")) else set()
     found = own.union(*(symbols(argument) for argument in tree.arguments))
-    return frozenset(found - {tree.arguments[3].name} if tree.name == "int" else found)
+    return frozenset(found - {tree.arguments[3].name, "symbol \\infty"} if tree.name == "int" else found)
 
 
 def same(a, b) -> bool | None:
