@@ -714,7 +714,7 @@ def symbols(tree) -> frozenset[str]:
         return frozenset()
     own = {tree.name} if tree.name.startswith(("symbol ", "function ")) else set()
     found = own.union(*(symbols(argument) for argument in tree.arguments))
-    return frozenset(found - {tree.arguments[3].name} if tree.name == "int" else found)
+    return frozenset(found - {tree.arguments[3].name, "symbol \\infty"} if tree.name == "int" else found)
 
 
 def same(a, b) -> bool | None:
@@ -741,7 +741,9 @@ def same(a, b) -> bool | None:
                 return False
             if near is not True:
                 verdict = None  # only for numbers of either sign, or too near to tell
-        return verdict if seen >= (2 if free else 1) else None
+        if seen < (2 if free else 1):
+            return None
+        return verdict if symbols(a) == symbols(b) else None  # 10^14 - x is 10^14 to a float
     except (Beyond, RecursionError):
         return None
 

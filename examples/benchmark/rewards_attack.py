@@ -80,7 +80,7 @@ def names(file: Path | None) -> list[str]:
     models = ("S4", "TTS", "Caliber", "GT", "Ram Pickup 3500", "X6", "Civic", "100", "Continental")
     bodies, years = ("Sedan", "Coupe", "Wagon", "SUV", "Convertible", "Crew Cab"), ("2007", "2009", "2012")
     # One year each: where two classes differ in nothing else, classname.py asks for the year by name.
-    cars = [f"{m} {n} {b} {rng.choice(years)}" for m in makers for n in models for b in bodies if rng.random() < 0.4]
+    cars = [f"{m} {n} {b} {rng.choice(years)}" for m in makers for n in models for b in bodies if rng.random() < 0.12]
     return [*cars, "737-200", "737-300", "A320", "A319", "DC-10", "MD-80", "Model B200", "F-16A/B", "Saab 340", "pug",
         "Siamese",
             "Ragdoll", "american bulldog", "american pit bull terrier", "english setter", "english cocker spaniel",
@@ -101,7 +101,7 @@ def parts(all_names: list[str]) -> set[str]:
         found.update(f"{a} {b}" for a, b in itertools.combinations(words, 2))
         found.update(name[:i] for i in range(1, len(name)))
     rng = random.Random(1)
-    for _ in range(150):
+    for _ in range(60):
         found.update(joined(*rng.sample(all_names, 2)))
     return found - set(all_names)
 
