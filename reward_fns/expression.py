@@ -105,7 +105,15 @@ def tidy(answer: str) -> str:
     """Drops what changes no answer and hinders math-verify's parser: a final full stop, a percent sign, dollars."""
     if len(answer) > extract.LONGEST_ANSWER:
         return ""
-    answer = answer.replace("\\!", "").replace("{,}", ",").replace("\\$", "").strip().strip("$").strip()
+    answer = (
+        kinds.formula_in_words(answer)
+        .replace("\\!", "")
+        .replace("{,}", ",")
+        .replace("\\$", "")
+        .strip()
+        .strip("$")
+        .strip()
+    )
     answer = answer.removesuffix(".").removesuffix("%").removesuffix("\\")
     return answer.strip()
 

@@ -24,9 +24,15 @@ _LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
 _SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
 _CORRECTS = re.compile(
     r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus|therefore|"
-    r"hence|gives?|answer|should|check|recheck|then|again|is)\b",
+    r"hence|gives?|answer|should|check|recheck|then|again|is|wrong|incorrect|it['’]s)\b",
     re.IGNORECASE,
 )
+# Whatever words follow, what stands behind these is another answer, and so is what has a label of its own: (b), 2.
+_HEDGES = re.compile(
+    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|alternatively\b|otherwise\b|possibly\b|maybe\b|perhaps\b)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"[.,;]?\s*\(?(?:[a-h]|[1-9]|i{1,3}|iv)[.):]", re.IGNORECASE)
 _JOINS = re.compile(r"[,;&/|]|\b(?:and|or)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
@@ -136,7 +142,7 @@ def _lists(between: str) -> bool:
     if len(between) > SIDE_BY_SIDE:
         return False
     between = _MATH.sub(" ", _LEFT_SIDE.sub("", between)).strip()
-    if not between:
+    if not between or _HEDGES.match(between) or _LABEL.fullmatch(between):
         return True
     if _SENTENCE.search(between) or _CORRECTS.search(between):
         return False

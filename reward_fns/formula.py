@@ -40,6 +40,10 @@ class Beyond(ValueError):
     """A formula that is not computed here."""
 
 
+class OutOfRange(Beyond):
+    """A value that is no float: too large, or too near to 0."""
+
+
 class Undefined(ArithmeticError):
     """No value at this point: a division by zero."""
 
@@ -175,8 +179,12 @@ class _Parser:
             part = self.product()
             parts.append(Node("-", (part,)) if negative else part)
             if not self.at("+", "-"):
+                value = parts[0] if len(parts) == 1 else Node("+", tuple(parts))
+                if (self.kind, self.text) == ("command", "over"):
+                    self.take()
+                    value = Node("/", (value, self.sum()))
                 self.depth -= 1
-                return parts[0] if len(parts) == 1 else Node("+", tuple(parts))
+                return value
 
     def product(self):
         start = self.position
@@ -236,7 +244,7 @@ class _Parser:
         if self.kind in ("number", "symbol", "word"):
             return True
         if self.kind == "command":
-            return True
+            return self.text != "over"
         return self.at("(", "[", "{", "\\{", "\\lfloor", "\\lceil") or (self.at("|") and not self.bars)
 
     def signed(self):
@@ -470,7 +478,9 @@ def value_at(tree, point: int, angle: float = 1.0) -> Value:
         value = _value(tree, point, angle)
     except (ZeroDivisionError, Undefined):
         raise Undefined from None
-    except (OverflowError, ValueError, RecursionError) as error:
+    except OverflowError as error:
+        raise OutOfRange(str(error)) from None
+    except (ValueError, RecursionError) as error:
         if isinstance(error, Beyond):
             raise
         raise Beyond(str(error)) from None
@@ -610,7 +620,10 @@ def _power(base: Value, exponent: Value) -> Value:
             return _power(root, Fraction(exponent.numerator))
         elif base < 0 and exponent.denominator % 2 and exponent.denominator <= 12:
             return _real_root(base, exponent)
-    return complex(base) ** complex(exponent)
+    value = complex(base) ** complex(exponent)
+    if not value and base:
+        raise OutOfRange("a number near 0")
+    return value
 
 
 def _real_root(base: Fraction, exponent: Fraction) -> Value:
@@ -633,7 +646,7 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 def _factorial(n: Value) -> Value:
     if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
         if n > 3000:
-            raise Beyond("a large factorial")
+            raise OutOfRange("a large factorial")
         return Fraction(math.factorial(int(n)))
     return _gamma(complex(n) + 1)
 
@@ -722,6 +735,8 @@ def same(a, b) -> bool | None:
     try:
         if a == b:
             return None if undefined(a) else True
+        if (_out_of_range(a) and _in_range(b)) or (_out_of_range(b) and _in_range(a)):
+            return False
         if (rounding := _rounding(a, b)) is not None:
             return rounding
         free = symbols(a) | symbols(b)
@@ -746,6 +761,28 @@ def same(a, b) -> bool | None:
         return verdict if symbols(a) == symbols(b) else None  # 10^14 - x is 10^14 to a float
     except (Beyond, RecursionError):
         return None
+
+
+def _out_of_range(tree) -> bool:
+    """Whether it is a power or a factorial of numbers that no float holds: 10^{10^{10}}, 9!!!, 10^{-400}."""
+    tree = _bare(tree)
+    if not (isinstance(tree, Node) and tree.name in ("^", "!")) or symbols(tree):
+        return False
+    try:
+        value_at(tree, 0)
+    except OutOfRange:
+        return True
+    except (Beyond, Undefined):
+        pass
+    return False
+
+
+def _in_range(tree) -> bool:
+    try:
+        value = value_at(tree, 0)
+    except (Beyond, Undefined):
+        return False
+    return value == 0 or 1e-290 < abs(value) < 1e290
 
 
 def _has_steps(tree) -> bool:
