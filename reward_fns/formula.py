@@ -23,6 +23,9 @@ from typing import NamedTuple
 from reward_fns.notation import GREEK
 
 DEEPEST = 60
+# Tokens of one product: trees as deep as that are still within Python's recursion.
+MOST_TOKENS = 600
+MOST_BARS = 8
 MOST_BITS = 1 << 16
 # Relative differences: rounding of floats stays far below EQUAL, distinct answers lie far above APART.
 EQUAL, APART = 1e-11, 1e-8
@@ -190,6 +193,8 @@ class _Parser:
         start = self.position
         value = self.signed()
         while True:
+            if self.position - start > MOST_TOKENS:
+                raise Malformed("a product of hundreds of factors")
             if self.at("*", "/"):
                 name = self.take()
                 value = Node(name, (value, self.signed()))
@@ -256,7 +261,10 @@ class _Parser:
 
     def power(self):
         value = self.atom()
+        start = self.position
         while self.kind == "other":
+            if self.position - start > DEEPEST:
+                raise Malformed("dozens of powers of powers")
             if self.at("^"):
                 self.take()
                 value = Node("^", (value, self.exponent()))
@@ -320,6 +328,8 @@ class _Parser:
         if self.at("(", "[", "{", "\\{", "\\lfloor", "\\lceil", "|"):
             self.take()
             self.bars += piece == "|"
+            if self.bars > MOST_BARS:
+                raise Malformed("values of values")
             bars, self.bars = self.bars, self.bars if piece == "|" else 0
             value = self.sum()
             self.bars = bars - (piece == "|")
@@ -759,14 +769,14 @@ def same(a, b) -> bool | None:
         if seen < (2 if free else 1):
             return None
         return verdict if symbols(a) == symbols(b) else None  # 10^14 - x is 10^14 to a float
-    except (Beyond, RecursionError):
+    except (Beyond, RecursionError, OverflowError):
         return None
 
 
 def _out_of_range(tree) -> bool:
-    """Whether it is a power or a factorial of numbers that no float holds: 10^{10^{10}}, 9!!!, 10^{-400}."""
+    """Whether it is made of powers and factorials of numbers that no float holds: 10^{10^{10}}, 9!!!."""
     tree = _bare(tree)
-    if not (isinstance(tree, Node) and tree.name in ("^", "!")) or symbols(tree):
+    if not isinstance(tree, Node) or symbols(tree) or (tree.name not in ("^", "!") and _names(tree) & {"/", "-"}):
         return False
     try:
         value_at(tree, 0)
@@ -775,6 +785,10 @@ def _out_of_range(tree) -> bool:
     except (Beyond, Undefined):
         pass
     return False
+
+
+def _names(tree) -> set[str]:
+    return {tree.name}.union(*map(_names, tree.arguments)) if isinstance(tree, Node) else set()
 
 
 def _in_range(tree) -> bool:
@@ -849,5 +863,5 @@ def proportional(a, b) -> bool | None:
         if len(ratios) < 2:
             return None
         return all(abs(r - ratios[0]) <= EQUAL * 100 * abs(ratios[0]) for r in ratios) and ratios[0] != 0
-    except (Beyond, RecursionError):
+    except (Beyond, RecursionError, OverflowError):
         return None

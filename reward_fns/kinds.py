@@ -77,9 +77,11 @@ _OPTION = re.compile(
 )
 _SYMBOL = r"(?:\\(?:dot|vec|hat|bar|overline)\s*)?\{?\\?[A-Za-z]+\}?'*\s*(?:_\s*(?:\{[^{}]*\}|\\?\w+))?'*"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\s*\^\s*(?:\{{\s*-?1\s*\}}|-1))?(?:\s*\(\s*[\w\\,\s+-]{{1,30}}\))?|\|\s*(?:[A-Z]{{2}}|{_SYMBOL})\s*\||(?:m\s*)?\\(?:angle|triangle)[^=]{{1,20}}"
+    rf"{_SYMBOL}(?:\s*\^\s*(?:\{{\s*-?1\s*\}}|-1))?(?:\s*\(\s*[\w\\,\s+-]{{1,30}}\))?"
+    rf"|\|\s*(?:[A-Z]{{2}}|{_SYMBOL})\s*\||(?:m\s*)?\\(?:angle|triangle)[^=]{{1,20}}"
     rf"|\(\s*{_SYMBOL}(?:\s*[,;]\s*{_SYMBOL})+\)|{_SYMBOL}\s*:\s*{_SYMBOL}|\\frac\s*\{{\s*[A-Z]{{2}}\s*\}}\s*\{{\s*[A-Z]{{2}}\s*\}}"
-    rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: (?:[A-Za-z]+|[0-9])){{0,6}}|\\?(?:sin|cos|tan|cot)\s*(?:\\angle\s*)?[A-Z]{{1,3}}"
+    rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: (?:[A-Za-z]+|[0-9])){{0,6}}"
+    rf"|\\?(?:sin|cos|tan|cot)\s*(?:\\angle\s*)?[A-Z]{{1,3}}"
 )
 _IS = re.compile(
     r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b"
@@ -95,7 +97,8 @@ _REASON = re.compile(
 _APPROXIMATELY = re.compile(r"\s*(?:\\approx|~)\s*")
 _MINUS = re.compile(r"(?:negative|minus)\s+(?=[0-9.\\$])", re.IGNORECASE)
 _POINT = re.compile(
-    r"(?:the )?(?:ordered )?(?:point|pair|coordinates|vector|interval|vertex|cent(?:er|re)|set)s? (?:[A-Z] ?)?(?=[(\[]|\\\{)",
+    r"(?:the )?(?:ordered )?(?:point|pair|coordinates|vector|interval|vertex|cent(?:er|re)|set)s? "
+    r"(?:[A-Z] ?)?(?=[(\[]|\\\{)",
     re.I,
 )
 _INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:''|\")")
@@ -132,6 +135,8 @@ def read(text: str) -> Answer:
     if text.rstrip().endswith((">", ">user")):
         text = _END_OF_TEXT.sub("", text)
     plain = trimmed(words.without_phrases(notation.plain(formula_in_words(text))))
+    if len(plain) > LONGEST:
+        return Answer("unknown", text=plain[:LONGEST])
     if _is_words(text) and words.is_text(plain) and not words.hedged(plain):
         return _option(plain) or _text(plain) or _of(plain)
     try:
@@ -267,6 +272,8 @@ def _matrix(text: str) -> Answer | None:
     name, equals, named = text.partition("=")
     if match is None and equals and _NAME.fullmatch(name.strip()):
         return _matrix(named.strip())
+    if text.count("\\begin") != text.count("\\end"):
+        return Answer("unknown")
     if match is None or "\\begin" in match[2]:
         return Answer("beyond") if "\\begin" in text else None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
@@ -300,12 +307,19 @@ def _prose(text: str) -> Answer | None:
     return None
 
 
+# `not 10 but 18`
+_NOT_BUT = re.compile(
+    r"(?:[a-z' ]{0,40}\b)?not\b[^,;]{1,40}?(?:,? but|,? it['’]s|,? which is)\s+"
+    r"(?=[^A-Za-z]*[0-9\\])(?!.*\b(?:not|but|or|maybe)\b)",
+    re.IGNORECASE,
+)
 _NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|\\\{\s*\\\}", re.IGNORECASE)
 
 
 def _text(text: str) -> Answer | None:
     if words.hedged(text):
-        return Answer("text")
+        corrected = _NOT_BUT.match(text)
+        return _of(trimmed(text[corrected.end() :])) if corrected else Answer("text")
     if _NO_SOLUTION.fullmatch(text):
         return _formula("\\emptyset")
     if (digits := words.with_digits(text)) != text and (counted := _of(digits)).kind == "formula":
@@ -602,7 +616,8 @@ def _unit_start(text: str) -> int:
 def _percent(text: str) -> Answer | None:
     if not text.endswith("%"):
         return None
-    answer = _of(trimmed(text[:-1]))
+    value = trimmed(text[:-1])
+    answer = _of(value) if not value.endswith("%") else Answer("unknown")
     return replace(answer, unit="%") if answer.kind == "formula" else None
 
 
@@ -610,7 +625,8 @@ def _formula(text: str) -> Answer:
     try:
         tree = formula.parse(_joined_numbers(text))
     except (Malformed, Beyond) as error:
-        beyond = isinstance(error, Beyond) or _CALCULUS.search(text)
+        closed = sum(map(text.count, _OPEN)) == sum(map(text.count, _CLOSE))
+        beyond = closed and (isinstance(error, Beyond) or _CALCULUS.search(text))
         return Answer("beyond" if beyond else "unknown", text=text)
     if formula.undefined(tree):
         return Answer("unknown", text=text)

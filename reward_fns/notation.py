@@ -62,7 +62,8 @@ _NOTHING = {
 }  # fmt: skip
 # Commands whose argument is words, or mathematics in another type.
 _WORDS = {"text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "textup", "textsc", "textmd", "mbox",
-          "hbox", "mathrm", "emph", "si", "unit", "textsl", "mathsf", "mathtt", "operatorname", "operatorname*"}  # fmt: skip
+          "hbox", "mathrm", "emph", "textsl", "mathsf", "mathtt", "operatorname", "operatorname*", "si",
+          "unit"}  # fmt: skip
 _TYPE = {"mathbf", "mathit", "mathnormal", "boldsymbol", "bm", "pmb", "underline", "uline", "fbox", "boxed",
          "framebox", "ensuremath", "mathop", "mathord", "cancel", "bold", "smash", "mathopen", "mathclose",
          "underbar", "colorbox", "mathinner", "oldstylenums", "num"}  # fmt: skip

@@ -19,14 +19,12 @@ TIMES = {
     "hundred": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9,
     "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "k": 1000, "permille": "0.001",
 }  # fmt: skip
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-)
-_UNITS += "eighteen nineteen"
-_NUMERALS = {word: value for value, word in enumerate(_UNITS.split())} | {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
+_NUMERALS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60,
+    "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
 _NUMERAL = "|".join(_NUMERALS)
 _COUNT = re.compile(
     rf"((?:.{{0,60}}\b(?:is|are|be)\s)?\s*)({_NUMERAL})(?:[ -]({_NUMERAL}))?(?![A-Za-z-])(?:\s*\([0-9]+\)$)?", re.I
