@@ -18,6 +18,7 @@ MOST_BOXES = 100
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _NAMES = ("\\boxed", "\\fbox")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
+_TO_CLOSE = re.compile(r"[^\\{}]{0,100}\}")
 _UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
 _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
 _LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
@@ -121,6 +122,8 @@ def _span(text: str, start: int) -> tuple[int, int] | None:
     if text[position - 1] != "{":
         unbraced = _UNBRACED.match(text, position)
         return (position, unbraced.end()) if unbraced else None
+    if plain := _TO_CLOSE.match(text, position):  # as most are
+        return position, plain.end() - 1
     stop = min(len(text), position + LONGEST_ANSWER)
     depth, begin = 1, position
     while position < stop:
@@ -177,7 +180,7 @@ def tagged_or_whole(text: str) -> str:
 
 def in_thinking(text: str) -> bool:
     """Whether the text ends within its thinking."""
-    return text.rfind("<think>") > text.rfind("</think>")
+    return "<think>" in text and text.rfind("<think>") > text.rfind("</think>")
 
 
 def _after_thinking(text: str) -> str:
@@ -215,7 +218,7 @@ def final(text: str, boxes_in_thinking: bool = True) -> str | None:
 
 
 def _final(part: str) -> str | None:
-    tag = part.rfind(_OPEN)
+    tag = part.rfind(_OPEN) if _OPEN in part else -1  # a search from the end is slow
     if not (tag >= 0 and _CLOSE in part[tag:] and tag > last_box_start(part)) and (boxes := contents(part)) is not None:
         return ", ".join(boxes)
     if tag >= 0 and _CLOSE in part:
@@ -228,7 +231,7 @@ def _final(part: str) -> str | None:
 
 def looks_cut(text: str) -> bool:
     """Whether the text stops before it is done: in a box, in the thinking or in the answer tags."""
-    return opens_box(text) or in_thinking(text) or text.rfind(_OPEN) > text.rfind(_CLOSE)
+    return opens_box(text) or in_thinking(text) or (_OPEN in text and text.rfind(_OPEN) > text.rfind(_CLOSE))
 
 
 def showable(answer: str, most: int = 200) -> str:
