@@ -23,7 +23,8 @@ _GIVEN = re.compile(
 )
 _SEVERAL = re.compile(r"\b(?:or|and|nor|either|neither|both|none|not|all|any)\b|n't|[/&|]", re.IGNORECASE)
 _DENIED = re.compile(
-    r"(?:is|are|was|can|could|must|should|seems)\b.*(?:n't|\b(?:not|never|false|wrong|incorrect|bad|excluded|eliminated|out)\b)",
+    r"(?:is|are|was|can|could|must|should|would)"
+    r"(?:n['’]t\b|not\b|\b.*\b(?:not|never|false|wrong|incorrect|bad|excluded|eliminated|out)\b)",
     re.IGNORECASE,
 )
 _LEAD = re.compile(

@@ -84,7 +84,8 @@ _NAME = re.compile(
     rf"|\\?(?:sin|cos|tan|cot)\s*(?:\\angle\s*)?[A-Z]{{1,3}}"
 )
 _IS = re.compile(
-    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b"
+    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have|had"
+    r"|(?:earns?|makes?|pays?|needs?|gets?|spends?|saves?|sells?|takes?|weighs?|made|paid|got|spent|sold)(?=\s[\W\d]{0,4}[0-9]))\b"
     r"(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?"
     r"(?:\s*:)?\s*(?=\S)|(?<=[A-Za-z]{2})\s*:\s*(?=\S)",
     re.IGNORECASE,
@@ -387,7 +388,7 @@ def _points(text: str) -> Answer | None:
     names = [[part.name for part in point] for point in points]
     if not all(map(all, names)) or any(len(set(n)) != len(n) or set(n) != set(names[0]) for n in names):
         return None
-    ordered = [sorted(point, key=lambda part: names[0].index(part.name)) for point in points]
+    ordered = [sorted(point, key=lambda part: part.name) for point in points]
     return Answer("list", tuple(Answer("tuple", (("(", ")"), *point)) for point in ordered))
 
 
@@ -428,6 +429,8 @@ def _bracketed(text: str) -> Answer | None:
         return _of(inner) if (opening, closing) in (("(", ")"), ("[", "]")) else None
     if braces and (described := _DESCRIBED.fullmatch(inner)):
         answer = _of(trimmed(described[1]))
+        if answer.kind == "list" and " or " in inner and all(part.kind == "tuple" for part in answer.parts):
+            return replace(answer, kind="union")
         return answer if answer.kind in ("tuple", "union") else Answer("beyond")
     if ("|" in inner and braces) or "..." in inner:
         return Answer("beyond")
