@@ -43,10 +43,6 @@ class Beyond(ValueError):
     """A formula that is not computed here."""
 
 
-class OutOfRange(Beyond):
-    """A value that is no float: too large, or too near to 0."""
-
-
 class Undefined(ArithmeticError):
     """No value at this point: a division by zero."""
 
@@ -488,9 +484,7 @@ def value_at(tree, point: int, angle: float = 1.0) -> Value:
         value = _value(tree, point, angle)
     except (ZeroDivisionError, Undefined):
         raise Undefined from None
-    except OverflowError as error:
-        raise OutOfRange(str(error)) from None
-    except (ValueError, RecursionError) as error:
+    except (OverflowError, ValueError, RecursionError) as error:
         if isinstance(error, Beyond):
             raise
         raise Beyond(str(error)) from None
@@ -632,7 +626,7 @@ def _power(base: Value, exponent: Value) -> Value:
             return _real_root(base, exponent)
     value = complex(base) ** complex(exponent)
     if not value and base:
-        raise OutOfRange("a number near 0")
+        raise Beyond("a number near 0")
     return value
 
 
@@ -656,7 +650,7 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 def _factorial(n: Value) -> Value:
     if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
         if n > 3000:
-            raise OutOfRange("a large factorial")
+            raise Beyond("a large factorial")
         return Fraction(math.factorial(int(n)))
     return _gamma(complex(n) + 1)
 
@@ -745,8 +739,6 @@ def same(a, b) -> bool | None:
     try:
         if a == b:
             return None if undefined(a) else True
-        if (_out_of_range(a) and _in_range(b)) or (_out_of_range(b) and _in_range(a)):
-            return False
         if (rounding := _rounding(a, b)) is not None:
             return rounding
         free = symbols(a) | symbols(b)
@@ -771,32 +763,6 @@ def same(a, b) -> bool | None:
         return verdict if symbols(a) == symbols(b) else None  # 10^14 - x is 10^14 to a float
     except (Beyond, RecursionError, OverflowError):
         return None
-
-
-def _out_of_range(tree) -> bool:
-    """Whether it is made of powers and factorials of numbers that no float holds: 10^{10^{10}}, 9!!!."""
-    tree = _bare(tree)
-    if not isinstance(tree, Node) or symbols(tree) or (tree.name not in ("^", "!") and _names(tree) & {"/", "-"}):
-        return False
-    try:
-        value_at(tree, 0)
-    except OutOfRange:
-        return True
-    except (Beyond, Undefined):
-        pass
-    return False
-
-
-def _names(tree) -> set[str]:
-    return {tree.name}.union(*map(_names, tree.arguments)) if isinstance(tree, Node) else set()
-
-
-def _in_range(tree) -> bool:
-    try:
-        value = value_at(tree, 0)
-    except (Beyond, Undefined):
-        return False
-    return value == 0 or 1e-290 < abs(value) < 1e290
 
 
 def _has_steps(tree) -> bool:

@@ -37,7 +37,8 @@ def _values(gold) -> list[Fraction]:
 @lru_cache(maxsize=65536)
 def read_gold(gold: str) -> Fraction:
     """The gold number: of `18`, or of a whole solution that ends in `#### 18`."""
-    value = number.read(gold.rpartition(_MARK)[2])
+    text = gold.rpartition(_MARK)[2]
+    value = number.read(text) if any(map(str.isnumeric, text)) else None
     if value is None:
         raise UnparsableGold(gold)
     return value
