@@ -90,7 +90,7 @@ evaluation_file() { # evaluation_file SET or SET:SPLIT
     printf '%s/%s.parquet' "$DATA" "${set/:/_}"
 }
 
-# One metrics file a start: veRL's file logger begins its file anew.
+# One metrics file a start: veRL's file logger starts its file again.
 verl() { # verl FOLDER STEPS override...
     local folder=$1 steps=$2
     shift 2

@@ -73,7 +73,7 @@ TRAINER_ARGS=(
     hydra.run.dir="$RUN/hydra"
 )
 
-# One metrics file a start: veRL's file logger begins its file anew.
+# One metrics file a start: veRL's file logger starts its file again.
 VERL_FILE_LOGGER_PATH=$(cd "$RUN" && pwd)/metrics-$(date +%s).jsonl "$PY" -m gpg_verl.report watch "$RUN" --log "$RUN/train.log" --steps "$STEPS" -- \
     "$PY" -m verl.trainer.main_ppo algorithm.adv_estimator=gpg +preset=cpu \
     "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${TRAINER_ARGS[@]}" "$@"

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="versions, and what stands under `gpg`; exit 1 with the way out if it is off")
+    commands.add_parser("doctor", help="versions, and what is registered as `gpg`; exit 1 if something is wrong")
     check = commands.add_parser(
         "check",
         help="compose a run's config without starting Ray, show what GPG implies and what contradicts it; exit 0 or 1",

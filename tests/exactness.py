@@ -78,6 +78,7 @@ def step(actors, config, rollouts, trainer_class=None, steps=1, processor=None) 
 def without_shortcut(updates: int):
     """GPG's trainer with veRL's own update over all rows; `updates`: its mini-batches are ours."""
     from gpg_verl.algorithm.updates import assign
+    from gpg_verl.training.keys import RowKey
     from gpg_verl.training.trainer import GPGTrainerSync
 
     class WithoutShortcut(GPGTrainerSync):
@@ -87,7 +88,7 @@ def without_shortcut(updates: int):
 
         def _balance_batch(self, batch, metrics):
             ranks = self._data_parallel_size()
-            mini_batches = assign([key.split("_")[0] for key in batch.keys], updates)
+            mini_batches = assign([RowKey.of(key).uid for key in batch.keys], updates)
             batch.reorder([i for rank in range(ranks) for rows in mini_batches for i in rows[rank::ranks]])
             return batch
 

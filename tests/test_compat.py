@@ -54,7 +54,7 @@ SEAMS = {
     ("gpg_verl/guards/last_words.py", "run_ppo"): ["verl.trainer.main_ppo"],
     ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
-    ("gpg_verl/training/trainer.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_evict_terminal_groups"): [BUFFER],
@@ -89,13 +89,13 @@ OBJECTS = {
         "self.checkpoint_manager",
     ): "verl.checkpoint_engine.base:CheckpointEngineManager",
     ("gpg_verl/guards/heartbeat.py", "self.buffer"): BUFFER,
-    ("gpg_verl/training/trainer.py", "buffer"): BUFFER,
+    ("gpg_verl/guards/guarded_run.py", "buffer"): BUFFER,
     ("gpg_verl/training/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/trainer.py", "part"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/trainer.py", "padding"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/training/trainer.py", "manager"): "verl.workers.rollout.llm_server:LLMServerManager",
-    ("gpg_verl/training/trainer.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
-    ("gpg_verl/training/trainer.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
+    ("gpg_verl/guards/guarded_run.py", "manager"): "verl.workers.rollout.llm_server:LLMServerManager",
+    ("gpg_verl/guards/guarded_run.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
+    ("gpg_verl/guards/guarded_run.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
     ("gpg_verl/training/trainer.py", "workers"): "verl.single_controller.ray.base:RayWorkerGroup",
     ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
@@ -189,7 +189,7 @@ def test_registries_have_the_names_that_are_replaced_or_built_on():
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from gpg_verl.launch.settle import TRAINER_MODES
+    from gpg_verl.settings import TRAINER_MODES
 
     found = [f"{name} has no `gpg`" for name, registry in (
         ("ADV_ESTIMATOR_REGISTRY", ADV_ESTIMATOR_REGISTRY),
@@ -285,7 +285,7 @@ TRAINER = f"{V1}.trainer_base:PPOTrainer"
             f"{TRAINER}.get_reward_handles",
             None,
             lambda: compat.unfit_class(compat.import_or_gone("gpg_verl.training.trainer:GPGTrainerSync"), STEP),
-            "PPOTrainerSync has no `self.get_reward_handles` any more: read by gpg_verl/training/trainer.py:",
+            "PPOTrainerSync has no `self.get_reward_handles` any more: read by gpg_verl/guards/guarded_run.py:",
         ),
         (
             f"{BUFFER}._clear_groups",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_verl.determinism import priority_of, seed_of
-from gpg_verl.training.trainer import in_dispatch_order
+from gpg_verl.training.keys import RowKey, in_dispatch_order
 
 STEPS, PLACES, SESSIONS = (0, 1, 2, 499), range(20), range(8)
 RESPONSES = list(itertools.product(STEPS, (False, True), PLACES, SESSIONS))
@@ -39,5 +39,5 @@ def test_names_are_in_the_order_of_dispatch():
 def test_rows_do_not_depend_on_when_they_finished(chance: random.Random):
     expected = [f"{uid}_{session}_{output}" for uid in "cab" for session in range(11) for output in range(2)]
     keys = chance.sample(expected, len(expected))
-    order = in_dispatch_order(keys, {uid: place for place, uid in enumerate("cab")})
+    order = in_dispatch_order([RowKey.of(key) for key in keys], {uid: place for place, uid in enumerate("cab")})
     assert [keys[row] for row in order] == expected

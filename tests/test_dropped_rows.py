@@ -40,7 +40,7 @@ def read(file, tokenizer, processor=None, *, watch=0.05, filter=True, **config):
     config = {"max_prompt_length": 24, "filter_overlong_prompts": filter, "cache_dir": str(file.parent), **config}
     if watch is None:
         return RLHFDataset(str(file), tokenizer, OmegaConf.create(config), processor)
-    with filter_watched(watch):
+    with filter_watched(watch, "algorithm.gpg.max_dropped_share"):
         return RLHFDataset(str(file), tokenizer, OmegaConf.create(config), processor)
 
 
@@ -103,7 +103,7 @@ def test_without_the_filter_nothing_is_said(tmp_path, tokenizer, capsys):
 
 def test_a_part_of_the_rows(tmp_path, tokenizer, capsys):
     """veRL's max_samples selects before it filters."""
-    with filter_watched(1.0):
+    with filter_watched(1.0, "algorithm.gpg.max_dropped_share"):
         config = {"max_prompt_length": 24, "filter_overlong_prompts": True, "cache_dir": str(tmp_path)}
         config |= {"shuffle": True, "seed": 1}
         data_set = RLHFDataset(str(texts(tmp_path, 10)), tokenizer, OmegaConf.create(config), max_samples=12)

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from gpg_verl.guards import heartbeat, last_words, run_folder
 from gpg_verl.guards.heartbeat import Died, Heartbeat
-from gpg_verl.guards.last_words import end_ray, tell_the_end
+from gpg_verl.guards.last_words import end_ray, report_end
+from gpg_verl.settings import is_gpg
 
 
 def config(folder, estimator="gpg", **trainer):
@@ -37,8 +38,8 @@ def run_of(monkeypatch, ends_with: BaseException | None):
     driver = types.ModuleType("verl.trainer.main_ppo")
     driver.run_ppo = run_ppo
     monkeypatch.setitem(sys.modules, driver.__name__, driver)
-    tell_the_end()
-    tell_the_end()  # Hydra's multirun comes by several times
+    report_end(is_gpg)
+    report_end(is_gpg)  # Hydra's multirun comes by several times
     return driver.run_ppo
 
 
@@ -94,7 +95,7 @@ def test_other_ends_are_left_alone(monkeypatch, capfd, tmp_path, estimator, ends
 def test_the_way_out(tmp_path, saved, trainer, said):
     if saved is not None:
         (tmp_path / run_folder.TRACKER).write_text(saved)
-    assert said in run_folder.way_out(config(tmp_path, **trainer))
+    assert said in run_folder.how_to_go_on(config(tmp_path, **trainer))
 
 
 HOLD = """
@@ -187,7 +188,8 @@ TERMINATED = """
 import sys, types
 import ray
 from omegaconf import OmegaConf
-from gpg_verl.guards.last_words import tell_the_end
+from gpg_verl.guards.last_words import report_end
+from gpg_verl.settings import is_gpg
 
 def run_ppo(config, task_runner_class):
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
@@ -200,7 +202,7 @@ def run_ppo(config, task_runner_class):
 driver = types.ModuleType("verl.trainer.main_ppo")
 driver.run_ppo = run_ppo
 sys.modules[driver.__name__] = driver
-tell_the_end()
+report_end(is_gpg)
 trainer = {"default_local_dir": sys.argv[1], "save_freq": 5, "resume_mode": "auto"}
 driver.run_ppo(OmegaConf.create({"algorithm": {"adv_estimator": "gpg"}, "trainer": trainer}), None)
 """

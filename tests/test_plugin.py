@@ -175,8 +175,8 @@ def test_a_version_can_be_tried_by_its_name(tmp_path):
     )
     for value, module in (
         ("0.10.0", "gpg_verl.training.registry"),
-        ("1", "gpg_verl.plugin"),
-        ("0.10.1", "gpg_verl.plugin"),
+        ("1", "gpg_verl.launch.refusal"),
+        ("0.10.1", "gpg_verl.launch.refusal"),
     ):
         assert run_python("-c", code, cwd=tmp_path, GPG_TRY_VERL=value, **variables).stdout.split() == [module]
 

@@ -10,7 +10,9 @@ from packaging.specifiers import SpecifierSet
 
 from gpg_verl.compat import versions
 from gpg_verl.launch.check import compose
-from gpg_verl.launch.preflight import cpu_bytes_needed, has_images, inspect
+from gpg_verl.launch.inputs import has_images
+from gpg_verl.launch.machine import cpu_bytes_needed
+from gpg_verl.launch.preflight import inspect
 
 
 @pytest.fixture(scope="module")

@@ -277,7 +277,7 @@ def test_links_lead_somewhere(page):
 def test_settings_table_is_whole():
     from dataclasses import fields
 
-    from gpg_verl.launch.settle import GPGSettings
+    from gpg_verl.settings import GPGSettings
 
     for field in fields(GPGSettings):
         assert f"`+algorithm.gpg.{field.name}`" in README

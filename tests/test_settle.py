@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from gpg_verl.launch.check import compose
-from gpg_verl.launch.settle import SEEDED_MANAGER, GPGSettings, SettingError, settle, typed_keys
+from gpg_verl.launch.settle import SEEDED_MANAGER, settle, typed_keys
+from gpg_verl.settings import GPGSettings, SettingError
 
 pytestmark = pytest.mark.usefixtures("plugin_loaded")
 

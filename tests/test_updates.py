@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.updates import assign, plan_updates, share_out, updates_per_batch, why_rows_stay
+from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
+from gpg_verl.training.shortcuts import updates_per_batch, why_rows_stay
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
@@ -52,29 +53,24 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
     tokens = [t for _, t, _ in rows] + [0] * padding
     mini_batches = [[i for i, (_, _, k) in enumerate(rows) if k == update] for update in range(4)]
 
-    def plan(spare, tokens):
-        return plan_updates(
-            mini_batches,
-            spare,
-            [*valid, *[False] * (len(tokens) - len(valid))],
-            tokens,
-            ranks=ranks,
-            micro_batch_size=micro,
-            loss_agg_mode="token-mean",
-            work=[1.0] * len(tokens),
-        )
-
-    spare = list(range(len(rows), len(valid)))
-    updates, missing = plan(spare, tokens)
-    if missing:  # what is asked for is enough
-        spare, tokens = [*spare, *range(len(tokens), len(tokens) + missing)], [*tokens, *[0] * missing]
-        updates, still = plan(spare, tokens)
-        assert still == 0
+    missing = rows_missing(mini_batches, padding, valid, ranks=ranks, micro_batch_size=micro)
+    tokens += [0] * missing
+    updates = plan_updates(
+        mini_batches,
+        list(range(len(rows), len(tokens))),
+        [*valid, *[False] * missing],
+        tokens,
+        ranks=ranks,
+        micro_batch_size=micro,
+        loss_agg_mode="token-mean",
+        work=[1.0] * len(tokens),
+    )
     with_gradient = [[i for i in rows if valid[i]] for rows in mini_batches]
     expected = [(mini, kept) for mini, kept in zip(mini_batches, with_gradient, strict=True) if kept]
     assert len(updates) == len(expected)
     used = [i for update in updates for part in update.rows for i in part]
     assert len(used) == len(set(used))
+    assert not missing or len(used) == len(tokens)  # what is asked for is enough, and nothing of it is left over
     for update, (mini_batch, kept) in zip(updates, expected, strict=True):
         chosen = [i for part in update.rows for i in part]
         assert set(kept) <= set(chosen)
@@ -97,7 +93,7 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
 
 @pytest.mark.parametrize("mode", ["token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
 def test_only_a_token_mean_needs_a_factor(mode):
-    updates, _ = plan_updates(
+    updates = plan_updates(
         [[0, 1]], [], [True, False], [3, 4], ranks=1, micro_batch_size=2, loss_agg_mode=mode, work=[1, 1]
     )
     assert [update.factor for update in updates] == [1.0]

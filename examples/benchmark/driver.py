@@ -105,11 +105,11 @@ def main() -> None:
     seen = {"statistics and advantages": [], "selection, balancing, bookkeeping": [], "together": []}
     with mock.patch.object(ours, "tq", store):
         for _ in range(arguments.repeat):
-            trainer.explain.begin()
+            trainer.step_metrics.begin()
             trainer._compute_advantage(meta, {})
-            first = trainer.explain.counts["driver_seconds"]
+            first = trainer.step_metrics.counts["driver_seconds"]
             trainer._update_actor(meta, {})
-            both = trainer.explain.counts["driver_seconds"]
+            both = trainer.step_metrics.counts["driver_seconds"]
             for name, value in zip(seen, (first, both - first, both), strict=True):
                 seen[name].append(value)
     for name, values in seen.items():

@@ -46,8 +46,8 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     from gpg_verl.algorithm.ragged import row_lengths, row_rewards
     from gpg_verl.algorithm.updates import assign, plan_updates, share_out
     from gpg_verl.training.actor import Plan
+    from gpg_verl.training.keys import RowKey, sessions_of
     from gpg_verl.training.metrics import StepMetrics
-    from gpg_verl.training.trainer import sessions_of
 
     meta, fields = driver.batch(rows, tokens, group)
     lengths = [tag["response_len"] for tag in meta.tags]
@@ -63,9 +63,9 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
         fields["rm_scores"].values(),
         fields["response_mask"].values(),
     )
-    uids = time_of(
-        "uids, sessions of the keys", lambda: (sessions_of(meta.keys), [k.split("_")[0] for k in meta.keys])
-    )[1]
+    keys = time_of("the keys, read", lambda: [RowKey.of(key) for key in meta.keys])
+    time_of("sessions of the keys", lambda: sessions_of(keys))
+    uids = [key.uid for key in keys]
     per_row = time_of(
         "scores and lengths of the rows", lambda: (*row_rewards(rewards, offsets), row_lengths(mask, offsets))
     )
@@ -92,10 +92,10 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
             loss_agg_mode="token-mean",
             work=loads,
         ),
-    )[0]
+    )
     kept = [meta.keys[i] for part in updates[0].rows for i in part]
     time_of("veRL's metadata of the rows kept", lambda: meta.select_keys(kept))
-    explain = StepMetrics(forward_saved=True, checkpointing=False, max_skipped_steps=9)
+    explain = StepMetrics(forward_saved=True, checkpointing=False)
 
     def explained():
         explain.begin()
@@ -113,7 +113,7 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     seen["veRL: a copy of the batch's metadata"], _ = seconds(
         lambda: KVBatchMeta(keys=meta.keys, tags=meta.tags, partition_id="train"), 1
     )
-    plan = Plan([len(updates[0].rows[0])], [8], [1.0], [rows], 1, True, None)
+    plan = Plan.of(updates, epochs=1, observe=True, correction=None)
     seen["bytes of the Plan"] = len(pickle.dumps(plan))
     return seen
 

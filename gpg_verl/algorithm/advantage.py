@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-F_NORMS = ("1", "std")
-ALPHAS = ("sample", "token", "none")
+from gpg_verl.algorithm import ALPHAS, F_NORMS
 
 # Two rewards of a group are equal if they differ by at most this many eps · max_i Σ_t|r_i,t|. Storing the
 # token rewards and rounding their sum moves each reward by up to one eps, so a difference by two; the other

@@ -1,4 +1,4 @@
-"""Which rows of a step the actor computes: those with a gradient, and not one more than the hardware's grid asks for.
+"""Which rows each update of a step computes: those with a gradient, and not one more than the hardware's grid asks for.
 
 The gradient of a row in a zero-variance group is exactly zero (its advantage is), so leaving it out changes nothing but
 the denominators, which `Update` keeps at those of the full mini-batch (design invariant 1). Plain Python.
@@ -12,84 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
-
 # How each of veRL's aggregation modes divides. A token mean divides by the tokens of the rows it is given; the others
 # by a number of sequences that it is told, or by nothing.
 TOKEN_MEAN = ("token-mean",)
 SAME_DENOMINATOR = ("token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
-
-# veRL's engines that take their denominators from the rows of a call as FSDP's does.
-STRATEGIES = ("fsdp", "fsdp2", "megatron")
-
-
-def other_loss_term(config: DictConfig) -> str | None:
-    """What else than GPG's loss gives a row a gradient, so that none may be left out; None where nothing does."""
-
-    def get(key: str):
-        return OmegaConf.select(config, key)
-
-    actor = "actor_rollout_ref.actor"
-    if get(f"{actor}.entropy_coeff"):
-        return f"{actor}.entropy_coeff={get(f'{actor}.entropy_coeff')}: the entropy bonus gives every row a gradient"
-    for key in (
-        f"{actor}.use_kl_loss",
-        "algorithm.use_kl_in_reward",
-        "distillation.enabled",
-        "actor_rollout_ref.model.mtp.enable",
-    ):
-        if get(key):
-            return f"{key}=True gives every row a gradient"
-    if get(f"{actor}.strategy") == "megatron":
-        coefficient = f"{actor}.megatron.override_transformer_config.moe_aux_loss_coeff"
-        if get(coefficient) != 0 and _has_experts(get("actor_rollout_ref.model.path")):
-            return f"{coefficient}={get(coefficient)}: the router's loss gives every row a gradient (0 turns it off)"
-    return None
-
-
-def _has_experts(model: str | None) -> bool:
-    """Whether the model is a mixture of experts, by the names that its config gives to their number; True if the config
-    cannot be read.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model).to_dict()
-    except Exception:
-        return True
-    return any((config.get(key) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-
-
-def why_verl_updates(config: DictConfig) -> str | None:
-    """Why veRL's own update is called on the whole batch, and not the updates planned here; None where these are."""
-
-    def get(key: str):
-        return OmegaConf.select(config, key)
-
-    for key in ("distillation.enabled", "actor_rollout_ref.model.mtp.enable"):
-        if get(key):
-            return f"{key}=True"
-    actor = "actor_rollout_ref.actor"
-    if get(f"{actor}.strategy") not in STRATEGIES:
-        return f"{actor}.strategy={get(f'{actor}.strategy')}: known for {', '.join(STRATEGIES)}"
-    mode = get(f"{actor}.loss_agg_mode")
-    if mode not in TOKEN_MEAN + SAME_DENOMINATOR:
-        return f"{actor}.loss_agg_mode={mode}: unknown denominator"
-    if mode == "seq-mean-token-sum-norm" and get(f"{actor}.loss_scale_factor") is None:
-        return f"{actor}.loss_agg_mode={mode} without loss_scale_factor divides by the padded width of the batch"
-    return None
-
-
-def why_rows_stay(config: DictConfig) -> str | None:
-    """Why rows without gradient go through the actor all the same; None where they are left out."""
-    return other_loss_term(config) or why_verl_updates(config)
-
-
-def updates_per_batch(config: DictConfig) -> int:
-    """K: into how many mini-batches a sampled batch is cut (paper: 1), `ppo_epochs` apart."""
-    actor, v1 = config.actor_rollout_ref.actor, config.trainer.v1
-    local_batches = OmegaConf.select(v1, f"{v1.trainer_mode.removeprefix('gpg_')}.parameter_sync_step") or 1
-    return max(1, config.data.train_batch_size // local_batches // actor.ppo_mini_batch_size)
 
 
 @dataclass(frozen=True)
@@ -108,6 +34,18 @@ class Update:
     sequences: int
 
 
+def grid(rows: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int | None]:
+    """(rows per rank, rows per rank and forward pass) for an update of at least so many rows: each rank gets the same
+    number, in whole passes of one size, at most `micro_batch_size`; None where veRL packs by tokens.
+    """
+    per_rank = math.ceil(rows / ranks)
+    if micro_batch_size is None:
+        return per_rank, None
+    passes = math.ceil(per_rank / micro_batch_size)
+    micro = math.ceil(per_rank / passes)
+    return passes * micro, micro
+
+
 def assign(uids: Sequence[str], updates: int) -> list[list[int]]:
     """Cuts a batch into `updates` mini-batches of whole groups, as even in groups as can be.
 
@@ -124,6 +62,26 @@ def assign(uids: Sequence[str], updates: int) -> list[list[int]]:
     return mini_batches
 
 
+def rows_missing(
+    mini_batches: Sequence[Sequence[int]],
+    spare: int,
+    has_gradient: Sequence[bool],
+    *,
+    ranks: int,
+    micro_batch_size: int | None,
+) -> int:
+    """How many rows a batch lacks for `plan_updates` to fill its grid; padding has to bring them. `spare`: how many
+    rows of no mini-batch it has.
+    """
+    free, wanted = spare, 0
+    for mini_batch in mini_batches:
+        rows = sum(has_gradient[i] for i in mini_batch)
+        free += len(mini_batch) - rows
+        if rows:
+            wanted += grid(rows, ranks, micro_batch_size)[0] * ranks - rows
+    return max(0, wanted - free)
+
+
 def plan_updates(
     mini_batches: Sequence[Sequence[int]],
     spare: Sequence[int],
@@ -134,52 +92,40 @@ def plan_updates(
     micro_batch_size: int | None,
     loss_agg_mode: str,
     work: Sequence[float],
-) -> tuple[list[Update], int]:
+) -> list[Update]:
     """The optimizer steps of a batch, one for each mini-batch in which a row has a gradient.
 
     Args:
         mini_batches: the rows of each full mini-batch.
-        spare: rows of no mini-batch (padding), for filling the grid.
+        spare: rows of no mini-batch (padding), for filling the grid; at least what `rows_missing` says.
         has_gradient, tokens: (rows of the batch,) whether the row has one; its response tokens, which a token mean
             counts, 0 for padding.
         ranks: data-parallel size; each rank gets the same number of rows.
         micro_batch_size: rows per rank and forward pass; None where veRL packs by tokens.
         loss_agg_mode: veRL's aggregation mode.
         work: (rows of the batch,) what each row costs, by which the ranks are balanced.
-
-    Returns the updates and how many more spare rows it takes; the updates are complete where that is 0.
     """
-    plans = []
+    # The grid is filled with rows without gradient, shortest first: those of the mini-batch, then any.
+    idle = sorted((i for rows in mini_batches for i in rows if not has_gradient[i]), key=lambda i: tokens[i])
+    free = dict.fromkeys([*idle, *spare])
+    updates = []
     for mini_batch in mini_batches:
         rows = [i for i in mini_batch if has_gradient[i]]
         if not rows:
             continue
-        per_rank, micro = math.ceil(len(rows) / ranks), None
-        if micro_batch_size is not None:
-            passes = math.ceil(per_rank / micro_batch_size)
-            micro = math.ceil(per_rank / passes)
-            per_rank = passes * micro
-        plans.append((mini_batch, rows, micro, per_rank * ranks - len(rows)))
-
-    # The grid is filled with rows without gradient, shortest first: those of the mini-batch, then any.
-    idle = sorted((i for rows in mini_batches for i in rows if not has_gradient[i]), key=lambda i: tokens[i])
-    free = dict.fromkeys([*idle, *spare])
-    updates, missing = [], 0
-    for mini_batch, rows, micro, gap in plans:
+        per_rank, micro = grid(len(rows), ranks, micro_batch_size)
         inside = set(mini_batch)
         own = (i for i in free if i in inside)
         others = (i for i in free if i not in inside)
-        filling = list(itertools.islice(itertools.chain(own, others), gap))
-        missing += gap - len(filling)
+        filling = list(itertools.islice(itertools.chain(own, others), per_rank * ranks - len(rows)))
         for i in filling:
             del free[i]
         rows = rows + filling
         factor = 1.0
         if loss_agg_mode in TOKEN_MEAN:
             factor = sum(tokens[i] for i in rows) / sum(tokens[i] for i in mini_batch)
-        parts = share_out(rows, work, ranks) if len(filling) == gap else []
-        updates.append(Update(parts, micro, factor, len(mini_batch)))
-    return updates, missing
+        updates.append(Update(share_out(rows, work, ranks), micro, factor, len(mini_batch)))
+    return updates
 
 
 def share_out(rows: Sequence[int], work: Sequence[float], ranks: int) -> list[list[int]]:

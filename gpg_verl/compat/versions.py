@@ -29,7 +29,7 @@ class Wanted:
     name: str
     distributions: tuple[str, ...]
     versions: SpecifierSet
-    way_out: str
+    fix: str
 
 
 PACKAGES = (
@@ -74,12 +74,12 @@ def _verl_version() -> str | None:
 
 
 def problem(package: Wanted) -> str | None:
-    """What is wrong with a package, with the way out; None where it is as wanted."""
+    """What is wrong with a package, with how to fix it; None where it is as wanted."""
     here = found(package)
     if here is None:
-        return f"{package.name} is not installed (wanted {package.versions}): {package.way_out}"
+        return f"{package.name} is not installed (wanted {package.versions}): {package.fix}"
     if Version(here[1]).public not in package.versions and not package.versions.contains(here[1], prereleases=True):
-        return f"{here[0]} {here[1]} is installed, wanted {package.versions}: {package.way_out}"
+        return f"{here[0]} {here[1]} is installed, wanted {package.versions}: {package.fix}"
     return None
 
 
@@ -91,7 +91,7 @@ def python_problem() -> str | None:
 
 
 def unsupported() -> str | None:
-    """Why GPG does not run here whatever the settings, with the way out: a wrong Python or veRL. None where it does.
+    """Why GPG does not run here whatever the settings, with how to fix it: a wrong Python or veRL. None where it does.
 
     `GPG_TRY_VERL`, set to the veRL version that is installed, lets that version pass. It names the version, so that it
     does not hold for the next one.

@@ -12,4 +12,4 @@
 
 
 class DataError(Exception):
-    """Something the user can put right; the message names where, what was seen and the way out."""
+    """Something the user can put right; the message names where, what was seen and how to fix it."""

@@ -193,7 +193,7 @@ class _Pass:
         message = f"{self.label}: {_named(self.failures)}"
         if self.evaluates and not self.options.allow_broken:
             raise DataError(
-                f"{message}. A result over fewer questions is another result: mend them, or raise the limit. "
+                f"{message}. A result over fewer questions is another result: fix them, or raise the limit. "
                 "--allow-broken leaves them out."
             )
         if self.options.strict:

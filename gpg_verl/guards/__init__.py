@@ -1,1 +1,1 @@
-"""What keeps any veRL run whole: checkpoints, liveness, data, last words. Nothing here knows GPG."""
+"""What keeps any veRL run whole, whatever it trains: checkpoints, liveness, data, last words."""

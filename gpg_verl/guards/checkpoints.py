@@ -6,7 +6,6 @@ complete (`Checkpoints.saving`). Knows veRL's layout (0.9.1), nothing of torch a
     default_local_dir/latest_checkpointed_iteration.txt     the tracker: the step that a run resumes from
     default_local_dir/global_step_N/actor/{model,optim,extra_state}_world_size_W_rank_R.pt      with FSDP
     default_local_dir/global_step_N/data.pt                 the data loader's place in the data
-    default_local_dir/global_step_N/gpg_refill.pt           with β_th
     default_local_dir/global_step_N/transfer_queue/         in the asynchronous modes
 """
 
@@ -85,7 +84,7 @@ def faults(folder: Path, layout: Layout) -> list[str]:
         ]
         found += [f"{name} is missing" for name in names if not (folder / name).is_file()]
     if layout.all_here and not (folder / "data.pt").is_file():
-        found.append("data.pt is missing, and veRL would begin the data anew")
+        found.append("data.pt is missing, and veRL would begin the data again")
     files = [*shards, *folder.glob("*.pt"), *(folder / "transfer_queue").rglob("*.*")]
     return found + [f"{file.relative_to(folder)} {why}" for file in sorted(files) if (why := damage(file))]
 
@@ -139,7 +138,7 @@ def resume_problems(config: DictConfig) -> list[str]:
             return []
         if wrong := faults(folder, layout):
             where = f"trainer.resume_from_path={path}"
-            return [f"{where}: {_some(wrong)}. {_way_out(folder.parent, layout)}"]
+            return [f"{where}: {_some(wrong)}. {_how_to_go_on(folder.parent, layout)}"]
         return []
 
     directory = Path(trainer.default_local_dir)
@@ -147,19 +146,19 @@ def resume_problems(config: DictConfig) -> list[str]:
     if not tracker.exists():
         if steps := complete_steps(directory, layout):
             return [
-                f"trainer.default_local_dir={directory}: {TRACKER} is missing, so veRL would start anew and write over "
-                f"the complete step {steps[0]}. {_way_out(directory, layout)}"
+                f"trainer.default_local_dir={directory}: {TRACKER} is missing, so veRL would start again and write "
+                f"over the complete step {steps[0]}. {_how_to_go_on(directory, layout)}"
             ]
         return []
     text = tracker.read_text(encoding="utf-8", errors="replace")
     if not re.fullmatch(r"\s*\d+\s*", text):
         return [
             f"{tracker} says which step to resume from, and holds {text[:20]!r}: it was cut off while it was written. "
-            f"{_way_out(directory, layout)}"
+            f"{_how_to_go_on(directory, layout)}"
         ]
     folder = directory / f"global_step_{int(text)}"
     if wrong := faults(folder, layout):
-        return [f"this run would resume from {folder}: {_some(wrong)}. {_way_out(directory, layout)}"]
+        return [f"this run would resume from {folder}: {_some(wrong)}. {_how_to_go_on(directory, layout)}"]
     return []
 
 
@@ -175,14 +174,14 @@ def _some(wrong: list[str]) -> str:
     return "; ".join(wrong[:3]) + more
 
 
-def _way_out(directory: Path, layout: Layout) -> str:
-    anew = "trainer.resume_mode=disable starts anew, and writes over what is there"
+def _how_to_go_on(directory: Path, layout: Layout) -> str:
+    again = "trainer.resume_mode=disable starts from the beginning, and writes over what is there"
     if steps := complete_steps(directory, layout):
         return (
             f"Step {steps[0]} is complete: go on from there with trainer.resume_mode=resume_path "
-            f"trainer.resume_from_path={directory}/global_step_{steps[0]}; {anew}"
+            f"trainer.resume_from_path={directory}/global_step_{steps[0]}; {again}"
         )
-    return f"No step there can be resumed; {anew}"
+    return f"No step there can be resumed; {again}"
 
 
 def bytes_of(folder: Path) -> int:

@@ -2,7 +2,7 @@
 
 With `data.filter_overlong_prompts` veRL drops prompts that are too long, and with them every row that it could not
 process at all, say because a package is missing. It names no count, and `datasets` keeps the result on disk, so that a
-data set emptied once stays empty after the cause is mended.
+data set emptied once stays empty after the cause is gone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ FITS = "fits"  # now, whatever the filter said when its result was kept
 
 
 @contextlib.contextmanager
-def filter_watched(max_share: float) -> Iterator[None]:
-    """While it lasts, veRL's data sets print what their filter drops, and raise if that is more than `max_share`.
+def filter_watched(max_share: float, key: str) -> Iterator[None]:
+    """While it lasts, veRL's data sets print what their filter drops, and raise if that is more than `max_share`, which
+    the setting `key` gives.
 
     veRL has no seam between reading a data set and using it: its method is wrapped (veRL 0.9.1).
     """
@@ -42,8 +43,8 @@ def filter_watched(max_share: float) -> Iterator[None]:
             kept = verls(self, dataframe)
             why = _why(verls, self, dataframe, kept)
         if set(why) - {TOO_LONG}:
-            _forget(dataframe, kept)  # not to be believed once the cause is mended
-        _judge(self, len(dataframe), len(dataframe) - len(kept), why, max_share)
+            _forget(dataframe, kept)  # not to be believed once the cause is gone
+        _judge(self, len(dataframe), len(dataframe) - len(kept), why, max_share, key)
         return kept
 
     RLHFDataset.maybe_filter_out_long_prompts = watched
@@ -53,7 +54,7 @@ def filter_watched(max_share: float) -> Iterator[None]:
         RLHFDataset.maybe_filter_out_long_prompts = verls
 
 
-def _judge(data_set: RLHFDataset, rows: int, dropped: int, why: Counter, max_share: float) -> None:
+def _judge(data_set: RLHFDataset, rows: int, dropped: int, why: Counter, max_share: float, key: str) -> None:
     files = ", ".join(str(file) for file in data_set.original_data_files)
     count = f"{dropped} of {rows} rows ({dropped / rows:.1%})" if rows else "0 of 0 rows"
     reasons = "".join(f"; of {why.total()} looked at, {n} {reason}" for reason, n in why.most_common())
@@ -61,15 +62,15 @@ def _judge(data_set: RLHFDataset, rows: int, dropped: int, why: Counter, max_sha
     print(f"gpg_verl: {files}: {count} dropped by veRL's filter{reasons}", flush=True)
     if not dropped or (dropped < rows and dropped / rows <= max_share):
         return
-    way_out = ["raise data.max_prompt_length"] if TOO_LONG in why else []
-    way_out += ["mend what they could not be processed for"] if set(why) - {TOO_LONG} else []
+    fixes = ["raise data.max_prompt_length"] if TOO_LONG in why else []
+    fixes += ["repair what they could not be processed for"] if set(why) - {TOO_LONG} else []
     if any("qwen_vl_utils" in reason for reason in why):
-        way_out.append("pip install qwen_vl_utils")
+        fixes.append("pip install qwen_vl_utils")
     if dropped < rows:
-        way_out.append(f"if they are to be left out, set +algorithm.gpg.max_dropped_share={dropped / rows:.2g} or more")
+        fixes.append(f"if they are to be left out, set +{key}={dropped / rows:.2g} or more")
     raise RuntimeError(
         f"{files}: veRL's filter dropped {count}{reasons}. Allowed is a share of {max_share:g} "
-        f"(algorithm.gpg.max_dropped_share). The way out: {'; '.join(way_out)}"
+        f"({key}). To fix it: {'; '.join(fixes)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""How a GPG step waits for its groups: promptly, and never for a process that is gone."""
+"""How a step waits for its groups: promptly, and never for a process that is gone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Watch:
         self.last_check = 0.0
 
     def __call__(self, partition_id: str, last_debug_time: float) -> float:
-        # veRL's buffer takes this time where a wait begins, and anew each minute, when it logs what it waits for.
+        # veRL's buffer takes this time where a wait begins, and again each minute, when it logs what it waits for.
         now = time.time()
         self.buffer.poll_interval = poll_seconds(now - last_debug_time)
         if now - self.last_check > ALIVE_EVERY_SECONDS:
@@ -83,7 +83,7 @@ class Heartbeat:
             if engine_dead:
                 raise Died(f"the engine of the {name} died (a process of vLLM's; its errors stand above)")
 
-    def anew(self, seconds: float) -> None:
+    def again(self, seconds: float) -> None:
         """The same by new questions only: what was asked before may have been answered by somebody who died since."""
         self()
         self(seconds)

@@ -8,6 +8,7 @@ nothing were, and the run trains on answers to pictures that nobody asked about.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 
 import torch
@@ -25,7 +26,7 @@ ROWS = 8  # compared, or one a rank where there are more ranks
 FP32_GAP = 1e-4
 BF16_GAP = 0.15
 
-PARTITION = "gpg_images"  # of TransferQueue
+PARTITION = "image_check"  # of TransferQueue
 
 # What the trainer's forward pass over a row needs, and what is compared.
 FIELDS = [
@@ -64,30 +65,34 @@ class ImageCheck:
 
     Args:
         config: veRL's whole config.
-        max_gap: `algorithm.gpg.max_rollout_gap`; None: by precision.
+        max_gap: how far they may be apart, in nats; None: by precision.
+        key: the setting that gives it, for messages.
     """
 
-    def __init__(self, config: DictConfig, max_gap: float | None):
-        self.config = config
+    def __init__(self, config: DictConfig, max_gap: float | None, key: str):
+        self.config, self.key = config, key
         self.max_gap = allowed_gap(config) if max_gap is None else max_gap
         self.why_not = why_not_comparable(config)
         self.done = False
 
-    def __call__(self, batch: KVBatchMeta, processor, workers, ranks: int, version: int) -> None:
+    def __call__(
+        self, batch: KVBatchMeta, prompts: Sequence[str], processor, workers, ranks: int, version: int
+    ) -> None:
         """Called before a batch is trained on, until rows with images were compared.
 
         Args:
             batch: as sampled, padding included.
+            prompts: (rows,) the uid of each row's prompt.
             processor: veRL's, None for a model of text.
             workers: the actor's worker group, of data-parallel size `ranks`.
             version: which of the rollout's weights the trainer has now, as in the rows' tags.
 
         Raises:
-            RuntimeError: they disagree; says by how much, what is allowed and the way out.
+            RuntimeError: they disagree; says by how much, what is allowed and how to fix it.
         """
         if self.done or processor is None:
             return
-        if not (keys := self._rows(batch, processor, version)):
+        if not (keys := self._rows(batch, prompts, processor, version)):
             return
         self.done = True
         if self.why_not is not None:
@@ -105,24 +110,25 @@ class ImageCheck:
             raise RuntimeError(self._message(seen))
         print(f"gpg_verl: trainer and rollout agree on images: their log-probs are {seen}", flush=True)
 
-    def _rows(self, batch: KVBatchMeta, processor, version: int) -> list[str]:
+    def _rows(self, batch: KVBatchMeta, prompts: Sequence[str], processor, version: int) -> list[str]:
         """Keys of rows that this version of the weights sampled and that show an image, different prompts first."""
-        rows = [
-            key
-            for key, tag in zip(batch.keys, batch.tags, strict=True)
+        prompt_of = {
+            key: prompt
+            for key, prompt, tag in zip(batch.keys, prompts, batch.tags, strict=True)
             if not tag.get("is_padding") and tag["min_global_steps"] == tag["max_global_steps"] == version
-        ]
+        }
+        rows = list(prompt_of)
         if not rows:
             return []
         shown = [get_processor_token_id(processor, name) for name in ("image", "video")]
         shown = torch.tensor([token for token in shown if token is not None])
-        prompts = tq.kv_batch_get(keys=rows, partition_id=batch.partition_id, select_fields=["prompts"])["prompts"]
-        rows = [key for key, ids in zip(rows, prompts.unbind(), strict=True) if torch.isin(ids, shown).any()]
+        tokens = tq.kv_batch_get(keys=rows, partition_id=batch.partition_id, select_fields=["prompts"])["prompts"]
+        rows = [key for key, ids in zip(rows, tokens.unbind(), strict=True) if torch.isin(ids, shown).any()]
         of_prompt: Counter[str] = Counter()
         turns = []
         for key in rows:
-            turns.append(of_prompt[uid := key.split("_")[0]])
-            of_prompt[uid] += 1
+            turns.append(of_prompt[prompt_of[key]])
+            of_prompt[prompt_of[key]] += 1
         return [key for _, key in sorted(zip(turns, rows, strict=True))]
 
     def _log_probs(self, batch: KVBatchMeta, keys: list[str], workers, ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,7 +169,7 @@ class ImageCheck:
         return (
             f"trainer and rollout disagree on images: their log-probs are {seen}. The run stops before an update on "
             f"them: the rollout answers to other images than the trainer sees. {cause}. Versions: {versions}. If the "
-            "difference is meant (a quantised rollout), set +algorithm.gpg.max_rollout_gap above it"
+            f"difference is meant (a quantised rollout), set +{self.key} above it"
         )
 
 

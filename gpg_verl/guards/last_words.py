@@ -1,6 +1,6 @@
 """The last words of a run that fails or is stopped: what ended it, what is saved, how to go on.
 
-Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's processes log on their way out below it.
+Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's processes log as they end below it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards import run_folder
 from gpg_verl.guards.heartbeat import Died
-from gpg_verl.launch.settle import is_gpg
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
@@ -29,21 +31,24 @@ LEAVE_SECONDS = 10.0  # for Ray's workers to leave by themselves
 LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
 
 
-def tell_the_end() -> None:
+def report_end(ours: Callable[[DictConfig], bool]) -> None:
     """Wraps `main_ppo`'s `run_ppo`, which starts Ray and waits for the run: veRL's `main` has no seam around it.
 
-    A GPG run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them.
+    A run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them.
+
+    Args:
+        ours: whether that is meant for a run with this config; other runs of this process go on as in veRL.
     """
     for name in DRIVERS:
         module = sys.modules.get(name)
         if hasattr(module, "run_ppo") and not hasattr(module.run_ppo, "__wrapped__"):
-            module.run_ppo = _with_last_words(seam(module, "run_ppo", ("config", "task_runner_class")))
+            module.run_ppo = _with_last_words(seam(module, "run_ppo", ("config", "task_runner_class")), ours)
 
 
-def _with_last_words(original):
+def _with_last_words(original, ours):
     @functools.wraps(original)
     def run_ppo(config, task_runner_class):
-        if not is_gpg(config):
+        if not ours(config):
             return original(config, task_runner_class)
         try:
             return original(config, _Runner(task_runner_class))
@@ -54,7 +59,7 @@ def _with_last_words(original):
             cause, code = _cause(error), 1
         end_ray()
         sys.stdout.flush()
-        print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.way_out(config)}", file=sys.stderr)
+        print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.how_to_go_on(config)}", file=sys.stderr)
         raise SystemExit(code)
 
     return run_ppo

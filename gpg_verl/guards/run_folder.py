@@ -91,7 +91,7 @@ def last_saved(config: DictConfig) -> int | None:
         return None
 
 
-def way_out(config: DictConfig) -> str:
+def how_to_go_on(config: DictConfig) -> str:
     """What a run that ended before its time leaves, and how to go on."""
     trainer, step = config.trainer, last_saved(config)
     if step is None or not saves(config):

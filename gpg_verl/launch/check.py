@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpg_verl.launch.settle import is_gpg
+from gpg_verl.settings import is_gpg
 
 # What decides how a GPG run trains, beyond what GPG itself implies.
 SHOWN = (

@@ -1,4 +1,4 @@
-"""`python -m gpg_verl doctor`: what is installed, what stands under `gpg`, and the way out if something is off."""
+"""`python -m gpg_verl doctor`: what is installed, what is registered as `gpg`, and how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 import gpg_verl
 from gpg_verl.compat import versions
-from gpg_verl.launch.settle import TRAINER_MODES
+from gpg_verl.settings import TRAINER_MODES
 
 REINSTALL = "reinstall gpg-verl in this environment (pip install --force-reinstall --no-deps gpg-verl)"
 
@@ -48,7 +48,7 @@ def version_table() -> Table:
 
 
 def registrations() -> tuple[list[tuple[str, str, str]], list[str]]:
-    """(what, module, file) of each thing that stands under `gpg`, and what is wrong with them."""
+    """(what, module, file) of each thing that is registered as `gpg`, and what is wrong with them."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     wrong = []
     if policy != "auto" and "gpg_verl" not in {name.strip() for name in policy.split(",")}:
@@ -92,7 +92,7 @@ def _file_of(thing) -> str:
 
 
 def registration_table(rows: list[tuple[str, str, str]]) -> Table:
-    table = Table(title="what stands under `gpg`", title_justify="left")
+    table = Table(title="what is registered as `gpg`", title_justify="left")
     for column in ("what", "module", "file"):
         table.add_column(column, overflow="fold")
     for row in rows:

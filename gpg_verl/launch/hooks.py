@@ -15,7 +15,7 @@ import wrapt
 from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.compat.seams import seam
-from gpg_verl.plugin import REFUSALS, Unsupported, refusal, refuse_command, refuse_gpg
+from gpg_verl.launch.refusal import REFUSALS, Unsupported, refusal, refuse_command, refuse_gpg
 
 
 def install() -> None:
@@ -80,7 +80,7 @@ def _register_trainers(module) -> None:
 def _refuse_trainers(module, cause) -> None:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from gpg_verl.launch.settle import TRAINER_MODES
+    from gpg_verl.settings import TRAINER_MODES
 
     for mode in TRAINER_MODES.values():
         TRAINER_REGISTRY[mode] = refusal(cause)

@@ -52,7 +52,6 @@ MATHEMATICS = {
     "Minerva": Column(sources.MINERVA),
     "OlympiadBench": Column(sources.OLYMPIADBENCH),
 }
-LISA_VAL, LISA_TEST = f"{sources.LISA}/val", f"{sources.LISA}/test"
 
 TABLES = {
     table.name: table
@@ -121,9 +120,9 @@ TABLES = {
             "T5",
             "reasoning grounding on LISA, Qwen2-VL-2B trained on 239 images",
             {
-                "mIoU test (boxes)": Column(LISA_TEST, "box_iou"),
-                "mIoU val (boxes)": Column(LISA_VAL, "box_iou"),
-                "gIoU test (masks)": Column(LISA_TEST, "mask_giou"),
+                "mIoU test (boxes)": Column(sources.LISA_TEST, "box_iou"),
+                "mIoU val (boxes)": Column(sources.LISA_VAL, "box_iou"),
+                "gIoU test (masks)": Column(sources.LISA_TEST, "mask_giou"),
             },
             {
                 "Qwen2-VL-2B": (26.9, 30.1, 25.3),
@@ -133,9 +132,9 @@ TABLES = {
             },
             average=None,
             beside={
-                "gIoU val (masks)": Column(LISA_VAL, "mask_giou"),
-                "cIoU test (masks)": Column(LISA_TEST, "mask_ciou"),
-                "cIoU val (masks)": Column(LISA_VAL, "mask_ciou"),
+                "gIoU val (masks)": Column(sources.LISA_VAL, "mask_giou"),
+                "cIoU test (masks)": Column(sources.LISA_TEST, "mask_ciou"),
+                "cIoU val (masks)": Column(sources.LISA_VAL, "mask_ciou"),
             },
             note="the paper does not say what its columns compare; in the code that they come from (Visual-RFT's), "
             "mIoU is the mean IoU of boxes, and gIoU the mean IoU of the masks that SAM makes of them",

@@ -7,6 +7,7 @@ in size, and their denominators are those of the rows that they had; `train_mini
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from gpg_verl.algorithm.updates import Update
 from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
@@ -26,24 +28,34 @@ PLAN = "gpg_plan"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The updates of a batch, for every rank alike: the trainer sends it along with the rows.
+class RankUpdate:
+    """One rank's part of an `Update`, alike on every rank: how many of its rows, and the rest as there."""
 
-    rows: rows per rank of each update; a rank's rows come in the order of the updates.
-    micro_batch_sizes, factors, sequences: as in `selection.Update`.
+    rows: int
+    micro_batch_size: int | None
+    factor: float
+    sequences: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The updates of a batch: the trainer sends it along with the rows, which come in the order of the updates.
+
     epochs: how often the whole is gone through.
     observe: whether to measure how trainer and rollout agree.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
     """
 
-    rows: list[int]
-    micro_batch_sizes: list[int | None]
-    factors: list[float]
-    sequences: list[int]
+    updates: list[RankUpdate]
     epochs: int
     observe: bool
     correction: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, updates: Sequence[Update], **others) -> Plan:
+        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences) for u in updates]
+        return cls(parts, **others)
 
 
 class GPGTrainingWorker(TrainingWorker):
@@ -68,15 +80,14 @@ class GPGTrainingWorker(TrainingWorker):
 
         metrics: dict[str, Any] = {}
         agreement = Agreement() if plan.observe else None
-        count = len(plan.rows) * plan.epochs
+        count = len(plan.updates) * plan.epochs
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             for step in range(count):
-                update = step % len(plan.rows)
                 # Only before the first update are the weights those that sampled the batch.
                 observed = agreement if step == 0 else None
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
                 with schedule, registry.during_update(observed, plan.correction):
-                    output = super().train_mini_batch(self._rows_of(data, plan, update))
+                    output = super().train_mini_batch(self._rows_of(data, plan, step % len(plan.updates)))
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
@@ -85,19 +96,20 @@ class GPGTrainingWorker(TrainingWorker):
             return None
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics}).cpu()
 
-    def _rows_of(self, data, plan: Plan, update: int):
-        start = sum(plan.rows[:update])
-        part = tu.index_select_tensor_dict(data, list(range(start, start + plan.rows[update])))
-        part["advantages"] = part["advantages"] * plan.factors[update]
-        ranks = self.engine.get_data_parallel_size()
+    def _rows_of(self, data, plan: Plan, number: int):
+        """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
+        update = plan.updates[number]
+        start = sum(before.rows for before in plan.updates[:number])
+        part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
+        part["advantages"] = part["advantages"] * update.factor
         tu.assign_non_tensor(
             part,
-            mini_batch_size=plan.rows[update] * ranks,
-            global_batch_size=plan.sequences[update],
+            mini_batch_size=update.rows * self.engine.get_data_parallel_size(),
+            global_batch_size=update.sequences,
             disable_auto_offload=True,
         )
-        if plan.micro_batch_sizes[update] is not None:
-            tu.assign_non_tensor(part, micro_batch_size_per_gpu=plan.micro_batch_sizes[update])
+        if update.micro_batch_size is not None:
+            tu.assign_non_tensor(part, micro_batch_size_per_gpu=update.micro_batch_size)
         return part
 
     def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:

@@ -21,14 +21,11 @@ class StepMetrics:
     Args:
         forward_saved: whether a forward pass over the whole batch is not run.
         checkpointing: whether the actor uses gradient checkpointing.
-        max_skipped_steps: how many steps in a row may go without an update.
     """
 
-    def __init__(self, *, forward_saved: bool, checkpointing: bool, max_skipped_steps: int):
+    def __init__(self, *, forward_saved: bool, checkpointing: bool):
         self.forward_saved = forward_saved
         self.update_over_forward = UPDATE_OVER_FORWARD[checkpointing]
-        self.max_skipped_steps = max_skipped_steps
-        self.skipped_in_a_row = 0
 
     def begin(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -105,22 +102,8 @@ class StepMetrics:
         self.counts["driver_seconds"] += seconds
 
     def end(self) -> dict[str, float]:
-        """The step's metrics.
-
-        Raises RuntimeError after more than `max_skipped_steps` steps in a row without an update.
-        """
+        """The step's metrics."""
         c = self.counts
-        # A step without either, as in veRL's critic warm-up, is not one for want of a mixed group.
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if c["update_skipped"] and not c["updates"] else 0
-        if self.skipped_in_a_row > self.max_skipped_steps:
-            raise RuntimeError(
-                f"no group of the last {self.skipped_in_a_row} steps had two different rewards: nothing was trained. "
-                f"Of the last step's {c['groups']} groups, {c['all_wrong_groups']} were all wrong and "
-                f"{c['all_right_groups']} all right. All wrong: check that the reward function finds the answers (look "
-                "at the rollouts with trainer.rollout_data_dir=DIR), or take easier questions; all right: take harder "
-                "ones. More responses per prompt (actor_rollout_ref.rollout.n) also give more mixed groups. "
-                "+algorithm.gpg.max_skipped_steps=N waits longer."
-            )
         metrics = {name: c[name] for name in ALWAYS}
         metrics["alpha"] = self.alpha / c["batches"]
         metrics["valid_share"] = (c["B"] - c["M"]) / c["B"] if c["B"] else 0.0

@@ -1,4 +1,4 @@
-"""The maths as veRL calls it: what stands under `gpg` in veRL's estimator and policy-loss registries.
+"""The maths as veRL calls it: what is registered as `gpg` in veRL's estimator and policy-loss registries.
 
 veRL's signatures carry neither a batch's sessions to the estimator nor what the loss sees back to the worker; those go
 by the module variables here, each set and read in one process by one caller.
@@ -18,7 +18,7 @@ from verl.trainer.ppo import core_algos
 from gpg_verl.algorithm.advantage import GroupStatistics, Sessions, gpg_advantage
 from gpg_verl.algorithm.loss import gpg_token_loss
 from gpg_verl.compat.versions import VERL
-from gpg_verl.launch.settle import GPGSettings
+from gpg_verl.settings import GPGSettings
 from gpg_verl.training.agreement import Agreement
 
 

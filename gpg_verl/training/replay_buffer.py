@@ -24,7 +24,8 @@ from gpg_verl.algorithm.ragged import row_rewards
 from gpg_verl.algorithm.refill import Cut, Refill, Verdict
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import resumed_folder
-from gpg_verl.launch.settle import GPGSettings
+from gpg_verl.settings import GPGSettings
+from gpg_verl.training.keys import RowKey
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,8 @@ class RefilledSample:
                 "the step goes on with what there is",
                 cut.valid, len(cut.selected), cut.judged,
             )  # fmt: skip
-        rows = self._rows(cut.selected)
-        batch = buffer._materialize_batch(TRAIN, cut.selected, {key: buffer.partitions[TRAIN][key] for key in rows})
+        rows = {key: buffer.partitions[TRAIN][key] for _, key in self._rows(cut.selected)}
+        batch = buffer._materialize_batch(TRAIN, cut.selected, rows)
         buffer._clear_groups(TRAIN, set(cut.unused))
         self.refill.close(cut)
         if self.stop is not None:
@@ -139,13 +140,13 @@ class RefilledSample:
         if not new:
             return
         # Only a session's last output is scored.
-        last = {key.rpartition("_")[0]: key for key in self._rows(new)}
-        keys = [key for key in last.values() if buffer.partitions[TRAIN][key]["response_len"] > 0]
+        last = {(row.uid, row.session): (row.uid, key) for row, key in self._rows(new)}
+        scored = [(uid, key) for uid, key in last.values() if buffer.partitions[TRAIN][key]["response_len"] > 0]
         verdicts = dict.fromkeys(new, Verdict.EMPTY)
-        if keys:
+        if scored:
+            uids, keys = (list(column) for column in zip(*scored, strict=True))
             data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=["rm_scores"])
             scores, magnitudes, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
-            uids = [uid_of(key) for key in keys]
             counted = torch.ones(len(keys), dtype=torch.int64)
             valid = group_statistics(scores, uids, counted, magnitudes=magnitudes).valid.tolist()
             for uid, is_valid in zip(uids, valid, strict=True):
@@ -153,15 +154,12 @@ class RefilledSample:
         for uid, verdict in verdicts.items():
             self.refill.judge(uid, verdict)
 
-    def _rows(self, uids: list[str]) -> list[str]:
-        """Their keys `{uid}_{session}_{index}`, ordered by group as given, session and index."""
+    def _rows(self, uids: list[str]) -> list[tuple[RowKey, str]]:
+        """Their rows, read and as veRL names them, ordered by group as given, session and output."""
         place = {uid: i for i, uid in enumerate(uids)}
-        keys = []
-        for key in self.buffer.partitions[TRAIN]:
-            uid, session, index = key.rsplit("_", 2)
-            if uid in place:
-                keys.append((place[uid], int(session), int(index), key))
-        return [key for *_, key in sorted(keys)]
+        rows = [(RowKey.of(key), key) for key in self.buffer.partitions[TRAIN]]
+        rows = [(row, key) for row, key in rows if row.uid in place]
+        return sorted(rows, key=lambda of: (place[of[0].uid], of[0].session, of[0].output))
 
     def _may_sample(self, global_steps: int) -> bool:
         """False while veRL's `wait` strategy holds sampling back for groups that are about to be too old."""
@@ -192,10 +190,6 @@ class RefilledSample:
             "gpg/judged_valid_share": cut.valid / cut.judged,
             "gpg/refill_bound_reached_sum": int(cut.bound_reached),
         }
-
-
-def uid_of(key: str) -> str:
-    return key.rsplit("_", 2)[0]
 
 
 class RefillingStep:

@@ -1,16 +1,14 @@
 """What GPG changes in a step of veRL's V1 trainer.
 
 Each of veRL's trainer modes has a GPG version under a name of its own (`gpg_sync`, ...), made by mixing `GPGStep` into
-veRL's class. veRL's own modes stay as they are.
+veRL's class, and the guards of any run (guards/guarded_run.py) around both. veRL's own modes stay as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
+from dataclasses import dataclass
 
-import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -26,43 +24,51 @@ from verl.trainer.ppo.v1 import (
 from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
-from gpg_verl.algorithm.advantage import Sessions, session_statistics
+from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
-from gpg_verl.algorithm.updates import (
-    assign,
-    other_loss_term,
-    plan_updates,
-    share_out,
-    updates_per_batch,
-    why_verl_updates,
-)
-from gpg_verl.compat.seams import seam
-from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
-from gpg_verl.guards.dropped_rows import filter_watched
-from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
+from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
+from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
-from gpg_verl.launch.settle import TRAINER_MODES, GPGSettings
+from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
+from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_verl_updates
 from gpg_verl.training.worker_check import check_workers
 
-REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
-ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
+
+@dataclass(frozen=True)
+class Known:
+    """What a step knows of the rows of its batch, in their order.
+
+    uids: (rows,) of the prompt: one group each.
+    lengths: (rows,) response tokens that the policy wrote.
+    statistics: Â, α, B and M of the batch.
+    """
+
+    uids: list[str]
+    lengths: torch.Tensor
+    statistics: GroupStatistics
 
 
 class GPGStep(RefillingStep):
-    """The parts of a step that are GPG's; mixed in before one of veRL's trainer classes."""
+    """The parts of a step that are GPG's; mixed in before one of veRL's trainer classes. It changes
+
+    - `_compute_advantage`: group statistics from one reward and one length a row, α, Â,
+    - `_update_actor`: the planned updates, on the rows that have a gradient; none where no group is valid,
+    - the passes before them: no old log-probs, and no padding to whole mini-batches, where nothing needs either.
+    """
 
     actor_cls = GPGActor
     several_sources = False
 
     def __init__(self, config):
-        # veRL looks its modes' settings up by their own names.
-        by_name = {ours: theirs for theirs, ours in TRAINER_MODES.items()}
-        config.trainer.v1.trainer_mode = by_name[config.trainer.v1.trainer_mode]
+        config.trainer.v1.trainer_mode = verls_mode(config.trainer.v1.trainer_mode)
         self.settings = GPGSettings.from_node(config.algorithm.get("gpg"))
+        self.max_dropped_share = self.settings.max_dropped_share
+        self.max_dropped_share_key = "algorithm.gpg.max_dropped_share"
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
@@ -74,14 +80,13 @@ class GPGStep(RefillingStep):
         if correction.rollout_is is not None or correction.rollout_rs is not None:
             keys = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize")
             self.correction = {key: correction[key] for key in (*keys, "rollout_rs", "rollout_rs_threshold")}
-        self.explain = StepMetrics(
+        self.step_metrics = StepMetrics(
             forward_saved=self.planned and not self.old_log_prob_pass,
             checkpointing=bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing")),
-            max_skipped_steps=self.settings.max_skipped_steps,
         )
+        self.steps_skipped = 0  # in a row, up to now
         self.prompts_submitted = 0  # since the last step ended
-        self.image_check = ImageCheck(config, self.settings.max_rollout_gap)
-        self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
+        self.image_check = ImageCheck(config, self.settings.max_rollout_gap, "algorithm.gpg.max_rollout_gap")
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -93,8 +98,7 @@ class GPGStep(RefillingStep):
                 self.role_worker_mapping[role] = ray.remote(self.actor_cls)
 
     def _init_dataloader(self):
-        with filter_watched(self.settings.max_dropped_share):
-            super()._init_dataloader()
+        super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
         if rows is None:
             return
@@ -105,78 +109,19 @@ class GPGStep(RefillingStep):
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
-        self.heartbeat.during(super().on_init_end)
-
-    def _build_replay_buffer(self):
-        buffer = super()._build_replay_buffer()
-        seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
-        self.heartbeat = Heartbeat(self._actors_waited_for)
-        buffer._wait_for_next_poll = Watch(buffer, self.heartbeat)
-        return buffer
-
-    def _actors_waited_for(self):
-        """(name, handle) of every process whose work a step waits for."""
-        yield from ((f"actor worker {i}", w) for i, w in enumerate(self.actor_rollout_wg.workers))
-        if hasattr(self, "agent_loop_manager"):  # not before `fit`
-            yield from ((f"agent-loop worker {i}", w) for i, w in enumerate(self.agent_loop_manager.agent_loop_workers))
-        yield from ((f"reward worker {i}", w) for i, w in enumerate(self.get_reward_handles() or []))
-        for manager in self._rollout_server_managers():
-            for replica in manager.get_replicas():
-                yield from ((f"rollout server {i}", s) for i, s in enumerate(replica.servers))
-
-    def fit(self, agent_loop_manager):
-        try:
-            super().fit(agent_loop_manager)
-        except Died:
-            raise
-        except Exception:
-            # A death shows as whatever failed first for want of the dead.
-            self.heartbeat.anew(ANSWER_SECONDS)
-            raise
-
-    def on_sample_end(self):
-        if self.replay_buffer.failure_keys["train"]:
-            # Trained on otherwise, with what came back: veRL does not ask why prompts failed.
-            self.heartbeat.anew(ANSWER_SECONDS)
-        super().on_sample_end()
-
-    def on_step_end(self):
-        self.heartbeat.during(super().on_step_end)
-
-    def _load_checkpoint(self):
-        super()._load_checkpoint()
-        if self.global_steps > 0 and self.checkpoints is not None:
-            folder, named = resumed_folder(self.config, self.global_steps)
-            self.checkpoints.resumed_from(folder, self.global_steps, named)
-
-    def _remove_checkpoint(self, folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        one_of_each_node = self.actor_rollout_wg.workers[:: self.config.trainer.n_gpus_per_node]
-        removals = [worker.__ray_call__.remote(_make_remover(str(folder))) for worker in one_of_each_node]
-        with contextlib.suppress(ray.exceptions.RayError):  # dead, or waiting for a rank whose save failed
-            ray.get(removals, timeout=REMOVE_SECONDS)
-
-    def _save_checkpoint(self):
-        if self.checkpoints is None:
-            return super()._save_checkpoint()
-        trainer = self.config.trainer
-        keep, trainer.max_actor_ckpt_to_keep = trainer.max_actor_ckpt_to_keep, None  # old ones are removed here
-        try:
-            with self.checkpoints.saving(self.global_steps):
-                super()._save_checkpoint()
-        finally:
-            trainer.max_actor_ckpt_to_keep = keep
+        super().on_init_end()
 
     # ---- one step
 
     def step(self, metrics, timing_raw):
-        self.explain.begin()
+        self.step_metrics.begin()
         if self.trainer_mode == "sync":
             self.dispatched.clear()
         batch = super().step(metrics, timing_raw)
         for key in [key for key in metrics if key.startswith("gpg/") and key.endswith("_sum")]:
             metrics[key.removesuffix("_sum")] = metrics.pop(key)  # so called for veRL to add up over local updates
-        metrics.update(self.explain.end())
+        metrics.update(self.step_metrics.end())
+        self._end_if_nothing_is_learned(metrics)
         if self.refilled_sample is None:
             metrics["gpg/prompts_generated"] = self.prompts_submitted
             metrics["gpg/prompts_used"] = metrics["gpg/groups"]
@@ -185,6 +130,21 @@ class GPGStep(RefillingStep):
         if self.train_dataset is not None:
             metrics["gpg/data_passes"] = self.prompts_fetched / len(self.train_dataset)
         return batch
+
+    def _end_if_nothing_is_learned(self, metrics):
+        """Raises RuntimeError after more than `max_skipped_steps` steps in a row in which no group was valid."""
+        # A step without updates of either kind, as in veRL's critic warm-up, is not one for want of a mixed group.
+        skipped = metrics["gpg/update_skipped"] and not metrics["gpg/updates"]
+        self.steps_skipped = self.steps_skipped + 1 if skipped else 0
+        if self.steps_skipped > self.settings.max_skipped_steps:
+            raise RuntimeError(
+                f"no group of the last {self.steps_skipped} steps had two different rewards: nothing was trained. Of "
+                f"the last step's {metrics['gpg/groups']} groups, {metrics['gpg/all_wrong_groups']} were all wrong and "
+                f"{metrics['gpg/all_right_groups']} all right. All wrong: check that the reward function finds the "
+                "answers (look at the rollouts with trainer.rollout_data_dir=DIR), or take easier questions; all "
+                "right: take harder ones. More responses per prompt (actor_rollout_ref.rollout.n) also give more mixed "
+                "groups. +algorithm.gpg.max_skipped_steps=N waits longer."
+            )
 
     def _submit_batch_to_rollout(self, batch):
         self.prompts_submitted += len(batch)
@@ -206,11 +166,13 @@ class GPGStep(RefillingStep):
 
     def _balance_batch(self, batch, metrics, **kwargs):
         if self.deterministic:
-            batch.reorder(in_dispatch_order(batch.keys, self.dispatched))
+            batch.reorder(in_dispatch_order([RowKey.of(key) for key in batch.keys], self.dispatched))
         batch = self._share_out(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
-        if self.local_trigger_step == 0:  # the rollout's newest weights are the trainer's, of the step before
-            ranks = self._data_parallel_size()
-            self.image_check(batch, self.processor, self.actor_rollout_wg, ranks, version=self.global_steps - 1)
+        # At the first local update the rollout's newest weights are the trainer's, of the step before.
+        if self.local_trigger_step == 0 and not self.image_check.done:
+            prompts, ranks = [RowKey.of(key).uid for key in batch.keys], self._data_parallel_size()
+            version = self.global_steps - 1
+            self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, ranks, version)
         return batch
 
     def _share_out(self, batch, metrics):
@@ -235,38 +197,40 @@ class GPGStep(RefillingStep):
         fields = ["response_mask"] if self.token_tensors else ["response_mask", "rm_scores"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         started = time.perf_counter()
-        self.uids = np.array([key.split("_")[0] for key in batch.keys], dtype=object)
+        keys = [RowKey.of(key) for key in batch.keys]
+        uids = [key.uid for key in keys]
         offsets = data["response_mask"].offsets()
-        self.lengths = row_lengths(data["response_mask"].values(), offsets)
-        sessions, left_out = sessions_of(batch.keys), self._truncated(batch)
+        lengths = row_lengths(data["response_mask"].values(), offsets)
+        sessions, left_out = sessions_of(keys), self._truncated(batch)
         if self.token_tensors:
-            self.explain.driver_seconds(time.perf_counter() - started)
-            registry.rows = registry.Rows(self.lengths, sessions, left_out)
+            self.step_metrics.driver_seconds(time.perf_counter() - started)
+            registry.rows = registry.Rows(lengths, sessions, left_out)
             batch = super()._compute_advantage(batch, metrics)
-            self.statistics, registry.rows = registry.last_statistics, None
+            statistics, registry.rows = registry.last_statistics, None
         else:
             scores, magnitudes, to_go = row_rewards(data["rm_scores"].values(), offsets)
-            self.statistics = session_statistics(
+            statistics = session_statistics(
                 scores,
-                self.uids,
-                self.lengths,
+                uids,
+                lengths,
                 sessions,
                 f_norm=self.settings.f_norm,
                 alpha=self.settings.alpha,
                 magnitudes=magnitudes,
                 left_out=left_out,
             )
-            advantages = repeat(self.statistics.advantages, offsets.diff())
-            if int(self.lengths.sum()) != len(advantages):  # tokens that the policy did not write
+            advantages = repeat(statistics.advantages, offsets.diff())
+            if int(lengths.sum()) != len(advantages):  # tokens that the policy did not write
                 advantages, to_go = (x * data["response_mask"].values() for x in (advantages, to_go))
             nested = {
                 name: torch.nested.nested_tensor_from_jagged(values, offsets)
                 for name, values in (("advantages", advantages), ("returns", to_go))
             }
-            self.explain.driver_seconds(time.perf_counter() - started)
+            self.step_metrics.driver_seconds(time.perf_counter() - started)
             fields = TensorDict(nested, batch_size=len(batch))
             batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        self.explain.sampled(self.statistics, self._sources(batch))
+        self.known = Known(uids, lengths, statistics)
+        self.step_metrics.sampled(statistics, self._sources(batch))
         return batch
 
     def _truncated(self, batch):
@@ -284,50 +248,47 @@ class GPGStep(RefillingStep):
         return list(data["data_source"])
 
     def _update_actor(self, batch, metrics):
-        if not self.statistics.valid.any() and self.other_loss_term is None:
+        if not self.known.statistics.valid.any() and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
-            self.explain.skipped()
+            self.step_metrics.skipped()
             return batch
         if self.planned:
             return self._planned_update(batch, metrics)
-        self.explain.updated_by_verl()
+        self.step_metrics.updated_by_verl()
         return super()._update_actor(batch, metrics)
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
-        batch, updates, real = self._plan(batch)
+        real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
+        batch, updates = self._plan(batch, real)
         ranks = range(len(updates[0].rows))
         part = batch.select_keys([batch.keys[i] for rank in ranks for u in updates for i in u.rows[rank]])
         compared = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
-        plan = Plan(
-            rows=[len(u.rows[0]) for u in updates],
-            micro_batch_sizes=[u.micro_batch_size for u in updates],
-            factors=[u.factor for u in updates],
-            sequences=[u.sequences for u in updates],
-            epochs=actor.ppo_epochs,
-            observe=compared and self.local_trigger_step == 0,
-            correction=self.correction if compared else None,
-        )
         part.extra_info.update(
             {
-                PLAN: plan,
+                PLAN: Plan.of(
+                    updates,
+                    epochs=actor.ppo_epochs,
+                    observe=compared and self.local_trigger_step == 0,
+                    correction=self.correction if compared else None,
+                ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
                 "distillation_use_topk": False,
                 "distillation_only": False,
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
             }
         )
-        self.explain.driver_seconds(time.perf_counter() - started)
+        self.step_metrics.driver_seconds(time.perf_counter() - started)
 
         started = time.perf_counter()
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
-        self.explain.updated(
+        self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
-            response_tokens=self.lengths.tolist(),
+            response_tokens=self.known.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
             seconds=seconds,
@@ -336,41 +297,37 @@ class GPGStep(RefillingStep):
         metrics.update(actor_metrics(output, updates, actor))
         return batch
 
-    def _plan(self, batch):
-        """The batch (with padding added where the rows do not fill the grid), its updates, and its rows but padding."""
+    def _plan(self, batch, real):
+        """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
+        padding.
+        """
         actor = self.config.actor_rollout_ref.actor
-        padding = [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")]
-        real = sorted(set(range(len(batch))) - set(padding))
-        groups = self.uids[real]
-        if self.deterministic:  # uids are drawn anew in each run
+        groups = [self.known.uids[i] for i in real]
+        if self.deterministic:  # uids are new in each run
             groups = [f"{self.dispatched.get(uid, 0):012}{uid}" for uid in groups]
         mini_batches = [[real[j] for j in rows] for rows in assign(groups, self.updates)]
-        has_gradient = self.statistics.valid.tolist()
+        has_gradient = self.known.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        tokens = self.lengths.tolist()
-
-        def plan():
-            return plan_updates(
-                mini_batches,
-                padding,
-                has_gradient,
-                tokens,
-                ranks=self._data_parallel_size(),
-                micro_batch_size=None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
-                loss_agg_mode=actor.loss_agg_mode,
-                work=calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags])).tolist(),
-            )
-
-        updates, missing = plan()
+        shape = {
+            "ranks": self._data_parallel_size(),
+            "micro_batch_size": None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+        }
+        missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
         if missing:
             size = len(batch)
             batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
             self._write_zeros(batch.select_keys(batch.keys[size:]))
-            padding += range(size, len(batch))
-            tokens += [0] * missing
-            updates, _ = plan()
-        return batch, updates, real
+        updates = plan_updates(
+            mini_batches,
+            [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
+            [*has_gradient, *[False] * missing],
+            [*self.known.lengths.tolist(), *[0] * missing],
+            loss_agg_mode=actor.loss_agg_mode,
+            work=calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags])).tolist(),
+            **shape,
+        )
+        return batch, updates
 
     def _write_zeros(self, padding):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
@@ -394,29 +351,6 @@ class GPGStep(RefillingStep):
         return max(workers._dispatch_info["actor"]) + 1
 
 
-def _make_remover(folder: str):
-    """The removal, as a function that Ray ships by value."""
-
-    def remove(_worker) -> None:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
-
-    return remove
-
-
-def in_dispatch_order(keys: list[str], dispatched: dict[str, int]) -> list[int]:
-    """Rows by group, session and output. veRL lists them as they finished, which is a question of time and decides in
-    which mini-batch a group is, and the order of the gradient's sums.
-    """
-
-    def place(row: int) -> tuple[int, int, int]:
-        uid, session, output = keys[row].rsplit("_", 2)
-        return dispatched.get(uid, -1), int(session), int(output)
-
-    return sorted(range(len(keys)), key=place)
-
-
 def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     """The actor's metrics under veRL's names, from one list of values each, an item for each update."""
     output = {
@@ -434,34 +368,16 @@ def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     return reduce_metrics(output)
 
 
-def sessions_of(keys: list[str]) -> Sessions | None:
-    """veRL's keys are `{uid}_{session}_{output}`; None where every session has one output, its first."""
-    if all(key.endswith("_0") for key in keys):
-        return None
-    number: dict[str, int] = {}
-    final: list[tuple[int, int]] = []  # (output, row) of each session's last output
-    of_row = []
-    for row, key in enumerate(keys):
-        name, _, output = key.rpartition("_")
-        session = number.setdefault(name, len(number))
-        of_row.append(session)
-        if session == len(final):
-            final.append((int(output), row))
-        else:
-            final[session] = max(final[session], (int(output), row))
-    return Sessions(torch.tensor(of_row), torch.tensor([row for _, row in final]))
-
-
 @register_trainer(TRAINER_MODES["sync"])
-class GPGTrainerSync(GPGStep, PPOTrainerSync):
+class GPGTrainerSync(GuardedRun, GPGStep, PPOTrainerSync):
     pass
 
 
 @register_trainer(TRAINER_MODES["colocate_async"])
-class GPGTrainerColocateAsync(GPGStep, PPOTrainerColocateAsync):
+class GPGTrainerColocateAsync(GuardedRun, GPGStep, PPOTrainerColocateAsync):
     pass
 
 
 @register_trainer(TRAINER_MODES["separate_async"])
-class GPGTrainerSeparateAsync(GPGStep, PPOTrainerSeparateAsync):
+class GPGTrainerSeparateAsync(GuardedRun, GPGStep, PPOTrainerSeparateAsync):
     actor_cls = GPGDetachedActor

@@ -1,0 +1,142 @@
+"""GPG's settings (`algorithm.gpg`), and how a run of GPG is told from others.
+
+Imports neither torch nor veRL: the look before a run reads them, in every process that composes a config.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gpg_verl.algorithm import ALPHAS, F_NORMS
+
+# veRL's V1 trainer modes and the names under which GPG's versions of them are registered. A name of its own means
+# that a process without this package cannot answer with veRL's trainer: it stops with "Unknown trainer".
+TRAINER_MODES = {mode: f"gpg_{mode}" for mode in ("sync", "colocate_async", "separate_async")}
+
+
+def verls_mode(mode: str) -> str:
+    """veRL's own name of a trainer mode, under which veRL keeps its settings."""
+    return {ours: theirs for theirs, ours in TRAINER_MODES.items()}.get(mode, mode)
+
+
+def is_gpg(config: DictConfig) -> bool:
+    """Whether the run's estimator is GPG."""
+    return OmegaConf.select(config, "algorithm.adv_estimator") == "gpg"
+
+
+class SettingError(ValueError):
+    """A setting of `algorithm.gpg` that is unknown or has a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class GPGSettings:
+    """The node `algorithm.gpg`, given on the command line as `+algorithm.gpg.key=value`.
+
+    f_norm: F_norm, the divisor of the centred reward: `1` (the paper's choice) or `std` (its ablation).
+    alpha: α, the correction for samples without gradient: `sample` is the paper's B/(B−M), `token` the same ratio
+        counted in response tokens (what the token-mean loss divides by), `none` is α = 1.
+    beta_th: β_th, the share of valid groups below which a step asks for more prompts; 0 is off.
+    max_batches: with β_th, a step is content with what it has after this many batches of prompts.
+    allow_kl: accept KL terms that GPG does not have; they bring the reference worker back.
+    drop_truncated: leave responses that reached the maximum length out of the loss. They stay in their groups' means
+        and in B, M and the denominators.
+    max_skipped_steps: so many steps in a row may have no valid group before the run ends with a message.
+    max_dropped_share: share of a data set's rows that veRL's filter may drop before the run ends with a message.
+    max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
+        (root mean square, in nats); None: by the precision of the two.
+    """
+
+    f_norm: str = "1"
+    alpha: str = "sample"
+    beta_th: float = 0.0
+    max_batches: int = 20
+    allow_kl: bool = False
+    drop_truncated: bool = False
+    max_skipped_steps: int = 20
+    max_dropped_share: float = 0.05
+    max_rollout_gap: float | None = None
+
+    @classmethod
+    def from_node(cls, node: Mapping | None) -> GPGSettings:
+        """Reads the node; raises SettingError with the full key, the value and the values allowed."""
+        if node is None:
+            return cls()
+        if not isinstance(node, Mapping | DictConfig):
+            raise SettingError(f"algorithm.gpg={node!r} is not a group of settings: use +algorithm.gpg.key=value")
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {}
+        for key in node:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean algorithm.gpg.{close[0]}?" if close else ""
+                raise SettingError(f"algorithm.gpg.{key} is unknown, known are {', '.join(known)}{hint}")
+            values[key] = _READERS[key](node[key])
+        return cls(**values)
+
+
+def _one_of(key: str, allowed: tuple[str, ...]):
+    def read(value: Any) -> str:
+        # YAML reads `f_norm=1` as a number.
+        text = str(int(value)) if isinstance(value, float) and value == 1 else str(value)
+        if isinstance(value, bool) or text not in allowed:
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are {' and '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _share(key: str, zero: str):
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 ({zero}) to 1")
+        return float(value)
+
+    return read
+
+
+def _gap(key: str):
+    def read(value: Any) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a difference of log-probs above 0, inf for any")
+        return float(value)
+
+    return read
+
+
+def _count(key: str):
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: a whole number from 1")
+        return value
+
+    return read
+
+
+def _flag(key: str):
+    def read(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are True and False")
+        return value
+
+    return read
+
+
+_READERS = {
+    "f_norm": _one_of("f_norm", F_NORMS),
+    "alpha": _one_of("alpha", ALPHAS),
+    "beta_th": _share("beta_th", "off"),
+    "max_batches": _count("max_batches"),
+    "allow_kl": _flag("allow_kl"),
+    "drop_truncated": _flag("drop_truncated"),
+    "max_skipped_steps": _count("max_skipped_steps"),
+    "max_dropped_share": _share("max_dropped_share", "none"),
+    "max_rollout_gap": _gap("max_rollout_gap"),
+}

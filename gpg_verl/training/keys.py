@@ -1,0 +1,55 @@
+"""veRL's name of a row in TransferQueue, `{uid}_{session}_{output}`, read in one place. A uid may hold `_` itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from gpg_verl.algorithm.advantage import Sessions
+
+
+class RowKey(NamedTuple):
+    """uid: the prompt's. session: which of its responses. output: which of the response's outputs (turns)."""
+
+    uid: str
+    session: int
+    output: int
+
+    @classmethod
+    def of(cls, key: str) -> RowKey:
+        uid, session, output = key.rsplit("_", 2)
+        return cls(uid, int(session), int(output))
+
+
+def sessions_of(keys: Sequence[RowKey]) -> Sessions | None:
+    """Which rows are outputs of one response; None where every response has one output, its first."""
+    if not any(key.output for key in keys):
+        return None
+    number: dict[tuple[str, int], int] = {}
+    final: list[int] = []  # the row of each session's last output
+    of_row = []
+    for row, key in enumerate(keys):
+        session = number.setdefault((key.uid, key.session), len(number))
+        of_row.append(session)
+        if session == len(final):
+            final.append(row)
+        elif key.output > keys[final[session]].output:
+            final[session] = row
+    return Sessions(torch.tensor(of_row), torch.tensor(final))
+
+
+def in_dispatch_order(keys: Sequence[RowKey], dispatched: dict[str, int]) -> list[int]:
+    """Rows by group, session and output. veRL lists them as they finished, which is a question of time and decides in
+    which mini-batch a group is, and the order of the gradient's sums.
+
+    Args:
+        dispatched: uid → its place in the order in which prompts were sent to the rollout.
+    """
+
+    def place(row: int) -> tuple[int, int, int]:
+        key = keys[row]
+        return dispatched.get(key.uid, -1), key.session, key.output
+
+    return sorted(range(len(keys)), key=place)

@@ -1,0 +1,83 @@
+"""When rows and passes may be left out, read from veRL's config: what else than GPG's loss would miss them.
+
+Imports neither torch nor veRL, as the look before a run asks the same questions.
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+from gpg_verl.algorithm.updates import SAME_DENOMINATOR, TOKEN_MEAN
+from gpg_verl.settings import verls_mode
+
+# veRL's engines that take their denominators from the rows of a call as FSDP's does.
+STRATEGIES = ("fsdp", "fsdp2", "megatron")
+
+
+def other_loss_term(config: DictConfig) -> str | None:
+    """What else than GPG's loss gives a row a gradient, so that none may be left out; None where nothing does."""
+
+    def get(key: str):
+        return OmegaConf.select(config, key)
+
+    actor = "actor_rollout_ref.actor"
+    if get(f"{actor}.entropy_coeff"):
+        return f"{actor}.entropy_coeff={get(f'{actor}.entropy_coeff')}: the entropy bonus gives every row a gradient"
+    for key in (
+        f"{actor}.use_kl_loss",
+        "algorithm.use_kl_in_reward",
+        "distillation.enabled",
+        "actor_rollout_ref.model.mtp.enable",
+    ):
+        if get(key):
+            return f"{key}=True gives every row a gradient"
+    if get(f"{actor}.strategy") == "megatron":
+        coefficient = f"{actor}.megatron.override_transformer_config.moe_aux_loss_coeff"
+        if get(coefficient) != 0 and _has_experts(get("actor_rollout_ref.model.path")):
+            return f"{coefficient}={get(coefficient)}: the router's loss gives every row a gradient (0 turns it off)"
+    return None
+
+
+def _has_experts(model: str | None) -> bool:
+    """Whether the model is a mixture of experts, by the names that its config gives to their number; True if the config
+    cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model).to_dict()
+    except Exception:
+        return True
+    return any((config.get(key) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+
+def why_verl_updates(config: DictConfig) -> str | None:
+    """Why veRL's own update is called on the whole batch, and not the updates planned here; None where these are."""
+
+    def get(key: str):
+        return OmegaConf.select(config, key)
+
+    for key in ("distillation.enabled", "actor_rollout_ref.model.mtp.enable"):
+        if get(key):
+            return f"{key}=True"
+    actor = "actor_rollout_ref.actor"
+    if get(f"{actor}.strategy") not in STRATEGIES:
+        return f"{actor}.strategy={get(f'{actor}.strategy')}: known for {', '.join(STRATEGIES)}"
+    mode = get(f"{actor}.loss_agg_mode")
+    if mode not in TOKEN_MEAN + SAME_DENOMINATOR:
+        return f"{actor}.loss_agg_mode={mode}: unknown denominator"
+    if mode == "seq-mean-token-sum-norm" and get(f"{actor}.loss_scale_factor") is None:
+        return f"{actor}.loss_agg_mode={mode} without loss_scale_factor divides by the padded width of the batch"
+    return None
+
+
+def why_rows_stay(config: DictConfig) -> str | None:
+    """Why rows without gradient go through the actor all the same; None where they are left out."""
+    return other_loss_term(config) or why_verl_updates(config)
+
+
+def updates_per_batch(config: DictConfig) -> int:
+    """K: into how many mini-batches a sampled batch is cut (paper: 1), `ppo_epochs` apart."""
+    actor, v1 = config.actor_rollout_ref.actor, config.trainer.v1
+    local_batches = OmegaConf.select(v1, f"{verls_mode(v1.trainer_mode)}.parameter_sync_step") or 1
+    return max(1, config.data.train_batch_size // local_batches // actor.ppo_mini_batch_size)

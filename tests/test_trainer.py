@@ -1,0 +1,39 @@
+"""What of GPG's step needs no engine. Gradients: test_exactness.py; real runs: test_run.py, test_refill_run.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from gpg_verl.settings import GPGSettings
+from gpg_verl.training.trainer import GPGStep
+
+
+def run_through(steps: list[dict], max_skipped_steps: int) -> None:
+    """The look at the end of each step, with what its metrics say."""
+    run = SimpleNamespace(steps_skipped=0, settings=GPGSettings(max_skipped_steps=max_skipped_steps))
+    for step in steps:
+        counts = {"updates": 0, "update_skipped": 0, "groups": 2, "all_wrong_groups": 1, "all_right_groups": 1}
+        GPGStep._end_if_nothing_is_learned(run, {f"gpg/{key}": value for key, value in {**counts, **step}.items()})
+
+
+UPDATED, SKIPPED, WARMING_UP = {"updates": 1}, {"update_skipped": 1}, {}
+
+
+@pytest.mark.parametrize("before", [[], [SKIPPED, SKIPPED, UPDATED]])
+def test_a_run_in_which_nothing_is_ever_mixed_ends(before):
+    run_through([*before, SKIPPED, SKIPPED], max_skipped_steps=2)
+    with pytest.raises(RuntimeError, match=r"last 3 steps.*1 were all wrong and 1 all right.*max_skipped_steps"):
+        run_through([*before, SKIPPED, SKIPPED, SKIPPED], max_skipped_steps=2)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {**UPDATED, **SKIPPED},  # separate_async: one of a step's local updates was made
+        {},  # trainer.critic_warmup: veRL makes no update
+    ],
+)
+def test_a_step_that_lacks_no_mixed_group_is_not_a_skipped_one(step):
+    run_through([step] * 5, max_skipped_steps=1)
