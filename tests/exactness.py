@@ -48,7 +48,7 @@ def settled(folder: Path, *overrides: str):
 def recording(rewards=MIXED, seed=0, **more):
     from actors import Recording
 
-    return Recording.random(rewards, vocabulary=30, prompt=6, response=(1, 16), seed=seed, **more)
+    return Recording.random(rewards, vocabulary=30, prompt=6, response=(1, 16), seed=seed, **{"words": 3, **more})
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ in size, and their denominators are those of the rows that they had; `train_mini
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,27 +15,31 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from gpg_verl.algorithm.updates import Update
 from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.prefix_sharing import PrefixSharing, why_not_exact
 
 PLAN = "gpg_plan"
 
 
 @dataclass(frozen=True)
 class RankUpdate:
-    """One rank's part of an `Update`, alike on every rank: how many of its rows, and the rest as there."""
+    """The ranks' parts of an `Update`: how many rows each has, and the rest as there."""
 
     rows: int
     micro_batch_size: int | None
     factor: float
     sequences: int
+    filling: list[int]
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,33 @@ class Plan:
     observe: whether to measure how trainer and rollout agree.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
+    shared: whether prefixes that rows share are computed once.
     """
 
     updates: list[RankUpdate]
     epochs: int
     observe: bool
     correction: dict[str, Any] | None
+    shared: bool
 
     @classmethod
     def of(cls, updates: Sequence[Update], **others) -> Plan:
-        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences) for u in updates]
+        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences, u.filling) for u in updates]
         return cls(parts, **others)
 
 
 class GPGTrainingWorker(TrainingWorker):
+    sharing: PrefixSharing | None = None
+
+    def why_not_shared(self) -> str | None:
+        """Why prefixes are not shared with this engine; before the first plan that asks for it, on all ranks at once."""
+        if type(self.engine) is not FSDPEngineWithLMHead:
+            return f"{type(self.engine).__name__} is not an engine that it is known for"
+        coefficient = self.loss_fn.keywords["config"].entropy_coeff
+        self.sharing = PrefixSharing(self.engine, entropy_has_gradient=bool(coefficient))
+        padded = not self.model_config.get("use_remove_padding", False)
+        return why_not_exact(self.sharing, use_remove_padding=not padded)
+
     def set_loss_fn(self, loss_fn):
         super().set_loss_fn(loss_fn)
         actor = loss_fn.keywords["config"]
@@ -86,15 +104,26 @@ class GPGTrainingWorker(TrainingWorker):
                 # Only before the first update are the weights those that sampled the batch.
                 observed = agreement if step == 0 else None
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
-                with schedule, registry.during_update(observed, plan.correction):
+                shared = self.sharing.during_update() if plan.shared else contextlib.nullcontext()
+                with schedule, shared, registry.during_update(observed, plan.correction):
                     output = super().train_mini_batch(self._rows_of(data, plan, step % len(plan.updates)))
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
             metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
+        if plan.shared:
+            metrics.update({f"gpg/{name}": [count] for name, count in self._counts_of_all_ranks().items()})
         if not self.engine.is_mp_src_rank_with_outputs():
             return None
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics}).cpu()
+
+    def _counts_of_all_ranks(self) -> Counter[str]:
+        counts, group = self.sharing.counts, self.engine.get_data_parallel_group()
+        parts = [counts] * self.engine.get_data_parallel_size()
+        if len(parts) > 1:
+            torch.distributed.all_gather_object(parts, counts, group=group)
+        self.sharing.counts = Counter()
+        return sum(parts, Counter())
 
     def _rows_of(self, data, plan: Plan, number: int):
         """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
@@ -102,6 +131,9 @@ class GPGTrainingWorker(TrainingWorker):
         start = sum(before.rows for before in plan.updates[:number])
         part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
         part["advantages"] = part["advantages"] * update.factor
+        filling = update.filling[self.engine.get_data_parallel_rank()]
+        if filling:
+            leave_out(part, filling)
         tu.assign_non_tensor(
             part,
             mini_batch_size=update.rows * self.engine.get_data_parallel_size(),
@@ -121,6 +153,14 @@ class GPGTrainingWorker(TrainingWorker):
         for part in parts:
             whole.merge(part)
         return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+
+
+def leave_out(part: TensorDict, count: int) -> None:
+    """Takes the last `count` rows out of the loss and of what is counted."""
+    for name in ("response_mask", "loss_mask", "advantages"):
+        values, offsets = part[name].values().clone(), part[name].offsets()
+        values[offsets[-1 - count] :] = 0
+        part[name] = torch.nested.nested_tensor_from_jagged(values, offsets)
 
 
 def positions_by_token(data: TensorDict) -> TensorDict:
@@ -161,9 +201,17 @@ def _entropy_without_gradient(engine) -> None:
         engine.compute_entropy_from_logits = torch.no_grad()(engine.compute_entropy_from_logits)
 
 
-class GPGActor(ActorRolloutRefWorker):
+class Asked:
+    """What the trainer asks of its actor workers beside veRL's questions."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def why_not_shared(self) -> str | None:
+        return self.actor.why_not_shared()
+
+
+class GPGActor(Asked, ActorRolloutRefWorker):
     actor_worker_cls = GPGTrainingWorker
 
 
-class GPGDetachedActor(DetachActorWorker):
+class GPGDetachedActor(Asked, DetachActorWorker):
     actor_worker_cls = GPGTrainingWorker

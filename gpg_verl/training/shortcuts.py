@@ -8,7 +8,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.algorithm.updates import SAME_DENOMINATOR, TOKEN_MEAN
-from gpg_verl.settings import verls_mode
+from gpg_verl.settings import GPGSettings, verls_mode
 
 # veRL's engines that take their denominators from the rows of a call as FSDP's does.
 STRATEGIES = ("fsdp", "fsdp2", "megatron")
@@ -74,6 +74,52 @@ def why_verl_updates(config: DictConfig) -> str | None:
 def why_rows_stay(config: DictConfig) -> str | None:
     """Why rows without gradient go through the actor all the same; None where they are left out."""
     return other_loss_term(config) or why_verl_updates(config)
+
+
+def why_not_shared(config: DictConfig) -> str | None:
+    """Why the prefixes that rows share are computed once a row; None where once for all of them."""
+
+    def get(key: str):
+        return OmegaConf.select(config, key)
+
+    reason = why_verl_updates(config)
+    if reason is not None:
+        return reason
+    if not GPGSettings.from_node(get("algorithm.gpg")).share_prefixes:
+        return "algorithm.gpg.share_prefixes=False"
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+    if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
+        return f"{actor}.strategy={get(f'{actor}.strategy')}: known for fsdp and fsdp2"
+    size = get(f"{actor}.ulysses_sequence_parallel_size") or 1
+    if max(size, get(f"{actor}.fsdp_config.ulysses_sequence_parallel_size") or 1) > 1:
+        return f"{actor}.fsdp_config.ulysses_sequence_parallel_size: a tree is not cut into sequences' parts"
+    if get(f"{model}.use_fused_kernels"):
+        return f"{model}.use_fused_kernels=True: they score one token a position"
+    if (get(f"{actor}.router_replay.mode") or "disabled") != "disabled":
+        return f"{actor}.router_replay.mode={get(f'{actor}.router_replay.mode')}: experts are replayed by row"
+    return _why_not_with_model(get(f"{model}.path"), bool(get(f"{model}.trust_remote_code")))
+
+
+def _why_not_with_model(path: str | None, trust_remote_code: bool) -> str | None:
+    from transformers import AutoConfig
+
+    try:
+        whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        return f"the model's config cannot be read ({type(error).__name__})"
+    if hasattr(whole, "vision_config") or hasattr(whole, "audio_config"):
+        return f"{whole.model_type} has images, sound or video in its prompts"
+    text = whole.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return f"{whole.model_type} has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        return f"{whole.model_type} has a sliding window of {text.sliding_window} tokens"
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind in ("dynamic", "longrope"):
+        return f"{whole.model_type} scales its positions ({kind}) by the longest row of a pass"
+    return None
 
 
 def updates_per_batch(config: DictConfig) -> int:

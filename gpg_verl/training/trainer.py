@@ -33,9 +33,9 @@ from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
-from gpg_verl.training.metrics import StepMetrics
+from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
-from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_verl_updates
+from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_not_shared, why_verl_updates
 from gpg_verl.training.worker_check import check_workers
 
 
@@ -72,6 +72,8 @@ class GPGStep(RefillingStep):
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
+        self.why_not_shared = why_not_shared(config)
+        self.sharing_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
@@ -181,7 +183,7 @@ class GPGStep(RefillingStep):
         multiple = self._get_required_batch_multiple(ranks)
         batch = upsample_batch_to_divisible_size(batch, multiple, self.tokenizer.eos_token_id)
         lengths = [tag["seq_len"] for tag in batch.tags]
-        parts = share_out(range(len(batch)), calculate_workload(torch.tensor(lengths)).tolist(), ranks)
+        parts = share_out(range(len(batch)), work(lengths), ranks)
         batch.reorder([row for part in parts for row in part])
         metrics.update(log_seqlen_unbalance(lengths, parts, "global_seqlen"))
         return batch
@@ -259,6 +261,7 @@ class GPGStep(RefillingStep):
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
+        self._check_sharing()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real)
@@ -272,6 +275,7 @@ class GPGStep(RefillingStep):
                     epochs=actor.ppo_epochs,
                     observe=compared and self.local_trigger_step == 0,
                     correction=self.correction if compared else None,
+                    shared=self.why_not_shared is None,
                 ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
                 "distillation_use_topk": False,
@@ -285,6 +289,7 @@ class GPGStep(RefillingStep):
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
+        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if self.why_not_shared is None else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
@@ -293,9 +298,19 @@ class GPGStep(RefillingStep):
             real=real,
             seconds=seconds,
             observed=observed,
+            tokens=tokens,
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
+
+    def _check_sharing(self):
+        """At the first update: are prefix trees exact with this engine? They are what every rank says they are."""
+        if self.why_not_shared is None and not self.sharing_checked:
+            answers = self.actor_rollout_wg.why_not_shared()
+            self.why_not_shared = next((answer for answer in answers if answer), None)
+            said = f"not shared: {self.why_not_shared}" if self.why_not_shared else "shared, as exact as without"
+            print(f"gpg_verl: prefixes are {said}", flush=True)
+        self.sharing_checked = True
 
     def _plan(self, batch, real):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
@@ -309,9 +324,11 @@ class GPGStep(RefillingStep):
         has_gradient = self.known.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
+        shared = self.why_not_shared is None
+        by_tokens = shared or actor.use_dynamic_bsz
         shape = {
             "ranks": self._data_parallel_size(),
-            "micro_batch_size": None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+            "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
         }
         missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
         if missing:
@@ -324,10 +341,16 @@ class GPGStep(RefillingStep):
             [*has_gradient, *[False] * missing],
             [*self.known.lengths.tolist(), *[0] * missing],
             loss_agg_mode=actor.loss_agg_mode,
-            work=calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags])).tolist(),
+            work=work([tag["seq_len"] for tag in batch.tags]),
+            prompts=self._prompts(batch) if shared else None,
             **shape,
         )
         return batch, updates
+
+    def _prompts(self, batch):
+        """(uid, work) of each row's prompt, padding's too."""
+        uids = [*self.known.uids, *["padding"] * (len(batch) - len(self.known.uids))]
+        return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
@@ -351,6 +374,11 @@ class GPGStep(RefillingStep):
         return max(workers._dispatch_info["actor"]) + 1
 
 
+def work(tokens: list[int]) -> list[float]:
+    """What rows of so many tokens cost, by veRL's measure."""
+    return calculate_workload(torch.tensor(tokens)).tolist()
+
+
 def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     """The actor's metrics under veRL's names, from one list of values each, an item for each update."""
     output = {
@@ -362,7 +390,7 @@ def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
         # The entropy of the rows computed: veRL's sequence means divide by the sequences of the full mini-batch.
         shares = [1.0] * len(updates)
         if actor.loss_agg_mode.startswith("seq-mean"):
-            shares = [sum(map(len, u.rows)) / u.sequences for u in updates]
+            shares = [len(u.computed()) / u.sequences for u in updates]
         entropies = zip(output["actor/entropy_loss"], shares * actor.ppo_epochs, strict=True)
         output["actor/entropy"] = [entropy / share for entropy, share in entropies]
     return reduce_metrics(output)
