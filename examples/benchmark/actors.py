@@ -257,8 +257,8 @@ class Actors:
     def update_actor(self, batch: KVBatchMeta):
         return self.call("update_actor", *self._parts(batch))[0]
 
-    def why_not_shared(self) -> list[str | None]:
-        return self.call("why_not_shared")
+    def check_passes(self) -> list[dict[str, str | None]]:
+        return self.call("check_passes")
 
     def compute_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
         return self._log_prob("compute_log_prob", batch)
@@ -351,8 +351,8 @@ class Rank:
     def seconds(self) -> float:
         return self.optimizer_seconds
 
-    def why_not_shared(self) -> str | None:
-        return self.worker.why_not_shared()
+    def check_passes(self) -> dict[str, str | None]:
+        return self.worker.check_passes()
 
     def update_actor(self, data, extra_info):
         return self.worker.update_actor(with_info(data, extra_info))

@@ -84,6 +84,15 @@ class Rows:
         return last
 
 
+    def scored(self) -> np.ndarray:
+        """Where the scored tokens stand, of one row after the other."""
+        if self.mask is not None:
+            return np.flatnonzero(self.mask)
+        counts = np.maximum(np.diff(self.offsets) - self.prompts, 0)
+        first = self.offsets[:-1] + self.prompts - (np.cumsum(counts) - counts)
+        return np.repeat(first, counts) + np.arange(counts.sum())
+
+
 def branches(symbols: np.ndarray, rows: Rows) -> Branches:
     """The prefix tree of rows.
 

@@ -1,8 +1,9 @@
-"""An update's forward passes over prefix trees (algorithm/tree.py) in veRL's FSDP engine. During an update it changes
+"""An update's forward passes in veRL's FSDP engine: over prefix trees (algorithm/tree.py), or row by row where trees are
+not exact; either way with the vocabulary only where a token is scored. During an update it changes
 
-- `prepare_micro_batches`: rows in the order of their tree, filled up to the budget by the tokens that are computed,
-- `prepare_model_inputs`: a tree's tokens and position ids, one sequence; attention through transformers' registry; the
-  vocabulary only at the positions that score a token,
+- `prepare_micro_batches`, for trees: rows in their tree's order, filled up to the budget by the tokens computed,
+- `prepare_model_inputs`: for trees their tokens, position ids and images, as one sequence, with attention by way of
+  transformers' registry; what the vocabulary's layer is given are the positions that score a token,
 - `prepare_model_outputs`: log-probs and entropy back in the shape of rows, so that the loss and all that is measured
   from it see rows as ever. The gradient sums over the rows that share a token on its way back.
 """
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transformers import AttentionInterface, PreTrainedModel
+from verl.models.transformers import qwen2_vl
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp import transformer_impl
@@ -111,6 +113,15 @@ def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0,
 AttentionInterface.register(ATTENTION, attend)
 
 
+def _attend_in_qwen2_vl(query_states, key_states, value_states, attention_mask, query_length, **kwargs):
+    """veRL's Qwen2-VL with remove-padding calls flash attention by a function of its own: (1, nodes, heads, d) each."""
+    query, key, value = (x.transpose(1, 2) for x in (query_states, key_states, value_states))
+    others = {"sliding_window": kwargs.get("sliding_window"), "softcap": kwargs.get("softcap")}
+    return attend(
+        None, query, key, value, attention_mask, kwargs.get("softmax_scale"), kwargs.get("dropout", 0.0), **others
+    )[0]
+
+
 # ---- log-probs
 
 
@@ -141,14 +152,97 @@ def _precise(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+# ---- images
+
+KINDS = (("pixel_values", "image_grid_thw", "image_token_id"), ("pixel_values_videos", "video_grid_thw", "video_token_id"))
+
+
+@dataclass(frozen=True)
+class Images:
+    """What rows show, images and videos, as items.
+
+    item: (tokens,) the number of the item that the token is a part of, 0 for text; items that look alike have one number.
+    first: (tokens,) bool, its item's first token.
+    shown: by (kind, number) an item's pixels and grid.
+    kinds: (tokens,) its place in KINDS.
+    """
+
+    item: np.ndarray
+    first: np.ndarray
+    kinds: np.ndarray
+    shown: dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+    @classmethod
+    def of(cls, data: TensorDict, config) -> Images | None:
+        """None where no row has any. Raises NotExact for what is neither image nor video."""
+        rows = [dict(row) for row in data.get("multi_modal_inputs", None) or []]
+        others = {name for row in rows for name in row} - {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+        if others:
+            raise NotExact(f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart")
+        if not any(rows):
+            return None
+        ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
+        item, kinds = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+        first, shown, alike = np.zeros(len(ids), dtype=bool), {}, {}
+        merged = config.vision_config.spatial_merge_size**2
+        for row, start, end in zip(rows, offsets, offsets[1:], strict=False):
+            for kind, (pixels, grid, token) in enumerate(KINDS):
+                if pixels not in row:
+                    continue
+                sizes = row[grid].prod(-1).tolist()
+                places = start + np.flatnonzero(ids[start:end] == getattr(config, token))
+                if len(places) * merged != sum(sizes):
+                    raise NotExact(f"a row whose {pixels} and tokens do not match")
+                parts, done = row[pixels].split(sizes), 0
+                for part, shape, size in zip(parts, row[grid], sizes, strict=True):
+                    number = _number_of(part, (kind, *shape.tolist()), alike)
+                    shown.setdefault(number, (part, shape))
+                    own, done = places[done : done + size // merged], done + size // merged
+                    item[own], kinds[own], first[own[0]] = number, kind, True
+        return cls(item, first, kinds, shown)
+
+    def of_tree(self, tree: Tree, device) -> dict[str, torch.Tensor]:
+        """The model's inputs for the items of a tree, in the order of its tokens."""
+        inputs = {}
+        begins = tree.source[self.first[tree.source]]
+        for kind, (pixels, grid, _) in enumerate(KINDS):
+            items = [self.shown[number] for number in self.item[begins[self.kinds[begins] == kind]].tolist()]
+            if items:
+                inputs[pixels] = torch.cat([part for part, _ in items]).to(device)
+                inputs[grid] = torch.stack([shape for _, shape in items]).to(device)
+        return inputs
+
+
+def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
+    """The number of an item, from 1: that of the one before that looks just like it. The sum tells most apart."""
+    candidates = alike.setdefault((*shape, float(pixels.double().sum())), [])
+    for other, number in candidates:
+        if other.data_ptr() == pixels.data_ptr() or torch.equal(other, pixels):
+            return number
+    number = alike["count"] = alike.get("count", 0) + 1
+    candidates.append((pixels, number))
+    return number
+
+
 # ---- the engine
 
 
-class PrefixSharing:
-    """Forward passes over trees, for one FSDP engine.
+@dataclass(frozen=True)
+class Scored:
+    """What a pass scores: positions (sequence, place) of what the model is given; the rest as in `Tree`."""
 
-    counts: what was computed since it was last cleared: tokens_computed, tokens_shared (of the rows, not computed for
-        being another's), positions_scored, and `row_tokens`, of all tokens of the rows.
+    positions: tuple[torch.Tensor, torch.Tensor]
+    at: torch.Tensor
+    token: torch.Tensor
+    flat: torch.Tensor
+    pair: torch.Tensor
+
+
+class Passes:
+    """The forward passes of an update, for one FSDP engine.
+
+    counts: what was computed since it was last cleared: tokens_computed, tokens_shared (of rows, not computed as
+        another row has them), positions_scored, and `visible`, the pairs of a query and a key that it sees.
     """
 
     def __init__(self, engine: FSDPEngineWithLMHead, entropy_has_gradient: bool):
@@ -157,42 +251,53 @@ class PrefixSharing:
         self.head = self.model.get_output_embeddings()
         self.config = self.model.config.get_text_config()
         self.counts: Counter[str] = Counter()
-        self.tree: Tree | None = None
+        self.active = False
+        self.scored: Scored | None = None
 
     @contextlib.contextmanager
-    def during_update(self):
-        """While it lasts, the engine's passes are over trees."""
+    def during_update(self, trees: bool):
+        """While it lasts, the engine's passes are over trees or, as veRL's, over rows; both score what counts only."""
         global _layout
-        engine, plain = self.engine, self.config._attn_implementation
-        replaced = {
-            "prepare_model_inputs": (("self", "micro_batch"), self._inputs),
-            "prepare_model_outputs": (
-                ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
-                self._outputs,
-            ),
-        }
-        verls = seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
-        for name, (parameters, ours) in replaced.items():
-            seam(type(engine), name, parameters)
-            setattr(engine, name, ours)
-        transformer_impl.prepare_micro_batches = self._micro_batches
-        self.config._attn_implementation = ATTENTION
-        hook = self.head.register_forward_pre_hook(self._only_scored)
-        try:
-            yield
-        finally:
-            hook.remove()
-            self.config._attn_implementation = plain
-            transformer_impl.prepare_micro_batches = verls
-            for name in replaced:
-                delattr(engine, name)
-            self.tree = _layout = None
+        engine, attention = self.engine, self.config._attn_implementation
+        inputs = seam(type(engine), "prepare_model_inputs", ("self", "micro_batch"))
+        seam(
+            type(engine),
+            "prepare_model_outputs",
+            ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
+        )
+        with contextlib.ExitStack() as undo:
+            hook = self.head.register_forward_pre_hook(self._only_scored)
+            undo.callback(hook.remove)
+            engine.prepare_model_outputs = self._outputs
+            undo.callback(delattr, engine, "prepare_model_outputs")
+            undo.callback(delattr, engine, "prepare_model_inputs")
+            engine.prepare_model_inputs = self._tree_inputs if trees else self._row_inputs(inputs)
+            if trees:
+                undo.callback(setattr, self.config, "_attn_implementation", attention)
+                self.config._attn_implementation = ATTENTION
+                verls = seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
+                undo.callback(setattr, transformer_impl, "prepare_micro_batches", verls)
+                transformer_impl.prepare_micro_batches = self._micro_batches
+                if self.model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+                    verls = seam(
+                        qwen2_vl,
+                        "_custom_flash_attention_forward",
+                        ("query_states", "key_states", "value_states", "attention_mask", "query_length"),
+                    )
+                    undo.callback(setattr, qwen2_vl, "_custom_flash_attention_forward", verls)
+                    qwen2_vl._custom_flash_attention_forward = _attend_in_qwen2_vl
+            self.active = True
+            try:
+                yield
+            finally:
+                self.active, self.scored, _layout = False, None, None
 
     # ---- micro-batches
 
     def _micro_batches(self, data: TensorDict, dp_group=None, **_):
         """Parts of the rows' tree, equally many on each rank."""
-        whole, budget = branches(symbols_of(data), rows_of(data)), self._budget(data)
+        images = Images.of(data, self.model.config)
+        whole, budget = branches(symbols_of(data, images), rows_of(data)), self._budget(data)
         count = torch.tensor(len(cut(whole, budget)), device=get_device_id())
         torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=dp_group)
         result = []
@@ -216,52 +321,78 @@ class PrefixSharing:
 
     # ---- one pass
 
-    def _inputs(self, micro_batch: TensorDict):
+    def _tree_inputs(self, micro_batch: TensorDict):
         global _layout
         rows, part = rows_of(micro_batch), tu.get_non_tensor_data(micro_batch, BRANCHES, default=None)
         tree = grow(Branches(np.arange(len(part)), part.shared, part.lengths), rows)
         ids, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()
-        if not len(tree):  # a pass for the other ranks' sake: one token, and nothing scored
+        images = None
+        if len(tree):
+            images = Images.of(micro_batch, self.model.config)
+            self._count(len(tree), int(rows.offsets[-1]) - len(tree), len(tree.positions), tree.visible())
+        else:  # a pass for the other ranks' sake: one token, and nothing scored
             zero = np.zeros(1, dtype=np.int64)
             tree = Tree(zero, zero + 1, zero, [zero[:0]], zero, zero, zero, zero[:0], zero[:0])
-        else:
-            self.counts["tokens_computed"] += len(tree)
-            self.counts["tokens_shared"] += int(rows.offsets[-1]) - len(tree)
-            self.counts["positions_scored"] += len(tree.positions)
-        source = torch.from_numpy(tree.source).to(ids.device)
-        self.tree, _layout = tree, Layout.of(tree, ids.device)
-        self.scored = torch.from_numpy(tree.positions).to(ids.device)
+
+        def there(numbers):
+            return torch.from_numpy(numbers).to(ids.device)
+
+        source, _layout = there(tree.source), Layout.of(tree, ids.device)
+        at, token, flat, pair, places = map(there, (tree.at, tree.token, tree.flat, tree.pair, tree.positions))
+        self.scored = Scored((torch.zeros_like(places), places), at, token, flat, pair)
         return {
             "input_ids": ids[source].unsqueeze(0),
             "attention_mask": None,
             "position_ids": positions[..., source].unsqueeze(-2),
+            **(images.of_tree(tree, ids.device) if images else {}),
         }, {}
 
+    def _row_inputs(self, verls):
+        def inputs(micro_batch: TensorDict):
+            model_inputs, output_args = verls(self.engine, micro_batch)
+            rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
+            flat, lengths = rows.scored(), np.diff(rows.offsets)
+            self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
+            token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
+            positions = (np.zeros_like(token), token - 1)  # a token is scored by the position before it
+            if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
+                row = np.searchsorted(rows.offsets, token, side="right") - 1
+                positions = (row, token - 1 - rows.offsets[row])
+            of_row, of_column, at, token, flat = (
+                torch.from_numpy(x).to(ids.device) for x in (*positions, np.arange(len(token)), token, flat)
+            )
+            self.scored = Scored((of_row, of_column), at, token, flat, at[: len(flat)])
+            return model_inputs, output_args
+
+        return inputs
+
+    def _count(self, computed: int, shared: int, scored: int, visible: int) -> None:
+        self.counts.update(
+            {"tokens_computed": computed, "tokens_shared": shared, "positions_scored": scored, "visible": visible}
+        )
+
     def _only_scored(self, module, args):
-        """What the vocabulary's layer is given: hidden states of the positions that score a token."""
+        """What the vocabulary's layer is given: hidden states of the positions that score a token, (1, K, hidden)."""
         hidden, *others = args
-        return (hidden[:, self.scored], *others)
+        return (hidden[self.scored.positions].unsqueeze(0), *others)
 
     def _outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
-        tree, ids = self.tree, micro_batch["input_ids"]
+        scored, ids = self.scored, micro_batch["input_ids"]
         logits = output.logits.squeeze(0)
         if hasattr(logits, "full_tensor"):
             logits = logits.full_tensor()
         if micro_batch["temperature"] != 1.0:
             logits = logits / max(micro_batch["temperature"], 1e-8)
-        at, token, flat, pair = (
-            torch.from_numpy(x).to(logits.device) for x in (tree.at, tree.token, tree.flat, tree.pair)
-        )
-        log_probs = _LogProbs.apply(logits, at, ids.values()[token])
+        log_probs = _LogProbs.apply(logits, scored.at, ids.values()[scored.token])
 
         def in_rows(values):
             # veRL has a token's number at the place before the token.
-            rows = values.new_zeros(len(ids.values())).index_put((flat - 1,), values)
+            rows = values.new_zeros(len(ids.values())).index_put((scored.flat - 1,), values)
             return torch.nested.nested_tensor_from_jagged(rows, ids.offsets())
 
-        result = {"log_probs": in_rows(log_probs[pair])}
+        result = {"log_probs": in_rows(log_probs[scored.pair])}
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", default=False):
-            result["entropy"] = in_rows(self._entropy(logits)[at[pair]])
+            result["entropy"] = in_rows(self._entropy(logits)[scored.at[scored.pair]])
         return result
 
     def _entropy(self, logits: torch.Tensor) -> torch.Tensor:
@@ -287,15 +418,18 @@ def rows_of(data: TensorDict) -> Rows:
     return Rows(offsets, prompts, mask)
 
 
-def symbols_of(data: TensorDict) -> np.ndarray:
-    """What makes two tokens of a batch the same: the token, and its position ids where they do not just count."""
+def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
+    """What makes two tokens of a batch the same: the token, the image that it is a part of, and its position ids where
+    they do not just count.
+    """
     ids, offsets = data["input_ids"].values(), data["input_ids"].offsets()
-    positions = data["position_ids"].values()
-    if positions.dim() == 1:
-        counting = torch.arange(len(ids), device=ids.device) - torch.repeat_interleave(offsets[:-1], offsets.diff())
-        if torch.equal(positions, counting):
-            return ids.cpu().numpy()
-    return torch.cat([ids.unsqueeze(0), positions.view(-1, len(ids))]).T.cpu().numpy()
+    positions, columns = data["position_ids"].values(), [ids]
+    counting = torch.arange(len(ids), device=ids.device) - torch.repeat_interleave(offsets[:-1], offsets.diff())
+    if positions.dim() > 1 or not torch.equal(positions, counting):
+        columns += positions.view(-1, len(ids)).unbind()
+    if images is not None:
+        columns.append(torch.from_numpy(images.item).to(ids.device))
+    return ids.cpu().numpy() if len(columns) == 1 else torch.stack(columns, dim=1).cpu().numpy()
 
 
 def _select(data: TensorDict, rows: list[int], part: Branches) -> TensorDict:
@@ -311,14 +445,14 @@ def _select(data: TensorDict, rows: list[int], part: Branches) -> TensorDict:
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.2), torch.float16: (0.02, 0.1)}
 
 
-def why_not_exact(sharing: PrefixSharing, *, use_remove_padding: bool) -> str | None:
-    """Computes a few rows of random tokens both ways, forward and backward; why trees are not exact for this engine, or
-    None. All ranks call it together. Parameters and optimizer stay as they are.
+def why_not_exact(passes: Passes, *, trees: bool, use_remove_padding: bool) -> str | None:
+    """Computes a few rows of random tokens veRL's way and this one, forward and backward; why the two differ, or None.
+    All ranks call it together. Parameters and optimizer stay as they are.
     """
     global _calls
-    engine = sharing.engine
-    name = f"{type(sharing.model).__name__} with attention {sharing.config._attn_implementation}"
-    data = random_rows(sharing.config.vocab_size)
+    engine = passes.engine
+    name = f"{type(passes.model).__name__} with attention {passes.config._attn_implementation}"
+    data = random_rows(passes.model.config)
     tu.assign_non_tensor(
         data,
         temperature=1.0,
@@ -349,16 +483,16 @@ def why_not_exact(sharing: PrefixSharing, *, use_remove_padding: bool) -> str | 
         try:
             engine.forward_backward_batch(data, weighted(1))
             whole = gradient_norm(engine.module)
-            with sharing.during_update():
+            with passes.during_update(trees):
                 engine.forward_backward_batch(data, weighted(-1))
             left = gradient_norm(engine.module)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError) as error:
             return f"{name}: {type(error).__name__}: {error}"
         finally:
             engine.optimizer_zero_grad()
-            sharing.counts.clear()
+            passes.counts.clear()
             used, _calls = _calls, calls
-    if not used:
+    if trees and not used:
         return f"{name}: its attention does not go through transformers' registry"
     apart, gradient = (seen[1] - seen[0]).abs().mean().item(), left / whole if whole else 0.0
     allowed = TOLERANCE.get(getattr(engine, "_autocast_dtype", torch.float32), TOLERANCE[torch.bfloat16])
@@ -367,27 +501,45 @@ def why_not_exact(sharing: PrefixSharing, *, use_remove_padding: bool) -> str | 
     return None
 
 
-def random_rows(vocabulary: int) -> TensorDict:
-    """Two prompts; responses that share nothing, a beginning, everything, and one that is another's beginning."""
-    generator = torch.Generator().manual_seed(0)
+def random_rows(config) -> TensorDict:
+    """Two prompts; responses that share nothing, a beginning, everything, and one that is another's beginning. With an
+    image in the prompts where the model has any.
+    """
+    generator, text = torch.Generator().manual_seed(0), config.get_text_config()
+    sees_images = getattr(config, "image_token_id", None) is not None
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    special = {getattr(config, name, None) for name in names}
+    words = torch.tensor([i for i in range(text.vocab_size) if i not in special])
+    shown = {}
+    if sees_images:
+        vision = config.vision_config
+        channels = getattr(vision, "in_channels", None) or vision.in_chans
+        grid = torch.tensor([[1, 2 * vision.spatial_merge_size, vision.spatial_merge_size]])
+        size = channels * vision.temporal_patch_size * vision.patch_size**2
+        shown = {"pixel_values": torch.randn(int(grid.prod()), size, generator=generator), "image_grid_thw": grid}
 
-    def tokens(count):
-        return torch.randint(vocabulary, (count,), generator=generator)
+    def tokens(count, image=False):
+        drawn = words[torch.randint(len(words), (count,), generator=generator)]
+        if image and sees_images:
+            drawn = torch.cat([drawn[:2], torch.tensor([config.image_token_id] * 2), drawn[2:]])
+        return drawn
 
-    prompt, start = tokens(12), tokens(5)
+    prompt, start = tokens(12, image=True), tokens(5)
     long = torch.cat([start, tokens(6)])
-    prompts = [prompt, prompt, prompt, prompt, prompt, tokens(7)]
+    prompts = [prompt, prompt, prompt, prompt, prompt, tokens(7, image=True)]
     responses = [long, tokens(4), torch.cat([start, tokens(3)]), long, start, tokens(6)]
     rows = [torch.cat(row) for row in zip(prompts, responses, strict=True)]
 
     def jagged(parts):
         return torch.nested.as_nested_tensor(list(parts), layout=torch.jagged)
 
-    ones = jagged(map(torch.ones_like, responses))
-    return TensorDict(
+    ones, positions = jagged(map(torch.ones_like, responses)), [torch.arange(len(row)) for row in rows]
+    if sees_images:
+        positions = tu.nested_tensor_from_tensor_list([place.expand(4, -1) for place in positions])
+    data = TensorDict(
         {
             "input_ids": jagged(rows),
-            "position_ids": jagged(torch.arange(len(row)) for row in rows),
+            "position_ids": positions if sees_images else jagged(positions),
             "prompts": jagged(prompts),
             "responses": jagged(responses),
             "response_mask": ones,
@@ -396,6 +548,9 @@ def random_rows(vocabulary: int) -> TensorDict:
         },
         batch_size=len(rows),
     )
+    if sees_images:
+        data["multi_modal_inputs"] = NonTensorStack(*[NonTensorData(shown) for _ in rows])
+    return data
 
 
 def gradient_norm(module: torch.nn.Module) -> float:

@@ -76,8 +76,8 @@ def why_rows_stay(config: DictConfig) -> str | None:
     return other_loss_term(config) or why_verl_updates(config)
 
 
-def why_not_shared(config: DictConfig) -> str | None:
-    """Why the prefixes that rows share are computed once a row; None where once for all of them."""
+def why_verls_passes(config: DictConfig) -> str | None:
+    """Why the actor's forward passes are veRL's own; None where they are GPG's (training/prefix_sharing.py)."""
 
     def get(key: str):
         return OmegaConf.select(config, key)
@@ -85,19 +85,29 @@ def why_not_shared(config: DictConfig) -> str | None:
     reason = why_verl_updates(config)
     if reason is not None:
         return reason
-    if not GPGSettings.from_node(get("algorithm.gpg")).share_prefixes:
-        return "algorithm.gpg.share_prefixes=False"
     actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
     if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return f"{actor}.strategy={get(f'{actor}.strategy')}: known for fsdp and fsdp2"
-    size = get(f"{actor}.ulysses_sequence_parallel_size") or 1
-    if max(size, get(f"{actor}.fsdp_config.ulysses_sequence_parallel_size") or 1) > 1:
-        return f"{actor}.fsdp_config.ulysses_sequence_parallel_size: a tree is not cut into sequences' parts"
+    for key in (f"{actor}.ulysses_sequence_parallel_size", f"{actor}.fsdp_config.ulysses_sequence_parallel_size"):
+        if (get(key) or 1) > 1:
+            return f"{key}={get(key)} cuts sequences into parts"
     if get(f"{model}.use_fused_kernels"):
-        return f"{model}.use_fused_kernels=True: they score one token a position"
-    if (get(f"{actor}.router_replay.mode") or "disabled") != "disabled":
-        return f"{actor}.router_replay.mode={get(f'{actor}.router_replay.mode')}: experts are replayed by row"
-    return _why_not_with_model(get(f"{model}.path"), bool(get(f"{model}.trust_remote_code")))
+        return f"{model}.use_fused_kernels=True has a way of its own with the vocabulary"
+    key = f"{actor}.router_replay.mode"
+    if (get(key) or "disabled") != "disabled":
+        return f"{key}={get(key)} replays the experts of each row"
+    return None
+
+
+def why_not_shared(config: DictConfig) -> str | None:
+    """Why the prefixes that rows share are computed once a row; None where once for all of them."""
+    reason = why_verls_passes(config)
+    if reason is not None:
+        return reason
+    if not GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg")).share_prefixes:
+        return "algorithm.gpg.share_prefixes=False"
+    model = config.actor_rollout_ref.model
+    return _why_not_with_model(model.path, bool(model.get("trust_remote_code")))
 
 
 def _why_not_with_model(path: str | None, trust_remote_code: bool) -> str | None:
@@ -107,8 +117,8 @@ def _why_not_with_model(path: str | None, trust_remote_code: bool) -> str | None
         whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:
         return f"the model's config cannot be read ({type(error).__name__})"
-    if hasattr(whole, "vision_config") or hasattr(whole, "audio_config"):
-        return f"{whole.model_type} has images, sound or video in its prompts"
+    if hasattr(whole, "vision_config") and whole.model_type not in ("qwen2_vl", "qwen2_5_vl"):
+        return f"{whole.model_type}: of the models with images, known for qwen2_vl and qwen2_5_vl"
     text = whole.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:

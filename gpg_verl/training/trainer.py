@@ -35,7 +35,7 @@ from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
-from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_not_shared, why_verl_updates
+from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_not_shared, why_verl_updates, why_verls_passes
 from gpg_verl.training.worker_check import check_workers
 
 
@@ -72,8 +72,8 @@ class GPGStep(RefillingStep):
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
-        self.why_not_shared = why_not_shared(config)
-        self.sharing_checked = False  # with the engine itself, at the first update
+        self.why_not = {"trees": why_not_shared(config), "rows": why_verls_passes(config)}  # of each kind of passes
+        self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
@@ -111,6 +111,7 @@ class GPGStep(RefillingStep):
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
+        print(told(self.why_not, checked=False), flush=True)
         super().on_init_end()
 
     # ---- one step
@@ -261,7 +262,7 @@ class GPGStep(RefillingStep):
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
-        self._check_sharing()
+        passes = self._passes()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real)
@@ -275,7 +276,7 @@ class GPGStep(RefillingStep):
                     epochs=actor.ppo_epochs,
                     observe=compared and self.local_trigger_step == 0,
                     correction=self.correction if compared else None,
-                    shared=self.why_not_shared is None,
+                    passes=passes,
                 ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
                 "distillation_use_topk": False,
@@ -289,7 +290,7 @@ class GPGStep(RefillingStep):
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
-        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if self.why_not_shared is None else None
+        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if passes is not None else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
@@ -303,14 +304,16 @@ class GPGStep(RefillingStep):
         metrics.update(actor_metrics(output, updates, actor))
         return batch
 
-    def _check_sharing(self):
-        """At the first update: are prefix trees exact with this engine? They are what every rank says they are."""
-        if self.why_not_shared is None and not self.sharing_checked:
-            answers = self.actor_rollout_wg.why_not_shared()
-            self.why_not_shared = next((answer for answer in answers if answer), None)
-            said = f"not shared: {self.why_not_shared}" if self.why_not_shared else "shared, as exact as without"
-            print(f"gpg_verl: prefixes are {said}", flush=True)
-        self.sharing_checked = True
+    def _passes(self) -> str | None:
+        """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
+        update; None for veRL's own.
+        """
+        if not self.passes_checked and None in self.why_not.values():
+            for answer in self.actor_rollout_wg.check_passes():
+                self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
+            print(told(self.why_not, checked=True), flush=True)
+        self.passes_checked = True
+        return next((kind for kind, reason in self.why_not.items() if reason is None), None)
 
     def _plan(self, batch, real):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
@@ -324,7 +327,7 @@ class GPGStep(RefillingStep):
         has_gradient = self.known.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        shared = self.why_not_shared is None
+        shared = self._passes() == "trees"
         by_tokens = shared or actor.use_dynamic_bsz
         shape = {
             "ranks": self._data_parallel_size(),
@@ -372,6 +375,18 @@ class GPGStep(RefillingStep):
         if "actor" not in workers._dispatch_info:
             workers._dispatch_info["actor"] = workers._query_dispatch_info("actor")
         return max(workers._dispatch_info["actor"]) + 1
+
+
+def told(why_not: dict[str, str | None], checked: bool) -> str:
+    """A line for the log: whether prefixes are shared, and if not why."""
+    line = "gpg_verl: what rows share is computed once, the vocabulary where a token is scored"
+    if why_not["trees"] is not None:
+        line = f"gpg_verl: what rows share is computed for each of them: {why_not['trees']}"
+        if why_not["rows"] is not None:
+            line += f"; and the vocabulary for every token: {why_not['rows']}"
+    elif not checked:
+        line += ", if the first update finds it exact"
+    return line
 
 
 def work(tokens: list[int]) -> list[float]:
