@@ -175,7 +175,9 @@ class Images:
     @classmethod
     def of(cls, data: TensorDict, config) -> Images | None:
         """None where no row has any. Raises NotExact for what is neither image nor video."""
-        rows = [dict(row) for row in data.get("multi_modal_inputs", None) or []]
+        rows = data.get("multi_modal_inputs", None)
+        rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
+        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         others = {name for row in rows for name in row} - {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
         if others:
             raise NotExact(f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart")
@@ -331,8 +333,8 @@ class Passes:
             images = Images.of(micro_batch, self.model.config)
             self._count(len(tree), int(rows.offsets[-1]) - len(tree), len(tree.positions), tree.visible())
         else:  # a pass for the other ranks' sake: one token, and nothing scored
-            zero = np.zeros(1, dtype=np.int64)
-            tree = Tree(zero, zero + 1, zero, [zero[:0]], zero, zero, zero, zero[:0], zero[:0])
+            zero, last = np.zeros(1, dtype=np.int64), rows.offsets[1:2] - 1
+            tree = Tree(last, zero + 1, zero, [zero[:0]], zero, zero, last, zero[:0], zero[:0])
 
         def there(numbers):
             return torch.from_numpy(numbers).to(ids.device)

@@ -93,9 +93,6 @@ def why_verls_passes(config: DictConfig) -> str | None:
             return f"{key}={get(key)} cuts sequences into parts"
     if get(f"{model}.use_fused_kernels"):
         return f"{model}.use_fused_kernels=True has a way of its own with the vocabulary"
-    key = f"{actor}.router_replay.mode"
-    if (get(key) or "disabled") != "disabled":
-        return f"{key}={get(key)} replays the experts of each row"
     return None
 
 
@@ -123,6 +120,9 @@ def _why_not_with_model(path: str | None, trust_remote_code: bool) -> str | None
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         return f"{whole.model_type} has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+    state = [key for key in text.to_dict() if key.startswith(("mamba_", "ssm_", "state_size", "linear_conv"))]
+    if state or not hasattr(text, "num_attention_heads"):
+        return f"{whole.model_type} has state-space layers ({', '.join(state) or 'no attention heads'})"
     if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
         return f"{whole.model_type} has a sliding window of {text.sliding_window} tokens"
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
