@@ -1,5 +1,9 @@
-# The argument groups of every recipe and its course: data, training, evaluation, report. A recipe sets the variables of
-# its run, KIND and ALGORITHM_ARGS, sources this file and says: launch "$@".
+# The argument groups of every recipe and its course: data, training, evaluation, report. A recipe names its rows
+# (rows.sh), sets the variables of its run, sources this file and says: launch "$@". Of a row:
+#
+# LABEL     the paper's name for it, beside whose numbers the report puts it
+# METHOD    gpg, with F_NORM (1, std), ALPHA (none, sample) and BETA_TH (empty: no refilling), or veRL's grpo, with F_NORM
+# ROW_ARGS  what else it has for veRL
 #
 # Chosen where the paper and its code are silent, or veRL differs from TRL:
 # - one update per rollout batch (ppo_mini_batch_size = train_batch_size): GPG is on-policy;
@@ -9,7 +13,6 @@
 # - held-out accuracy while training: VAL_SET, greedy, every TEST_EVERY steps; the paper has none.
 
 # ---- what you may want to change, beside the recipe's own variables ----------------------------------------------
-NAME=$(basename "$0" .sh)
 KIND=${KIND:-text} # of recipe: its folder in examples/, data/ and runs/
 SEED=${SEED:-1}
 RUN=${RUN:-runs/$KIND/$NAME-seed$SEED} # the same folder again: the run goes on from its last checkpoint
@@ -46,6 +49,17 @@ one_of PLAIN 0 1
 python_and_model
 DATA=$DATA_DIR/$(basename "$TEMPLATE" .txt)
 
+ALGORITHM_ARGS=(algorithm.adv_estimator="$METHOD")
+if [ "$METHOD" = gpg ]; then
+    ALGORITHM_ARGS+=(
+        +algorithm.gpg.f_norm="$F_NORM"
+        +algorithm.gpg.alpha="$ALPHA"
+        ${BETA_TH:++algorithm.gpg.beta_th="$BETA_TH"}
+    )
+else
+    ALGORITHM_ARGS+=(algorithm.norm_adv_by_std_in_grpo="$([ "$F_NORM" = std ] && echo True || echo False)")
+fi
+ALGORITHM_ARGS+=("${ROW_ARGS[@]}")
 DATA_ARGS=(
     data.train_files="$DATA/${TRAIN_SET}_train.parquet"
     data.val_files="$(evaluation_file "$VAL_SET")"
@@ -102,6 +116,10 @@ TRAINER_ARGS=(
 )
 
 launch() {
+    if [ "$TRAINS" = 0 ]; then
+        evaluate "$MODEL" "$OUT" "$@"
+        return
+    fi
     set -- "${ALGORITHM_ARGS[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" \
         "${TRAINER_ARGS[@]}" "${SMOKE_ARGS[@]}" "$@"
     if [ "$DRY_RUN" = 1 ]; then
@@ -116,12 +134,18 @@ launch() {
     local steps=$RUN/checkpoints/latest_checkpointed_iteration.txt
     [ ! -f "$steps" ] || printf '%s: going on from step %s of %s\n' "$NAME" "$(cat "$steps")" "$RUN"
     mkdir -p "$RUN"
-    printf '%s\n' "$CLAIM" >"$RUN/run.json"
+    claim >"$RUN/run.json"
     verl "$RUN" "${STEPS:-}" "$@"
     if [ "$EVAL" = 1 ]; then
         evaluate "$RUN/checkpoints/global_step_$(cat "$steps")"
     fi
     "$PY" -m gpg_verl.report "$RUN"
+}
+
+claim() { # which row of the paper's tables this is a run of
+    local table=
+    [[ $TABLE != t[1-7] ]] || table="\"table\": \"${TABLE^^}\", "
+    printf '{%s"row": "%s"}\n' "$table" "$LABEL"
 }
 
 # A contradiction is told at once, before data is downloaded.
@@ -133,9 +157,9 @@ check() {
     stop "the settings contradict each other; nothing was started"
 }
 
-evaluate() { # evaluate MODEL [OUT]
+evaluate() { # evaluate MODEL [OUT [veRL setting ...]]
     OUT=${2:-$RUN/eval} DATA_DIR=$DATA_DIR SETS=$SETS TEMPLATE=$TEMPLATE PLAIN=$PLAIN SEED=$SEED \
         NNODES=$NNODES GPUS=$GPUS SMOKE=$SMOKE SMOKE_DIR=$SMOKE_DIR DRY_RUN=$DRY_RUN PY=${PY:-} SOURCES=$SOURCES \
         KIND=$KIND SAM=$SAM TEMPERATURE=$EVAL_TEMPERATURE TOP_P=$EVAL_TOP_P MAX_RESPONSE=$EVAL_RESPONSE K=${K:-1} \
-        bash examples/eval.sh "$1" "${EVAL_ARGS[@]}"
+        bash examples/eval.sh "$1" "${EVAL_ARGS[@]}" "${@:3}"
 }

@@ -6,14 +6,21 @@
 #     K=16 SETS="aime24 amc23" bash examples/eval.sh MODEL                          # avg@16
 #     SMOKE=1 bash examples/eval.sh                                                 # in miniature on a CPU
 #
-# Vision models: examples/vision/eval.sh.
+# With a table first (t1 to t7, gsm8k), on that table's sets and with the settings of its recipes:
+#     bash examples/eval.sh t4 Qwen/Qwen2-VL-2B                                     # the base model's row
+#     SETS=pets bash examples/eval.sh t6 MODEL                                      # of T6 one set
+#     python -m gpg_verl.report runs/eval/t4-Qwen2-VL-2B --table T4 --row Qwen2-VL-2B
 #
 # Every answer is kept in OUT/validation/*.jsonl, with its scores; OUT is a run for `python -m gpg_verl.report`.
-# The defaults are T1's: temperature 0.6, top-p 0.95, up to 32,768 tokens, one answer a question. T2 and T3 have others
-# (see their recipes): TEMPERATURE=0 TOP_P=1 MAX_RESPONSE=2048, and their own TEMPLATE.
+# Without a table the defaults are T1's: temperature 0.6, top-p 0.95, up to 32,768 tokens, one answer a question.
 # Estimate, not measured: 1.5B at T1's settings 1 to 2 H100 hours at K=1; a 7B model in 2,048 tokens a quarter of that.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TABLE=
+if [[ ${1:-} =~ ^(t[1-7]|gsm8k)$ && ! -e $1 ]]; then # not a folder with a model
+    TABLE=$1
+    shift
+fi
 
 # ---- what you may want to change ---------------------------------------------------------------------------------
 MODEL=${1:-${MODEL:-}}
@@ -37,12 +44,20 @@ OUT=${OUT:-}                        # default: runs/eval/ and the model's name
 NAME=eval
 . examples/lib.sh
 
+if [ -z "$MODEL" ] && [ "$SMOKE" = 0 ]; then
+    stop "which model? bash examples/eval.sh ${TABLE:+$TABLE }MODEL, a veRL checkpoint, a model folder or a hub id"
+fi
+model_name() { sed 's|.*/checkpoints/||; s|/*$||; s|.*/||' <<<"$1"; }
+if [ -n "$TABLE" ]; then # its recipe comes back here, with the table's settings
+    export MODEL OUT=${OUT:-runs/eval/$TABLE-$(model_name "${MODEL:-smoke}")}
+    exec bash examples/*/"$TABLE.sh" eval "${@:2}"
+fi
+
 OFFLOAD=True
 if [ "$SMOKE" = 1 ]; then
     DATA_DIR=$SMOKE_DIR/data MODEL=${MODEL:-$SMOKE_DIR/tiny/$SMOKE_MODEL}
     NNODES=1 GPUS=1 MAX_RESPONSE=16 PROMPT_LIMIT=128 OFFLOAD=False SAM=${SAM:+$SMOKE_DIR/tiny/sam}
 fi
-[ -n "$MODEL" ] || stop "which model? bash examples/eval.sh MODEL, a veRL checkpoint, a model folder or a hub id"
 whole K MAX_RESPONSE PROMPT_LIMIT NNODES GPUS
 one_of PLAIN 0 1
 number TEMPERATURE
@@ -53,7 +68,7 @@ if [[ $TEMPERATURE =~ ^0*\.?0*$ ]]; then
 fi
 python_and_model
 DATA=$DATA_DIR/$(basename "$TEMPLATE" .txt)
-OUT=${OUT:-runs/eval/$(sed 's|.*/checkpoints/||; s|/*$||; s|.*/||' <<<"$MODEL")}
+OUT=${OUT:-runs/eval/$(model_name "$MODEL")}
 
 files=()
 for set in $SETS; do files+=("$(evaluation_file "$set")"); done

@@ -1,4 +1,4 @@
-# What the recipes and eval.sh share. Sourced from the repository's root, with NAME set to the script's own name.
+# What the recipes and eval.sh share. Sourced from the repository's root; NAME is what the messages begin with.
 #
 # PY        the Python that has veRL and gpg-verl (default: python; with SMOKE=1 the environment of examples/setup_cpu.sh)
 # SOURCES   a folder with raw data in place of the hub: NAME.jsonl or NAME_train.jsonl (or .json, .parquet, .arrow), or
@@ -53,7 +53,7 @@ python_and_model() {
         PY=$(cd "${VENV:-.venv}" && pwd)/bin/python
     fi
     PY=${PY:-python}
-    [ "$SMOKE" = 0 ] || "$PY" "examples/$KIND/smoke.py" --out "$SMOKE_DIR/tiny"
+    [ "$SMOKE" = 0 ] || "$PY" examples/smoke.py "$KIND" --out "$SMOKE_DIR/tiny"
     MODEL=$("$PY" examples/model.py "$MODEL" MODEL)
     [ -z "$SAM" ] || SAM=$("$PY" examples/model.py "$SAM" SAM)
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples/benchmark"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import tiny
 
 # This process computes on the CPU; the ones it starts choose for themselves, as a user's would.
 os.environ["VERL_PLATFORM"] = "cpu"
@@ -29,23 +31,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
-    import tiny  # imports torch and transformers, which most tests do without
-
     return tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
-def make_vision_model(folder: Path, kind: str) -> Path:
-    """examples/vision/tiny.py's model, under `folder`/model."""
-    spec = importlib.util.spec_from_file_location("tiny_vision", EXAMPLES / "vision/tiny.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.make_model(folder / "model", kind)
-    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_vision_folder(tmp_path_factory) -> Path:
-    return make_vision_model(tmp_path_factory.mktemp("tiny_vision"), "qwen2_vl")
+    folder = tmp_path_factory.mktemp("tiny_vision")
+    tiny.make_vision(folder / "model", "qwen2_vl")
+    return folder
 
 
 def run_python(*arguments: str, cwd: Path, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess:

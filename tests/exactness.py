@@ -7,15 +7,12 @@ scale, as clipping would: the parameters compared are those after plain SGD.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples/benchmark"))
 
 PROMPTS, N, MICRO = 8, 4, 2
 RIGHT, WRONG = [1.0] * N, [0.0] * N

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from conftest import make_vision_model
 from exactness import (
     ACTOR,
     ALL_VALID,
@@ -29,7 +29,9 @@ MODE = "seq-mean-token-mean"  # as in the paper's vision code
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request, tmp_path_factory) -> Path:
-    return make_vision_model(tmp_path_factory.mktemp(request.param), request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny.make_vision(folder / "model", request.param)
+    return folder
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +21,6 @@ from gpg_verl.report.paper import Column
 from reward_fns import compute_score
 from reward_fns.sources import LISA
 
-ROOT = Path(__file__).parents[1]
 TEST = f"{LISA}/test"
 SIZE = (40, 20)  # width, height
 
@@ -156,11 +155,8 @@ def test_overlap_of_rectangles_is_the_boxes_iou(a, b):
 
 @pytest.fixture(scope="module")
 def tiny_sam(tmp_path_factory) -> Path:
-    spec = importlib.util.spec_from_file_location("vision_smoke", ROOT / "examples/vision/smoke.py")
-    smoke = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(smoke)
     folder = tmp_path_factory.mktemp("sam") / "sam"
-    smoke.make_sam(folder)
+    tiny.make_sam(folder)
     return folder
 
 

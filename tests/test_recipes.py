@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import smoke
+import tiny
 
 from gpg_verl.launch.check import compose, veto_of_verl
 from gpg_verl.launch.preflight import inspect
@@ -23,16 +24,25 @@ from gpg_verl.report.paper import TABLES
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 FILES = [file for kind in ("", "text/", "vision/") for file in sorted(EXAMPLES.glob(f"{kind}*.sh"))]
-SCRIPTS = {file.stem: file for file in FILES if "\nlaunch " in file.read_text()}
-RECIPES = sorted(SCRIPTS)
-VISION = sorted(name for name, file in SCRIPTS.items() if file.parent.name == "vision")
-SCRIPTS |= {"eval": EXAMPLES / "text/eval.sh", "vision/eval": EXAMPLES / "vision/eval.sh"}
+SCRIPTS = [file for file in FILES if "\nlaunch " in file.read_text()]
+T3 = ("gpg", "gpg_std", "gpg_alpha", "gpg_alpha_beta", "grpo", "dr_grpo")
+T6 = ("flowers", "pets", "aircraft", "cars")
+RUNS = {  # name of the run, and so of its folder: the script with its row
+    "gpg_rs1": "text/t1.sh gpg_rs1",
+    "gpg_rs3": "text/t1.sh gpg_rs3",
+    "gpg_7b": "text/t2.sh gpg_7b",
+    **{f"t3_{row}": f"text/t3.sh {row}" for row in T3},
+    **{f"gsm8k_{row}": f"text/gsm8k.sh {row}" for row in ("0.5b", "1.5b")},
+    **{f"{table}_{row}": f"vision/{table}.sh {row}" for table in ("t4", "t5", "t7") for row in ("gpg", "grpo")},
+    **{f"t6_{row}_{name}": f"vision/t6.sh {row} {name}" for row in ("gpg", "grpo") for name in T6},
+}
+VISION = [name for name, script in RUNS.items() if script.startswith("vision/")]
 
 
-def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def bash(*words: str, **variables: str) -> subprocess.CompletedProcess:
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
-        ["bash", str(SCRIPTS[script]), *arguments],
+        ["bash", *words],
         cwd=ROOT,
         env={**keep, "PY": sys.executable, **variables},
         text=True,
@@ -41,6 +51,12 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
         timeout=120,
         check=False,
     )
+
+
+def run(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """A run of RUNS, or eval.sh."""
+    script, *row = RUNS.get(name, "eval.sh").split()
+    return bash(f"examples/{script}", *row, *arguments, **variables)
 
 
 @functools.cache  # most tests look at the same commands
@@ -60,13 +76,40 @@ def without_run(overrides: list[str], script: str) -> dict[str, str]:
     return {key: value.replace(f"/{script}-seed1", "/RUN") for key, value in as_dict(overrides).items()}
 
 
+def usage(file: Path) -> list[str]:
+    """What a recipe says it can be called with."""
+    done = bash(str(file), "--help")
+    assert done.returncode == 0
+    first, *calls = done.stdout.splitlines()
+    assert first.startswith(f"usage: bash {file.relative_to(ROOT)} ROW")
+    return [call.strip() for call in calls]
+
+
 def test_there_is_a_recipe_for_every_run():
-    t1 = ["gpg_rs1", "gpg_rs3"]
-    t3 = ["t3_dr_grpo", "t3_gpg", "t3_gpg_alpha", "t3_gpg_alpha_beta", "t3_gpg_std", "t3_grpo"]
-    classes = ["flowers", "pets", "aircraft", "cars"]
-    vision = [f"{table}_{method}" for table in ("t4", "t5", "t7") for method in ("gpg", "grpo")]
-    vision += [f"t6_{method}_{name}" for name in classes for method in ("gpg", "grpo")]
-    assert sorted(["gpg_7b", *t1, "gsm8k_0.5b", "gsm8k_1.5b", *t3, *vision]) == RECIPES
+    assert sorted(call for file in SCRIPTS for call in usage(file)) == sorted(
+        f"bash examples/{script}" for script in RUNS.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["t1.sh"], "t1: which row?"),
+        (["t3.sh", "gpg_beta"], "t3: there is no row gpg_beta"),
+        (["t3.sh", "gpg grpo"], "t3: there is no row gpg grpo"),
+        (["gsm8k.sh", "trainer.save_freq=10"], "gsm8k: there is no row trainer.save_freq=10"),
+        (["t6.sh"], "t6: which row?"),
+        (["t6.sh", "gpg"], "t6: which set?"),
+        (["t6.sh", "grpo", "roses"], "t6: there is no set roses"),
+    ],
+)
+def test_a_row_that_is_none_ends_with_those_that_there_are(words, message):
+    (file,) = (file for file in SCRIPTS if file.name == words[0])
+    done = bash(str(file), *words[1:], RUN="runs/never", DRY_RUN="1")
+    assert done.returncode == 2
+    first, _, *calls = done.stdout.splitlines()
+    assert first == message
+    assert [call.strip() for call in calls] == usage(file)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -76,7 +119,7 @@ def test_syntax_and_no_path_of_a_machine(file):
 
 
 @pytest.mark.parametrize("smoke", ["0", "1"], ids=["full", "smoke"])
-@pytest.mark.parametrize("script", RECIPES)
+@pytest.mark.parametrize("script", RUNS)
 def test_training_and_evaluation_pass_the_check(script, smoke):
     import verl  # noqa: F401
 
@@ -94,7 +137,7 @@ def test_training_and_evaluation_pass_the_check(script, smoke):
     assert ("+preset=cpu" in training) == ("+preset=cpu" in evaluation) == (smoke == "1")
 
 
-@pytest.mark.parametrize("script", RECIPES)
+@pytest.mark.parametrize("script", RUNS)
 def test_a_smoke_run_has_the_recipes_own_groups(script):
     full, smoke = (as_dict(dry(script, SMOKE=smoke)[0]) for smoke in "01")
     added = {key for key in smoke if key not in full}
@@ -107,10 +150,11 @@ def test_a_smoke_run_has_the_recipes_own_groups(script):
     }
 
 
-@pytest.mark.parametrize("script", RECIPES)
+@pytest.mark.parametrize("script", RUNS)
 def test_a_recipe_says_which_row_it_is(script):
-    (text,) = re.findall(r"^CLAIM='(.+?)'", SCRIPTS[script].read_text(), re.MULTILINE)
-    claim = json.loads(text)
+    file, *row = RUNS[script].split()
+    done = bash("-c", '. "$0" "$@" >/dev/null; claim', f"examples/{file}", *row, DRY_RUN="1", EVAL="0")
+    claim = json.loads(done.stdout)
     if "table" in claim:
         assert find_row(TABLES[claim["table"]], claim["row"]) == claim["row"]
     else:
@@ -232,11 +276,22 @@ def test_boxes_are_made_masks_of_in_the_evaluation():
         assert masks == ([f"python -m gpg_verl.report.masks {out} --data {files}"] if script.startswith("t5") else [])
 
 
-@pytest.mark.parametrize("table", ["t4", "t5", "t6", "t7"])
-def test_a_model_is_evaluated_as_the_tables_recipes_do_it(table):
-    recipe = vision_rows("t6_flowers" if table == "t6" else table)[0]
-    expected = without_run(dry(recipe)[1], f"vision/{recipe}")
-    (own,) = map(as_dict, dry("vision/eval", table, "me/model", **({"SETS": "flowers"} if table == "t6" else {})))
+@pytest.mark.parametrize(
+    ("table", "recipe"),
+    [
+        ("t1", "gpg_rs3"),
+        ("t2", "gpg_7b"),
+        ("t3", "t3_dr_grpo"),
+        ("t4", "t4_gpg"),
+        ("t5", "t5_grpo"),
+        ("t6", "t6_gpg_flowers"),
+        ("t7", "t7_grpo"),
+        ("gsm8k", "gsm8k_1.5b"),
+    ],
+)
+def test_a_model_is_evaluated_as_the_tables_recipes_do_it(table, recipe):
+    expected = as_dict(dry(recipe)[1])
+    (own,) = map(as_dict, dry("eval", table, "me/model", **({"SETS": "flowers"} if table == "t6" else {})))
     differ = {key for key in expected | own if expected.get(key) != own.get(key)}
     run_folder = {"trainer.default_local_dir", "trainer.validation_data_dir", "hydra.run.dir"}
     assert differ == {"actor_rollout_ref.model.path", *run_folder}
@@ -276,9 +331,8 @@ def test_variables_and_overrides_reach_the_command():
         ("t4_gpg", [], {"PROMPTS": "some"}, "PROMPTS=some: expected a whole number"),
         ("t5_grpo", [], {"KL": "little"}, "KL=little: expected a number"),
         ("t7_gpg", [], {"MODEL": "./no-such-model"}, "MODEL=./no-such-model: no such folder"),
-        ("vision/eval", [], {}, "which table? bash examples/vision/eval.sh t4|t5|t6|t7 MODEL"),
-        ("vision/eval", ["t4"], {}, "which model? bash examples/vision/eval.sh t4 MODEL"),
-        ("vision/eval", ["t4", "./no-such-model"], {}, "MODEL=./no-such-model: no such folder"),
+        ("eval", ["t4"], {}, "which model? bash examples/eval.sh t4 MODEL"),
+        ("eval", ["t4", "./no-such-model"], {}, "MODEL=./no-such-model: no such folder"),
     ],
 )
 def test_a_wrong_variable_ends_in_one_message(script, arguments, variables, message):
@@ -309,28 +363,19 @@ def test_a_segmenter_that_is_none_ends_before_anything_is_made(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
-def load_example(name: str):
-    spec = importlib.util.spec_from_file_location(f"vision_{name}", EXAMPLES / f"vision/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_smoke_models_tokenizer_is_one_that_verl_takes():
     """Its agent loop builds this at the first prompt of a model with Qwen's marks."""
     from verl.utils.tokenizer.continuous_token import QwenContinuousTokenBuilder
 
-    tiny = load_example("tiny")
-    for _, words in load_example("smoke").MODELS.values():
-        tokenizer = tiny._tokenizer([*tiny.SPECIAL, *words], words)
+    for _, words in smoke.MODELS.values():
+        tokenizer = tiny.vision_tokenizer(words)
         assert tokenizer.decode(QwenContinuousTokenBuilder(tokenizer)._newline_id) == "\n"
         assert all(len(tokenizer.encode(word, add_special_tokens=False)) == 1 for word in words)
 
 
 def test_a_smoke_runs_raw_data_is_what_the_data_tool_reads(tmp_path):
     """The smallest of each layout: rows with lettered options, with a class name, and LISA's folder with polygons."""
-    smoke = load_example("smoke")
-    smoke.make_data(tmp_path / "raw")
+    smoke.make_images(tmp_path / "raw")
     script = f"""set -euo pipefail
         NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
         . examples/lib.sh

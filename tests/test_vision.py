@@ -5,7 +5,6 @@ One run for each model carries the assertions. The Qwen2.5-VL's data mixes rows 
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from launch import launch, read
 from PIL import Image
@@ -25,14 +25,6 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
     right = float(ground_truth in solution_str)
     return {"score": right, "acc": right}
 """
-
-
-def load(file: str):
-    path = Path(__file__).parents[1] / file
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def picture(colour: tuple[int, int, int], seed: int) -> dict:
@@ -66,7 +58,7 @@ def make_data(file: Path, rows: int, text_every: int) -> None:
 
 
 def make(folder: Path, kind: str, text_every: int = 0) -> Path:
-    load("examples/vision/tiny.py").make_model(folder / "model", kind)
+    tiny.make_vision(folder / "model", kind)
     make_data(folder / "train.parquet", 64, text_every)
     make_data(folder / "test.parquet", 12, text_every)
     (folder / "reward.py").write_text(REWARD)
@@ -152,7 +144,7 @@ def test_words_of_the_tiny_model_are_single_tokens(tmp_path):
     from transformers import AutoConfig, AutoTokenizer
 
     words = [" yes", " no", "</think>\n<answer>A</answer>"]
-    folder = load("examples/vision/tiny.py").make_model(tmp_path / "model", "qwen2_vl", words)
+    folder = tiny.make_vision(tmp_path / "model", "qwen2_vl", words)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(" yes</think>\n<answer>A</answer> no")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == [" yes", "</think>\n<answer>A</answer>", " no"]
@@ -171,5 +163,5 @@ def test_words_of_the_tiny_model_are_single_tokens(tmp_path):
 )
 def test_a_tiny_model_that_cannot_be_made_leaves_nothing(folder, kind, words, error, tmp_path):
     with pytest.raises((ValueError, FileExistsError), match=error):
-        load("examples/vision/tiny.py").make_model(tmp_path / folder, kind, words)
+        tiny.make_vision(tmp_path / folder, kind, words)
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,7 @@
 """The training half of a veRL step on recorded rollouts: real trainers, real engines, no rollout, no Ray.
 
 A `Recording` stands in for TransferQueue and the rollout, `Actors` for Ray's worker group; everything between (old
-log-probs, reference, advantages, update) is the code of the trainer class that is given. Used by step.py and by the
-tests of exactness.
+log-probs, reference, advantages, update) is the code of the trainer class that is given. Used by step.py.
 
     with Actors(config, ranks=2) as actors:
         step = recorded_step(GPGTrainerSync, config, Recording.random(prompts=8, n=4), actors)

@@ -4,7 +4,7 @@
 #     bash examples/benchmark/ordering.sh                  # 18 runs, about 4 minutes each on 2 cores
 #     SEEDS=1 STEPS=12 bash examples/benchmark/ordering.sh # other settings: the variables
 #
-# A method is what its recipe has in ALGORITHM_ARGS (examples/text/t3_*.sh); all else is the quickstart's. Dr. GRPO has
+# A method is what its row of examples/text/t3.sh has in ALGORITHM_ARGS; all else is the quickstart's. Dr. GRPO has
 # its own learning rate, 1.5 times the others', and its cosine schedule, as in T3; the task's reward, accuracy, is the
 # same for all. Runs that are finished are kept: the same command goes on where it was stopped.
 set -euo pipefail
@@ -24,25 +24,26 @@ BETA_TH=0.6 MAX_RESPONSE=16 FORMAT_STYLE=think_line # what the recipes' argument
 runs=()
 for seed in $SEEDS; do # methods inside seeds: what else the machine does meanwhile falls on all of them alike
     for method in $METHODS; do
-        recipe=examples/text/t3_$method.sh
-        [ -f "$recipe" ] || { echo "ordering: METHODS=$METHODS: there is no $recipe" >&2; exit 1; }
-        eval "$(sed -n '/^CLAIM=/p; /^ALGORITHM_ARGS=(/,/^)/p' "$recipe")"
+        # The row's name and arguments, from its recipe where it is only printed; a wrong METHODS ends here.
+        row=$(DRY_RUN=1 EVAL=0 && . examples/text/t3.sh "$method" >/dev/null && printf '%s\n' "$LABEL" "${ALGORITHM_ARGS[@]}")
+        mapfile -t row <<<"$row"
+        ARGS=("${row[@]:1}")
         run=$OUT/$method-seed$seed
         runs+=("$run")
         [ ! -f "$run/finished" ] || continue
         rm -rf "$run" # a start that was stopped: seconds and steps are those of one undisturbed run
         mkdir -p "$run"
-        sed 's/"table": "T3", //' <<<"$CLAIM" >"$run/run.json" # not a run of the paper's table
+        printf '{"row": "%s"}\n' "${row[0]}" >"$run/run.json" # not a run of the paper's table
         if [ "$method" = dr_grpo ]; then
-            ALGORITHM_ARGS+=(
+            ARGS+=(
                 actor_rollout_ref.actor.optim.lr="$(awk "BEGIN { print 1.5 * $LR }")"
                 actor_rollout_ref.actor.optim.lr_scheduler_type=cosine
             )
         fi
-        ALGORITHM_ARGS+=(actor_rollout_ref.actor.calculate_entropy=False) # costs seconds, and only on some sides
+        ARGS+=(actor_rollout_ref.actor.calculate_entropy=False) # costs seconds, and only on some sides
         echo "== $method, seed $seed"
         RUN=$run SEED=$seed STEPS=$STEPS LR=$LR MAX_RESPONSE=$MAX_RESPONSE VENV=$VENV SAVE_EVERY=-1 \
-            bash examples/quickstart.sh trainer.test_freq="$TEST_EVERY" "${ALGORITHM_ARGS[@]}" >"$run/output.txt"
+            bash examples/quickstart.sh trainer.test_freq="$TEST_EVERY" "${ARGS[@]}" >"$run/output.txt"
         touch "$run/finished"
     done
 done

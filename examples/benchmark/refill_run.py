@@ -2,7 +2,7 @@
 
     python examples/benchmark/refill_run.py --steps 8
 
-Both run GPG's trainer on the tests' tiny random model, whose responses end by chance (about 30 tokens, at most 200),
+Both run GPG's trainer on a tiny random model, whose responses end by chance (about 30 tokens, at most 200),
 with a reward that makes about a third of the groups of 4 valid, and with a learning rate of 0, so that this share
 stays. DAPO is veRL 0.9.1's `algorithm.filter_groups` in its sync replay buffer, looking at the rollout as often as we
 do. Prints seconds to a full batch and prompts generated per prompt used, step 1 left out (it warms up the engine).
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
 
 REWARD = """

@@ -29,8 +29,9 @@ from pathlib import Path
 from unittest import mock
 
 os.environ["VERL_PLATFORM"] = "cpu"
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
+import tiny
 import verl  # noqa: F401
 from actors import Actors, Recording, recorded_step
 from rich.console import Console
@@ -62,30 +63,17 @@ CONTENDERS = (
 
 def make_model(folder: Path) -> Path:
     """Random weights of SmolLM2-135M's shape, and any tokenizer: the actor only sees token ids."""
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"t{i}": i for i in range(2, 49152)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", chat_template="{{ messages[0]['content'] }}"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    vocabulary = ["<pad>", "<eos>", *(f"t{i}" for i in range(2, 49152))]
+    marks = {"pad_token": "<pad>", "eos_token": "<eos>"}
+    tokenizer = tiny.make_tokenizer(vocabulary, None, "{{ messages[0]['content'] }}", **marks)
+    shape = {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    }
+    return tiny.make_llama(folder, tokenizer, 2048, shape)
 
 
 def config_of(contender: Contender, arguments, checkpointing: bool):

@@ -1,4 +1,4 @@
-# What the vision recipes share, for t4_common.sh to t7_common.sh, on top of examples/common.sh.
+# What the vision recipes share, for t4.sh to t7.sh, on top of examples/common.sh: the rows, and the settings.
 #
 # Chosen where the paper and its code are silent, or veRL differs from TRL:
 # - the batch: the paper's code gives each device one prompt with its group; a step's prompts are those of 8 devices;
@@ -10,6 +10,16 @@
 # - GRPO is TRL's: a KL term of 0.04 (its low-variance estimate) against a reference worker, which GPG does without.
 #   The paper's GPG code computes the reference too, but only to log a number;
 # - evaluation: greedy, in as many tokens as in training.
+case $ROW in
+    gpg)  METHOD=gpg  F_NORM=1   ALPHA=sample BETA_TH=${BETA_TH:-0.4} LABEL="+ GPG" ;;
+    grpo) METHOD=grpo F_NORM=std KL=${KL:-0.04}                       LABEL="+ GRPO"
+          ROW_ARGS=(
+              actor_rollout_ref.actor.use_kl_loss=True
+              actor_rollout_ref.actor.kl_loss_coef="$KL"
+              actor_rollout_ref.actor.kl_loss_type=low_var_kl
+          ) ;;
+esac
+ROW_ARGS+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean)
 KIND=vision
 SMOKE_DIR=${SMOKE_DIR:-runs/smoke/vision}
 N=${N:-8} # responses to a prompt: the group
@@ -26,5 +36,3 @@ EVAL_TEMPERATURE=0 EVAL_TOP_P=1 EVAL_RESPONSE=$MAX_RESPONSE
 LOAD=actor_rollout_ref.rollout.load_format=auto
 ROLLOUT_ARGS+=("$LOAD")
 EVAL_ARGS=("$LOAD")
-
-ALGORITHM_ARGS+=(actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean)

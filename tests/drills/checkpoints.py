@@ -161,16 +161,16 @@ def cut(folder: Path, tiny_folder: Path) -> list[Row]:
             rows[-1].misses.append("Ray was started")
         shutil.copy(folder / "whole" / file, checkpoints / file)
 
-    # The way out of the first message, taken as it stands there, over the step that was cut.
+    # The fix that the first message names, as it stands there, over the step that was cut.
     cut_in_half(checkpoints / "global_step_4/actor/model_world_size_1_rank_0.pt")
     said = " ".join(rows[0].last_words)
-    way_out = re.findall(r"(trainer\.resume_mode=resume_path) (trainer\.resume_from_path=\S+?);", said)
-    run = DrillRun(folder / "cut", tiny_folder, "way-out", *training, *way_out[0])
+    fix = re.findall(r"(trainer\.resume_mode=resume_path) (trainer\.resume_from_path=\S+?);", said)
+    run = DrillRun(folder / "cut", tiny_folder, "fix", *training, *fix[0])
     code = run.wait_for_end(STARTS_WITHIN).code
     run.close()
-    rows[0].resumed = f"step {min(run.steps())} by the way out that is named; step {run.saved()} saved anew"
+    rows[0].resumed = f"step {min(run.steps())} by the fix that is named; step {run.saved()} saved again"
     if code or sorted(run.steps()) != [3, 4] or run.saved() != 4:
-        rows[0].misses.append(f"the way out ended with {code} after steps {sorted(run.steps())}")
+        rows[0].misses.append(f"the fix ended with {code} after steps {sorted(run.steps())}")
     return rows
 
 
@@ -200,7 +200,7 @@ def differences(first: dict, second: dict) -> dict[str, float]:
 
 
 def texts(run: DrillRun, step: int) -> list[tuple[str, str]]:
-    """Prompts and responses of a step; veRL writes them by uid, which is drawn anew in each run."""
+    """Prompts and responses of a step; veRL writes them by uid, which is new in each run."""
     lines = (run.folder / f"rollouts-{run.name}/{step}.jsonl").read_text().splitlines()
     return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
 

@@ -29,13 +29,14 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 import tiny
 from launch import launch, read
 
 MARK = "GPG_DRILL"
 
-# The reward of tests/tiny.py, given out only while there is no file $GPG_DRILL_HOLD.
+# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD.
 HELD_REWARD = """
 import os, pathlib, time
 hold = pathlib.Path(os.environ["GPG_DRILL_HOLD"])
@@ -74,7 +75,7 @@ ROLES = WORKERS | {
 
 
 def make_tiny(folder: Path) -> Path:
-    """tests/tiny.py's model and data, with a reward that can be held back."""
+    """examples/tiny.py's model and data, with a reward that can be held back."""
     tiny.make(folder)
     (folder / "reward.py").write_text(tiny.REWARD + HELD_REWARD)
     return folder

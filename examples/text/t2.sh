@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # T2, GPG-7B: Qwen2.5-Math-7B on MATH's levels 3 to 5 in simplelr's ready-made prompts.
 #
-#     bash examples/text/gpg_7b.sh                        # one node of 8 GPUs; data, training, evaluation, report
-#     NNODES=2 bash examples/text/gpg_7b.sh               # other settings: the variables; Ray must run on both nodes
-#     bash examples/text/gpg_7b.sh trainer.save_freq=50   # any veRL setting, as Hydra takes it
-#     SMOKE=1 bash examples/text/gpg_7b.sh                # in miniature on a CPU, about 4 minutes
+#     bash examples/text/t2.sh gpg_7b                        # one node of 8 GPUs; data, training, evaluation, report
+#     NNODES=2 bash examples/text/t2.sh gpg_7b               # other settings: the variables; Ray must run on both nodes
+#     bash examples/text/t2.sh gpg_7b trainer.save_freq=50   # any veRL setting, as Hydra takes it
+#     SMOKE=1 bash examples/text/t2.sh gpg_7b                # in miniature on a CPU, about 4 minutes
 #
 # Estimate, not measured: 8 GPUs with 80 GB, 12 to 18 hours (100 to 150 H100 hours), refilling included. On 4 GPUs
 # OFFLOAD=True and twice the time; fewer have no room for the fp32 weights, gradients and optimizer states of 122 GB.
@@ -18,6 +18,8 @@
 # - held-out questions get the same chat markup as the ready-made prompts (qwen.txt).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+ROWS=gpg_7b
+. examples/rows.sh
 
 # ---- what you may want to change, beside common.sh's -------------------------------------------------------------
 MODEL=${MODEL:-Qwen/Qwen2.5-Math-7B}
@@ -31,18 +33,12 @@ BETA_TH=${BETA_TH:-0.5}
 MAX_PROMPT=${MAX_PROMPT:-768}                # tokens
 MAX_RESPONSE=${MAX_RESPONSE:-2048}
 # ------------------------------------------------------------------------------------------------------------------
+LABEL=GPG-7B NAME=${NAME#t2_}
+METHOD=gpg F_NORM=1 ALPHA=sample
 SCHEDULE=constant MIN_LR_RATIO=0 WARMUP=0.03
 TEMPERATURE=1.0
 EVAL_TEMPERATURE=0 EVAL_TOP_P=1 EVAL_RESPONSE=2048
-
-CLAIM='{"table": "T2", "row": "GPG-7B"}' # of which row of the paper's tables this is a run
 TRAIN_SET=math_lvl3to5 TRAIN_TEMPLATE=own PLAIN=1
-ALGORITHM_ARGS=(
-    algorithm.adv_estimator=gpg
-    +algorithm.gpg.f_norm=1
-    +algorithm.gpg.alpha=sample
-    +algorithm.gpg.beta_th="$BETA_TH"
-)
 . examples/common.sh
 
 launch "$@"

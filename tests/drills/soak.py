@@ -1,6 +1,6 @@
 """Does anything grow? One tiny run of the real thing, veRL with vLLM, Ray and FSDP on a CPU, for hundreds of steps.
 
-    python examples/benchmark/soak.py --steps 500 --out soak        # what follows `--` goes to veRL
+    python tests/drills/soak.py --steps 500 --out soak        # what follows `--` goes to veRL
 
 About 1 s a step and 2 minutes to start, 8 GB. Half of the answers go through the guarded verifier's workers, a few of
 them hostile, and the run saves every 100 steps. Every few seconds it is sampled, by role: memory (USS: private to the
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import tiny
 
 MARKER = "SOAK_RUN"

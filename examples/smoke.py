@@ -1,11 +1,12 @@
-"""Tiny models and tiny raw data for SMOKE=1: every vision recipe in minutes on a CPU.
+"""Tiny models and tiny raw data for SMOKE=1: every recipe in minutes on a CPU.
 
-    python examples/vision/smoke.py --out runs/smoke/vision/tiny
+    python examples/smoke.py text --out runs/smoke/tiny
+    python examples/smoke.py vision --out runs/smoke/vision/tiny
 
-The models are a Qwen2-VL or Qwen2.5-VL of 0.2M random parameters (tiny.py) for each task, and a SAM of random
-parameters. A model's words are few, and some are whole answers in tags. So among some responses of 16 tokens a few have
-the format and fewer are right: groups are mixed, and there is something to learn from. The images are 84 × 84 pixels
-of noise with what is asked about in them: dots to count, a square to find, figures with a name, a side to measure.
+Models (tiny.py): for text a Llama, for each vision task a Qwen2-VL or Qwen2.5-VL, and a SAM. Their words are few, and
+some are whole answers, boxed or in tags. So among some responses of 16 tokens a few have the format and fewer are
+right: groups are mixed, and there is something to learn from. The images are 84 × 84 pixels of noise with what is asked
+about in them: dots to count, a square to find, figures with a name, a side to measure.
 Raw data is written as the hub and the data's authors have it; `python -m gpg_verl.data` makes it veRL's, as it does the
 real.
 """
@@ -14,16 +15,48 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tiny
 from PIL import Image, ImageDraw
 
-SIDE = 84  # pixels: 9 image tokens
 ROWS = {"train": 32, "val": 4, "test": 4}
+
+
+def write(file: Path, rows: list[dict]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+# ---- text
+
+
+WORDS = [r" \boxed{1}", r" \boxed{2}", r" \boxed{3}", "\n</think>\n", " so", " then", " is", " x", " =", " 7"]
+TRAIN = ("gsm8k", "math", "math_lvl3to5", "open-s1", "open-rs")
+TEST = ("gsm8k", "aime24", "math500", "amc23", "minerva", "olympiadbench")
+
+
+def make_text(folder: Path) -> None:
+    tiny.make_words(folder / "model", WORDS)
+    (folder / "sources").mkdir()
+    for split, sets in (("train", TRAIN), ("test", TEST)):
+        for name in sets:
+            rows = [problem(name, split, index) for index in range(ROWS[split])]
+            write(folder / f"sources/{name}_{split}.jsonl", rows)
+
+
+def problem(name: str, split: str, index: int) -> dict[str, str]:
+    """No question stands in two sets, as in the real ones."""
+    gold = str(index % 3 + 1)
+    question = f"What is {gold} + 0, asked by {name} {split} for the time number {index}?"
+    return {"problem": question, "answer": f"It stays as it is. #### {gold}" if name == "gsm8k" else gold}
+
+
+# ---- vision
+
+
+SIDE = 84  # pixels: 9 image tokens
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 220)}
 BOXES = {"left": (0, 0, 42, 42), "right": (42, 0, 84, 42), "bottom": (21, 42, 63, 84)}  # pixels
 CLASSES = {
@@ -57,63 +90,20 @@ MODELS = {
 }
 
 
-def make_models(folder: Path) -> None:
-    from tiny import make_model
-
+def make_vision(folder: Path) -> None:
     for name, (kind, vocabulary) in MODELS.items():
-        make_model(folder / name, kind, vocabulary)
-    make_sam(folder / "sam")
+        tiny.make_vision(folder / name, kind, vocabulary)
+    tiny.make_sam(folder / "sam")
+    make_images(folder / "sources")
 
 
-def make_sam(folder: Path) -> None:
-    """Its real architecture and processor, with masks that mean nothing."""
-    import torch
-    from transformers import SamConfig, SamModel
-    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    side, patch, hidden = 64, 8, 16
-    torch.manual_seed(0)
-    SamModel(
-        SamConfig(
-            vision_config={
-                "hidden_size": 32,
-                "output_channels": hidden,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": side,
-                "patch_size": patch,
-                "mlp_dim": 64,
-                "global_attn_indexes": [1],
-                "window_size": 4,
-                "num_pos_feats": hidden // 2,
-            },
-            prompt_encoder_config={"hidden_size": hidden, "image_size": side, "patch_size": patch},
-            mask_decoder_config={
-                "hidden_size": hidden,
-                "mlp_dim": 32,
-                "num_attention_heads": 2,
-                "iou_head_hidden_dim": hidden,
-            },
-        )
-    ).save_pretrained(folder)
-    SamImageProcessorPil(
-        size={"longest_edge": side},
-        pad_size={"height": side, "width": side},
-        mask_size={"longest_edge": side // 4},
-        mask_pad_size={"height": side // 4, "width": side // 4},
-    ).save_pretrained(folder)
-
-
-def make_data(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     sets = [("sat", "train", sat), ("cv_bench", "test", cv_bench), ("geoqa", "train", geoqa), ("geoqa", "test", geoqa)]
     for name in CLASSES:
         sets += [(name, split, classification) for split in ("train", "test")]
     for name, split, rows in sets:
-        lines = [json.dumps(row) for row in rows(folder, name, split)]
-        (folder / f"{name}_{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write(folder / f"{name}_{split}.jsonl", list(rows(folder, name, split)))
     for split in ("train", "val", "test"):
         lisa(folder / "lisa" / split, split)
 
@@ -202,16 +192,12 @@ def lisa(folder: Path, split: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("text", "vision"))
     parser.add_argument("--out", type=Path, required=True, help="folder to write; if it is there, nothing is done")
-    out = parser.parse_args().out
-    if out.is_dir():
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        work = Path(temporary) / "tiny"
-        make_models(work)
-        make_data(work / "sources")
-        os.replace(work, out)
+    arguments = parser.parse_args()
+    if not arguments.out.is_dir():
+        with tiny.whole(arguments.out) as work:
+            (make_text if arguments.kind == "text" else make_vision)(work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A storm: answers of which one in twenty hangs, explodes or loses its worker, scored from 16 threads.
 
-    python examples/benchmark/reward_storm.py                        # 2,000 answers, about 2 minutes on 2 cores
-    GPG_VERIFY_WORKERS=8 python examples/benchmark/reward_storm.py   # other bounds: see guard.py
+    python tests/drills/reward_storm.py                        # 2,000 answers, about 2 minutes on 2 cores
+    GPG_VERIFY_WORKERS=8 python tests/drills/reward_storm.py   # other bounds: see guard.py
 
 Hostile answers are towers of powers, factorials, expansions, deep nesting and numbers that outgrow memory. Crashes are
 workers killed from outside at random moments, as the kernel does when memory is short. The bound is what the hanging
