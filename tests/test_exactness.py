@@ -216,8 +216,8 @@ def test_entropy_costs_no_gradient(one, tiny_folder):
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
 def test_several_outputs_a_session(actors, tiny_folder, mode):
-    """Sessions of one to three outputs, each of which goes on from the one before: the final one is scored, all have its
-    advantage, B and M count sessions.
+    """Sessions of one to three outputs, each of which goes on from the one before: the final one is scored, all have
+    its advantage, B and M count sessions.
     """
     from actors import Recording
 

@@ -1,4 +1,4 @@
-"""Forward passes over prefix trees leave the gradient as it is: real veRL steps in fp32, and what goes the plain way."""
+"""Passes over prefix trees leave the gradient as it is: real veRL steps in fp32, and what goes the plain way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def one(tiny_folder):
 
 @pytest.mark.parametrize("tokens", [24, 40])
 def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
-    """A row has up to 22 tokens. On two workers the numbers of passes differ, and one makes some with nothing in them."""
+    """A row has up to 22 tokens. On two workers the numbers of passes differ; one makes some with nothing in them."""
     config = settled(tiny_folder, f"{ACTOR}.use_dynamic_bsz=True", f"{ACTOR}.ppo_max_token_len_per_gpu={tokens}")
     rollouts = recording([[1, 0, 0, 1], [0, 1, 1, 1], [1, 0, 0, 0], *[[0] * 4] * 5], seed=8)
     result = step(actors, config, rollouts)
@@ -173,7 +173,8 @@ def test_the_comparison_notices(one, tiny_folder, monkeypatch, capsys, mistake):
     expected = by_definition(tiny_folder, rollouts)
     mistake(monkeypatch)
     checked = step(one, settled(tiny_folder), rollouts)
-    assert "computed both ways, log-probs are" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "computed both ways, log-probs are" in out
     assert "LlamaForCausalLM with attention sdpa" in checked.trainer.why_not["trees"]
     assert checked.metrics["gpg/tokens_shared"] == 0
     assert_same(checked.gradients, [expected])
@@ -192,6 +193,21 @@ def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, mon
     result = step(one, settled(tiny_folder), rollouts)
     assert "does not go through transformers' registry" in result.trainer.why_not["trees"]
     assert result.trainer.why_not["rows"] is None
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+
+
+def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder, monkeypatch):
+    from transformers.modeling_utils import AttentionInterface
+
+    from gpg_verl.training.prefix_sharing import ATTENTION, attend
+
+    def capped(*args, **kwargs):
+        return attend(*args, **kwargs, softcap=30.0)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, capped)
+    rollouts = recording(seed=3)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert "its attention takes softcap" in result.trainer.why_not["trees"]
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
 
 
@@ -244,7 +260,8 @@ def test_settings_that_go_the_plain_way(tiny_folder, overrides, trees, rows):
         ("mistral", {"sliding_window": None}, None),
         ("gemma2", {}, "sliding_attention"),
         ("qwen3_next", {}, "linear_attention"),
-        ("mamba", {}, "state"),
+        ("mamba", {}, "layers of mamba"),
+        ("falcon_h1", {}, "state-space"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
     ],
 )
@@ -263,4 +280,5 @@ def test_the_first_lines_of_a_run_say_it(tiny_folder):
     assert "computed once" in told({"trees": None, "rows": None}, checked=True)
     assert "if the first update finds it exact" in told({"trees": None, "rows": None}, checked=False)
     line = told({"trees": "X", "rows": "X"}, checked=True)
-    assert "for each of them: X" in line and "for every token: X" in line
+    assert "for each of them: X" in line
+    assert "for every token: X" in line

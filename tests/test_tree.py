@@ -89,7 +89,9 @@ def test_siblings_do_not_see_each_other():
 
 
 token = st.integers(0, 3)
-group = st.tuples(st.lists(token, min_size=1, max_size=4), st.lists(st.lists(token, max_size=6), min_size=1, max_size=5))
+group = st.tuples(
+    st.lists(token, min_size=1, max_size=4), st.lists(st.lists(token, max_size=6), min_size=1, max_size=5)
+)
 many = st.lists(group, min_size=1, max_size=4).map(lambda groups: [(p, r) for p, rs in groups for r in rs])
 
 

@@ -106,7 +106,10 @@ class Recording:
         order = generator.permutation(len(rows)) if shuffle else range(len(rows))
         rows = [rows[i] for i in order]
         lengths = [int(generator.integers(response[0], response[1] + 1)) for _ in rows]
-        prompts = {uid: torch.from_numpy(generator.integers(4, vocabulary, prompt)) for uid in dict.fromkeys(u for u, _ in rows)}
+        prompts = {
+            uid: torch.from_numpy(generator.integers(4, vocabulary, prompt))
+            for uid in dict.fromkeys(u for u, _ in rows)
+        }
         last = vocabulary if words is None else 4 + words
         return cls(
             prompts=[prompts[uid] for uid, _ in rows],

@@ -83,7 +83,6 @@ class Rows:
                 last[i] = places[-1] + 1
         return last
 
-
     def scored(self) -> np.ndarray:
         """Where the scored tokens stand, of one row after the other."""
         if self.mask is not None:

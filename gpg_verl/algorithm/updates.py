@@ -99,6 +99,7 @@ def plan_updates(
     micro_batch_size: int | None,
     loss_agg_mode: str,
     work: Sequence[float],
+    packed: bool = False,
     prompts: Sequence[tuple[str, float]] | None = None,
 ) -> list[Update]:
     """The optimizer steps of a batch, one for each mini-batch in which a row has a gradient.
@@ -112,6 +113,8 @@ def plan_updates(
         micro_batch_size: rows per rank and forward pass; None where veRL packs by tokens.
         loss_agg_mode: veRL's aggregation mode.
         work: (rows of the batch,) what each row costs, by which the ranks are balanced.
+        packed: whether the rows of a forward pass stand behind each other without padding: then passes get rows long
+            and short, so that none is larger than the others; padded ones rows of about one length.
         prompts: (rows of the batch,) where rows of a prompt are computed together as one tree (`micro_batch_size` is
             None then): the prompt's uid, and what of the row's work is done once for all of them on a rank.
     """
@@ -133,6 +136,9 @@ def plan_updates(
         if prompts is None:
             rows = rows + filling
             parts, idle = share_out(rows, work, ranks), [0] * ranks
+            if packed and micro is not None:
+                passes = per_rank // micro
+                parts = [[i for number in range(passes) for i in part[number::passes]] for part in parts]
         else:
             parts = share_out_prompts(rows, work, prompts, ranks, per_rank)
             idle = [per_rank - len(part) for part in parts]

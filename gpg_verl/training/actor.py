@@ -27,6 +27,7 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
 from gpg_verl.training.prefix_sharing import Passes, why_not_exact
+from gpg_verl.training.shortcuts import why_not_with_model
 
 PLAN = "gpg_plan"
 
@@ -78,8 +79,10 @@ class GPGTrainingWorker(TrainingWorker):
         coefficient = self.loss_fn.keywords["config"].entropy_coeff
         self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
         packed = bool(self.model_config.get("use_remove_padding", False))
+        why_not = {"trees": why_not_with_model(self.passes.model.config), "rows": None}
         return {
-            kind: why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed) for kind in PASSES
+            kind: reason or why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed)
+            for kind, reason in why_not.items()
         }
 
     def set_loss_fn(self, loss_fn):

@@ -1,5 +1,5 @@
-"""An update's forward passes in veRL's FSDP engine: over prefix trees (algorithm/tree.py), or row by row where trees are
-not exact; either way with the vocabulary only where a token is scored. During an update it changes
+"""An update's forward passes in veRL's FSDP engine: over prefix trees (algorithm/tree.py), or row by row where trees
+are not exact; either way with the vocabulary only where a token is scored. During an update it changes
 
 - `prepare_micro_batches`, for trees: rows in their tree's order, filled up to the budget by the tokens computed,
 - `prepare_model_inputs`: for trees their tokens, position ids and images, as one sequence, with attention by way of
@@ -30,7 +30,7 @@ from gpg_verl.compat.seams import seam
 ATTENTION = "gpg_prefix_tree"
 BRANCHES = "gpg_branches"  # of a micro-batch, under this name in its TensorDict
 
-# What one more call of attention costs, in pairs of a query and a key: on a CPU about 0.1 ms, on a GPU a few launches.
+# What one more call of attention costs, in pairs of a query and a key: on a CPU 0.1 ms, on a GPU a few launches.
 OVERHEAD = {"cpu": 1 << 13, "cuda": 1 << 18}
 
 # Arguments of attention functions that change who sees whom or by how much; here they have no effect.
@@ -46,7 +46,7 @@ class NotExact(RuntimeError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The blocks of a tree (`tree.blocks`) for attention; consecutive, so that queries are split and keys gathered once.
+    """The blocks of a tree (`tree.blocks`) for attention; consecutive: queries are split, keys gathered once.
 
     queries, sizes: of each block, its queries and its keys.
     keys: (Σ sizes,) the node of each key, None where every block sees just itself.
@@ -81,17 +81,20 @@ class Layout:
 # again, maybe in a thread of autograd's.
 _layout: Layout | None = None
 _calls = 0
+_refused = ""  # why what was asked of attention cannot be; raised behind the forward pass, which FSDP needs whole
 
 
 def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
     """Attention over a tree as one sequence, in the interface of transformers' registry: (1, heads, nodes, d) each."""
-    global _calls
+    global _calls, _refused
     _calls += 1
     asked = [name for name in UNKNOWN if kwargs.get(name) is not None]
     if asked or dropout:
-        raise NotExact(f"its attention takes {', '.join(asked) or 'dropout'}")
+        _refused = f"its attention takes {', '.join(asked) or 'dropout'}"
     if attention_mask is not None or len(query) != 1 or sum(_layout.queries) != query.shape[2]:
-        raise NotExact("it changes the sequence or its mask before attention")
+        _refused = "it changes the sequence or its mask before attention"
+    if _refused:
+        return query.transpose(1, 2).contiguous(), None
     if _layout.keys is not None:
         key, value = key[:, :, _layout.keys], value[:, :, _layout.keys]
     repeat = query.shape[1] // key.shape[1]
@@ -140,9 +143,7 @@ class _LogProbs(torch.autograd.Function):
         logits, total, log_probs, at, token = ctx.saved_tensors
         passing = torch.zeros_like(total).index_add(0, at, gradient)
         result = torch.empty_like(logits)
-        for out, part, whole, weight in zip(
-            *(x.split(1024) for x in (result, logits, total, passing)), strict=True
-        ):
+        for out, part, whole, weight in zip(*(x.split(1024) for x in (result, logits, total, passing)), strict=True):
             out.copy_((_precise(part) - whole[:, None]).exp_().mul_(-weight[:, None]))
         result[at, token] = (gradient - log_probs.exp() * passing[at]).to(result.dtype)
         return result, None, None
@@ -154,17 +155,20 @@ def _precise(x: torch.Tensor) -> torch.Tensor:
 
 # ---- images
 
-KINDS = (("pixel_values", "image_grid_thw", "image_token_id"), ("pixel_values_videos", "video_grid_thw", "video_token_id"))
+KINDS = (
+    ("pixel_values", "image_grid_thw", "image_token_id"),
+    ("pixel_values_videos", "video_grid_thw", "video_token_id"),
+)
 
 
 @dataclass(frozen=True)
 class Images:
     """What rows show, images and videos, as items.
 
-    item: (tokens,) the number of the item that the token is a part of, 0 for text; items that look alike have one number.
+    item: (tokens,) number of the item that the token is a part of, 0 for text; items that look alike have one.
     first: (tokens,) bool, its item's first token.
-    shown: by (kind, number) an item's pixels and grid.
-    kinds: (tokens,) its place in KINDS.
+    kinds: (tokens,) the item's place in KINDS.
+    shown: by number, an item's pixels and grid.
     """
 
     item: np.ndarray
@@ -178,9 +182,13 @@ class Images:
         rows = data.get("multi_modal_inputs", None)
         rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        others = {name for row in rows for name in row} - {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+        known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+        known.add("second_per_grid_ts")  # for the position ids, which are there already
+        others = {name for row in rows for name in row} - known
         if others:
-            raise NotExact(f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart")
+            raise NotExact(
+                f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart"
+            )
         if not any(rows):
             return None
         ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
@@ -379,6 +387,10 @@ class Passes:
         return (hidden[self.scored.positions].unsqueeze(0), *others)
 
     def _outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
+        global _refused
+        if _refused:
+            reason, _refused = _refused, ""
+            raise NotExact(reason)
         scored, ids = self.scored, micro_batch["input_ids"]
         logits = output.logits.squeeze(0)
         if hasattr(logits, "full_tensor"):
@@ -442,8 +454,8 @@ def _select(data: TensorDict, rows: list[int], part: Branches) -> TensorDict:
 
 # ---- is it exact?
 
-# How far log-probs (the mean of their differences, in nats) and gradients (the norm of the difference over the norm) may
-# be apart, computed both ways: some hundred times what rounding does, far below what one token in sight too many does.
+# How far log-probs (the mean of their differences, in nats) and gradients (the norm of the difference over the norm)
+# may be apart, computed both ways: far above what rounding does, below what a token in sight too many does.
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.2), torch.float16: (0.02, 0.1)}
 
 

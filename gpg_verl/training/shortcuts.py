@@ -103,17 +103,18 @@ def why_not_shared(config: DictConfig) -> str | None:
         return reason
     if not GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg")).share_prefixes:
         return "algorithm.gpg.share_prefixes=False"
-    model = config.actor_rollout_ref.model
-    return _why_not_with_model(model.path, bool(model.get("trust_remote_code")))
-
-
-def _why_not_with_model(path: str | None, trust_remote_code: bool) -> str | None:
     from transformers import AutoConfig
 
+    model = config.actor_rollout_ref.model
     try:
-        whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        return f"the model's config cannot be read ({type(error).__name__})"
+        read = AutoConfig.from_pretrained(model.path, trust_remote_code=bool(model.get("trust_remote_code")))
+    except Exception:
+        return None  # not where this process can read it: the actor workers ask the same of the model that they have
+    return why_not_with_model(read)
+
+
+def why_not_with_model(whole) -> str | None:
+    """Why rows of a model, by its config of transformers, are computed one by one."""
     if hasattr(whole, "vision_config") and whole.model_type not in ("qwen2_vl", "qwen2_5_vl"):
         return f"{whole.model_type}: of the models with images, known for qwen2_vl and qwen2_5_vl"
     text = whole.get_text_config()

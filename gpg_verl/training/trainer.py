@@ -35,7 +35,13 @@ from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
-from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_not_shared, why_verl_updates, why_verls_passes
+from gpg_verl.training.shortcuts import (
+    other_loss_term,
+    updates_per_batch,
+    why_not_shared,
+    why_verl_updates,
+    why_verls_passes,
+)
 from gpg_verl.training.worker_check import check_workers
 
 
@@ -345,6 +351,7 @@ class GPGStep(RefillingStep):
             [*self.known.lengths.tolist(), *[0] * missing],
             loss_agg_mode=actor.loss_agg_mode,
             work=work([tag["seq_len"] for tag in batch.tags]),
+            packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
             prompts=self._prompts(batch) if shared else None,
             **shape,
         )
