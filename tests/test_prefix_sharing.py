@@ -261,7 +261,7 @@ def test_settings_that_go_the_plain_way(tiny_folder, overrides, trees, rows):
         ("gemma2", {}, "sliding_attention"),
         ("qwen3_next", {}, "linear_attention"),
         ("mamba", {}, "layers of mamba"),
-        ("falcon_h1", {}, "state-space"),
+        ("falcon_h1", {}, "layers of hybrid"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
     ],
 )

@@ -465,7 +465,7 @@ def why_not_exact(passes: Passes, *, trees: bool, use_remove_padding: bool) -> s
     """
     global _calls
     engine = passes.engine
-    name = f"{type(passes.model).__name__} with attention {passes.config._attn_implementation}"
+    name = f"{type(passes.model).__name__.removeprefix('FSDP')} with attention {passes.config._attn_implementation}"
     data = random_rows(passes.model.config)
     tu.assign_non_tensor(
         data,
