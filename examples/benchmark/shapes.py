@@ -4,10 +4,13 @@
     python examples/benchmark/shapes.py --shapes gsm8k --pairs 5 --model DIR
 
 The trainers and the engine are those of step.py, all on the same recorded rollouts, eight responses a prompt. FLOPs are
-torch's count of what really ran (matrix products and attention, causal attention at half), forward and backward, of the
-old-log-prob and reference passes too; the floor is v · u/(1+u) · (distinct · body + scored · head)/(all · (body + head))
-of veRL's gpg, with v the share of mixed groups, u = 3 the cost of an update in forward passes, `distinct` the tokens
-that no other row has and `scored` the positions that score one.
+torch's count of what really ran (matrix products and attention, causal attention at half), forward and backward, of
+the old-log-prob and reference passes too. The floor, in parts of veRL's gpg, is
+
+    u/(1+u) · (computed · body + scored · head)/(all · (body + head))
+
+with u = 3 the cost of an update in forward passes, `computed` the tokens of mixed groups that no other row has, `scored`
+the positions that score one, body and head the parameters of the layers and of the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 os.environ["VERL_PLATFORM"] = "cpu"
 
@@ -31,7 +33,7 @@ import verl  # noqa: F401
 from actors import Actors, Recording, recorded_step
 from rich.console import Console
 from rich.table import Table
-from step import CONTENDERS, N, Contender, config_of, make_model, rewards, verls_own_gpg
+from step import CONTENDERS, Contender, N, config_of, make_model, rewards, verls_own_gpg
 from torch.utils.flop_counter import FlopCounterMode
 
 ROW_BY_ROW = Contender("row by row", ("algorithm.adv_estimator=gpg", "+algorithm.gpg.share_prefixes=False"), ours=True)
@@ -95,8 +97,8 @@ def attention_backward(gradient, query, key, value, out, logsumexp, dropout=0.0,
     return attention(query, key, value, dropout, is_causal) * 5 // 2
 
 
-def counted(step) -> float:
-    """FLOPs of a step."""
+def counted(step) -> tuple[float, dict]:
+    """FLOPs of a step, and its metrics."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -108,19 +110,19 @@ def counted(step) -> float:
 
     mapping = {kernel: of_shapes(attention), backward: of_shapes(attention_backward)}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        step()
-    return counter.get_total_flops()
+        metrics, _ = step()
+    return counter.get_total_flops(), metrics
 
 
 def make_small_model(folder: Path) -> Path:
-    """A Llama of 5M parameters of which the vocabulary has the share that SmolLM2-135M's has, about a fifth."""
+    """A Llama of 3M parameters of which the vocabulary has the share that SmolLM2-135M's has, about a fifth."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     make_model(folder)
     torch.manual_seed(0)
     config = LlamaConfig.from_pretrained(folder)
-    small = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "vocab_size": 6144}
-    config.update({**small, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096})
+    small = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 3456}
+    config.update({**small, "num_attention_heads": 3, "num_key_value_heads": 1, "max_position_embeddings": 4096})
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -131,7 +133,10 @@ def step_of(contender: Contender, config, rollouts, actors):
     from gpg_verl.training.trainer import GPGTrainerSync
 
     actors.call("reset")
-    return recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
+    step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
+    if contender.ours:
+        step.trainer._passes()  # checks the engine, once a run and not a step
+    return step
 
 
 @contextlib.contextmanager
@@ -174,22 +179,16 @@ def main() -> None:
         for name in arguments.shapes:
             for share in arguments.shares:
                 rollouts = recorded(SHAPES[name], arguments.groups, share, vocabulary)
-                flops, seconds, metrics = {}, {c: [] for c in COMPARED}, {}
+                flops, seconds, ours = {}, {c: [] for c in COMPARED}, {}
                 for contender in COMPARED:
                     with in_verls_place(contender):
                         step = step_of(contender, configs[contender], rollouts, actors)
-                        if contender.ours:
-                            step.trainer.passes_checked = True  # a check a run, not a step
-                            actors.check_passes()
-                        flops[contender] = counted(lambda step=step: metrics.update(ours=step()[0]))
-                    if contender is COMPARED[0]:
-                        ours = metrics["ours"]
+                        flops[contender], metrics = counted(step)
+                    ours = ours or metrics
                 for _ in range(arguments.pairs):
                     for contender in COMPARED:
                         with in_verls_place(contender):
                             step = step_of(contender, configs[contender], rollouts, actors)
-                            if contender.ours:
-                                step.trainer.passes_checked = True
                             started = time.perf_counter()
                             step()
                             seconds[contender].append(time.perf_counter() - started)

@@ -8,8 +8,9 @@ over the tree, with w the sum of the weights of all rows that pass, is that of t
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,7 +175,6 @@ class Tree:
     stand in depth-first order.
 
     source: (nodes,) where the node's token stands among all rows' tokens.
-    end: (nodes,) the first node after its subtree: q sees k where k <= q < end[k].
     starts: (branches,) the first node of each row's branch; a branch is a chain.
     before: for each branch the nodes in front of its first one, from the root on.
     positions: (K,) the nodes after which a token is scored, in order.
@@ -184,7 +184,6 @@ class Tree:
     """
 
     source: np.ndarray
-    end: np.ndarray
     starts: np.ndarray
     before: list[np.ndarray]
     positions: np.ndarray
@@ -196,76 +195,96 @@ class Tree:
     def __len__(self) -> int:
         return len(self.source)
 
+    def branches(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(first node, node behind the last, nodes before) of each branch with a node."""
+        ends = [*self.starts[1:].tolist(), len(self)]
+        for start, end, before in zip(self.starts.tolist(), ends[: len(self.starts)], self.before, strict=True):
+            if start < end:
+                yield start, end, before
+
+    @functools.cached_property
+    def end(self) -> np.ndarray:
+        """(nodes,) the first node after its subtree: q sees k where k <= q < end[k]."""
+        end = np.full(len(self), len(self))
+        path = np.zeros(0, dtype=np.int64)
+        for start, stop, before in self.branches():
+            end[path[len(before) :]] = start
+            path = np.concatenate([before, np.arange(start, stop)])
+        return end
+
     def weights(self, values: np.ndarray) -> np.ndarray:
         """(pairs,) the sum of `values` (tokens of all rows,) over the rows that score the pair."""
         return np.bincount(self.pair, values[self.flat], minlength=len(self.at))
 
     def visible(self) -> int:
         """Pairs of a query and a key that it sees."""
-        return int((self.end - np.arange(len(self))).sum())
+        return sum((end - start) * (2 * len(before) + end - start + 1) // 2 for start, end, before in self.branches())
 
 
 def grow(part: Branches, rows: Rows) -> Tree:
     """The tree of some rows."""
-    added, ends = part.added(), part.ends()
-    first = np.concatenate([[0], np.cumsum(added)])  # of all tokens of the tree, those only scored among them
+    added, computed = part.added(), part.computed()
+    # Tokens of the tree, those that are only scored among them, are numbered as nodes are. A number is its node's but
+    # for those of the branches before that have none.
+    first, first_node = (np.concatenate([[0], np.cumsum(x)]) for x in (added, computed))
     size = int(first[-1])
-    numbers = np.arange(size, dtype=np.int32)
-    parent, end = numbers - 1, np.full(size, size, dtype=np.int32)
-    path, length = np.zeros(int(part.lengths.max(initial=0)), dtype=np.int32), 0
-    before, flat, pair = [], [], []
-    starts, prompts = rows.offsets[part.rows].tolist(), rows.prompts[part.rows].tolist()
-    for start, new, shared, stop, row, prompt in zip(
-        first[:-1].tolist(), added.tolist(), part.shared.tolist(), part.lengths.tolist(), starts, prompts, strict=True
+    gone = first[:-1] - first_node[:-1]
+    numbers = np.arange(size)
+    is_scored = np.zeros(size, dtype=bool)
+    path = np.zeros(int(part.lengths.max(initial=0)), dtype=np.int64)
+    nodes = path.copy()  # of the path
+    before, parents, flat, pair = [], [], [], []
+    for start, new, shared, stop, less, row, prompt in zip(
+        first[:-1].tolist(),
+        added.tolist(),
+        part.shared.tolist(),
+        part.lengths.tolist(),
+        gone.tolist(),
+        rows.offsets[part.rows].tolist(),
+        rows.prompts[part.rows].tolist(),
+        strict=True,
     ):
         if new:
-            if shared < length:
-                end[_slice(path[shared:length])] = start
-            before.append(path[:shared].copy())
+            before.append(nodes[:shared].copy())
+            parents.append(nodes[shared - 1] if shared else -1)
             path[shared:stop] = numbers[start : start + new]
-            length = stop
-            parent[start] = path[shared - 1] if shared else -1
+            nodes[shared:stop] = numbers[start - less : start + new - less]
         if rows.mask is None:
             flat.append(np.arange(row + prompt, row + stop))
-            pair.append(path[prompt:stop].copy())
+            scored = path[prompt:stop].copy()
+            is_scored[path[prompt : max(prompt, shared)]] = True
+            is_scored[start + max(prompt, shared) - shared : start + new] = True
         else:
             places = np.flatnonzero(rows.mask[row : row + stop])
             flat.append(places + row)
-            pair.append(path[places])
+            scored = path[places]
+            is_scored[scored] = True
+        pair.append(scored)
     flat, pair = (np.concatenate(x) if x else np.zeros(0, dtype=np.int64) for x in (flat, pair))
-    is_scored = np.zeros(size, dtype=bool)
-    is_scored[pair] = True
 
-    computed = np.ones(size, dtype=bool)
-    computed[(first[1:] - 1)[ends]] = False
-    node = np.zeros(size + 1, dtype=np.int32)  # of a token of the tree: its node, where it has one
-    np.cumsum(computed, out=node[1:])
     adds = np.flatnonzero(added)
-    offset = (rows.offsets[part.rows] + part.shared - first[:-1])[adds]
-    source = numbers + np.repeat(offset, added[adds])
-
+    offset = rows.offsets[part.rows] + part.shared
     pairs = np.flatnonzero(is_scored)
-    follows = node[parent[pairs]]
-    scores = np.zeros(int(node[-1]), dtype=bool)
+    number = np.empty(size, dtype=np.int64)
+    number[pairs] = np.arange(len(pairs))
+    follows = numbers - np.repeat(gone + 1, added)  # the node before each token, but for a branch's first
+    follows[first[adds]] = parents
+    follows = follows[pairs]
+    scores = np.zeros(int(first_node[-1]), dtype=bool)
     scores[follows] = True
+    positions = np.flatnonzero(scores)
+    place = np.empty(len(scores), dtype=np.int64)
+    place[positions] = np.arange(len(positions))
     return Tree(
-        source=source[computed],
-        end=node[end[computed]],
-        starts=node[first[adds]],
-        before=[node[nodes] for nodes in before],
-        positions=np.flatnonzero(scores),
-        at=(np.cumsum(scores) - 1)[follows],
-        token=source[pairs],
+        source=np.arange(len(scores)) + np.repeat(offset - first_node[:-1], computed),
+        starts=first_node[adds],
+        before=before,
+        positions=positions,
+        at=place[follows],
+        token=pairs + np.repeat(offset - first[:-1], added)[pairs],
         flat=flat,
-        pair=(np.cumsum(is_scored) - 1)[pair],
+        pair=number[pair],
     )
-
-
-def _slice(nodes: np.ndarray) -> slice | np.ndarray:
-    """Ascending numbers as an index: a slice where none is left out, which is written many times faster."""
-    if nodes[-1] - nodes[0] == len(nodes) - 1:
-        return slice(nodes[0], nodes[-1] + 1)
-    return nodes
 
 
 @dataclass(frozen=True)
@@ -288,11 +307,8 @@ def blocks(tree: Tree, overhead: int) -> list[Block]:
 
     A later branch's ancestors are the block's own nodes and some of its first branch's ancestors: siblings see no more.
     """
-    ends = [*tree.starts[1:].tolist(), len(tree)][: len(tree.starts)]
     result: list[Block] = []
-    for start, end, before in zip(tree.starts.tolist(), ends, tree.before, strict=True):
-        if start == end:
-            continue
+    for start, end, before in tree.branches():
         new = Block(start, end, before, chain=True)
         if result:
             last = result[-1]

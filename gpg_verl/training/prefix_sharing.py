@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tensordict import NonTensorData, NonTensorStack, TensorDict
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, PreTrainedModel
 from verl.models.transformers import qwen2_vl
 from verl.utils import tensordict_utils as tu
@@ -70,6 +71,8 @@ class Layout:
             mask = None
             if not block.chain:
                 mask = torch.from_numpy(sees(tree, own, seen)).to(device)
+            elif len(block.before) and device.type == "cuda":
+                mask = causal_lower_right(len(own), len(seen))  # for kernels that need no mask in memory
             elif len(block.before):
                 mask = torch.ones(len(own), len(seen), dtype=torch.bool, device=device).tril(len(block.before))
             masks.append(mask)
@@ -129,24 +132,27 @@ def _attend_in_qwen2_vl(query_states, key_states, value_states, attention_mask, 
 
 
 class _LogProbs(torch.autograd.Function):
-    """log softmax(logits)[at, token], for pairs that differ, with one buffer of the logits' size in the backward."""
+    """log softmax(logits)[at, token], for pairs that differ. The gradient is written over the logits with `in_place`,
+    where nobody else needs them in the backward.
+    """
 
     @staticmethod
-    def forward(ctx, logits, at, token):
+    def forward(ctx, logits, at, token, in_place):
         total = torch.cat([_precise(part).logsumexp(-1) for part in logits.split(1024)])
         log_probs = _precise(logits[at, token]) - total[at]
         ctx.save_for_backward(logits, total, log_probs, at, token)
+        ctx.in_place = in_place
         return log_probs
 
     @staticmethod
     def backward(ctx, gradient):
         logits, total, log_probs, at, token = ctx.saved_tensors
         passing = torch.zeros_like(total).index_add(0, at, gradient)
-        result = torch.empty_like(logits)
+        result = logits if ctx.in_place else torch.empty_like(logits)
         for out, part, whole, weight in zip(*(x.split(1024) for x in (result, logits, total, passing)), strict=True):
             out.copy_((_precise(part) - whole[:, None]).exp_().mul_(-weight[:, None]))
         result[at, token] = (gradient - log_probs.exp() * passing[at]).to(result.dtype)
-        return result, None, None
+        return result, None, None, None
 
 
 def _precise(x: torch.Tensor) -> torch.Tensor:
@@ -342,7 +348,7 @@ class Passes:
             self._count(len(tree), int(rows.offsets[-1]) - len(tree), len(tree.positions), tree.visible())
         else:  # a pass for the other ranks' sake: one token, and nothing scored
             zero, last = np.zeros(1, dtype=np.int64), rows.offsets[1:2] - 1
-            tree = Tree(last, zero + 1, zero, [zero[:0]], zero, zero, last, zero[:0], zero[:0])
+            tree = Tree(last, zero, [zero[:0]], zero, zero, last, zero[:0], zero[:0])
 
         def there(numbers):
             return torch.from_numpy(numbers).to(ids.device)
@@ -397,7 +403,7 @@ class Passes:
             logits = logits.full_tensor()
         if micro_batch["temperature"] != 1.0:
             logits = logits / max(micro_batch["temperature"], 1e-8)
-        log_probs = _LogProbs.apply(logits, scored.at, ids.values()[scored.token])
+        log_probs = _LogProbs.apply(logits, scored.at, ids.values()[scored.token], not self.entropy_has_gradient)
 
         def in_rows(values):
             # veRL has a token's number at the place before the token.
