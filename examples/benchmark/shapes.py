@@ -57,7 +57,7 @@ class Shape:
 
 SHAPES = {
     "sums": Shape(28, (7, 14), words=12),
-    "short": Shape(16, (32, 32)),
+    "short": Shape(16, (16, 32)),
     "gsm8k": Shape(120, (125, 250)),
     "image": Shape(600, (75, 150)),
     "long": Shape(200, (1000, 2000)),
@@ -154,7 +154,7 @@ def in_verls_place(contender: Contender):
         yield
 
 
-def floor(metrics: dict, rows_tokens: int, share: float, body: int, head: int) -> float:
+def floor(metrics: dict, rows_tokens: int, body: int, head: int) -> float:
     """Of veRL's gpg; `metrics`: ours."""
     ours = metrics["gpg/tokens_computed"] * body + metrics["gpg/positions_scored"] * head
     return 3 / 4 * ours / (rows_tokens * (body + head))
@@ -199,7 +199,7 @@ def main() -> None:
                             step()
                             seconds[contender].append(time.perf_counter() - started)
                 tokens = sum(tag["seq_len"] for tag in rollouts.tags.values())
-                least = floor(ours, tokens, share, body, head)
+                least = floor(ours, tokens, body, head)
                 console.print(table(name, share, flops, seconds, least, ours))
                 figures.append(
                     {

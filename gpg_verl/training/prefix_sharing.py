@@ -32,7 +32,7 @@ ATTENTION = "gpg_prefix_tree"
 BRANCHES = "gpg_branches"  # of a micro-batch, under this name in its TensorDict
 
 # What one more call of attention costs, in pairs of a query and a key: on a CPU 0.1 ms, on a GPU a few launches.
-OVERHEAD = {"cpu": 1 << 13, "cuda": 1 << 18}
+OVERHEAD = {"cpu": 1 << 11, "cuda": 1 << 18}
 
 # Arguments of attention functions that change who sees whom or by how much; here they have no effect.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask", "chunk_size")
