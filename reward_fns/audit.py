@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from reward_fns.scoring import Settings, row_name
+from reward_fns import extract
+from reward_fns.scoring import Settings, row_name, told
 from reward_fns.sources import TASKS, UnknownDataSource, task_of
 from reward_fns.verdict import Killed, UnparsableGold
 
@@ -22,7 +23,7 @@ def problem(row: dict) -> str | None:
         task = task_of(source)
     except UnknownDataSource:
         return f"data_source={source!r} is unknown"
-    gold = (row.get("reward_model") or {}).get("ground_truth")
+    gold = row["reward_model"].get("ground_truth")
     if task.check_gold is None:
         return None
     try:
@@ -52,23 +53,43 @@ def rows(path: Path) -> tuple[int, Iterator[dict]]:
             raise UnreadableFile(
                 f"{path}: expected veRL's columns data_source and reward_model, found {', '.join(columns)}"
             )
-        return file.metadata.num_rows, (row for b in file.iter_batches(1024, columns=wanted) for row in b.to_pylist())
+        return file.metadata.num_rows, _checked(path, _batches(path, file, wanted))
     if path.suffix in (".jsonl", ".json"):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return len(lines), _parsed(path, lines)
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            raise UnreadableFile(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UnreadableFile(f"{path}: not UTF-8 (byte {error.start}): write it again as UTF-8") from None
+        # JSON has its own idea of a line: U+2028 and U+0085 may stand in a text as they are.
+        lines = [line for line in text.split("\n") if line.strip()]
+        return len(lines), _checked(path, map(_parsed, lines))
     raise UnreadableFile(f"{path}: expected .parquet or .jsonl in veRL's format")
 
 
-def _parsed(path: Path, lines: list[str]) -> Iterator[dict]:
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _batches(path: Path, file, columns: list[str]) -> Iterator[dict]:
+    import pyarrow
+
+    try:
+        for batch in file.iter_batches(1024, columns=columns):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"{path}: not a readable parquet file ({error})") from None
+
+
+def _checked(path: Path, found: Iterator[object]) -> Iterator[dict]:
+    for number, row in enumerate(found, 1):
         if not isinstance(row, dict) or not isinstance(row.get("reward_model"), dict):
             raise UnreadableFile(
-                f"{path}: row {number} is not an object with data_source and reward_model: write one object a line, "
-                "in veRL's format"
+                f"{path}: row {number} is not an object with data_source and, as an object, reward_model: write one "
+                "object a line, in veRL's format"
             )
         yield row
 
@@ -89,11 +110,11 @@ def main(files: list[Path]) -> int:
             )
             for number, row in enumerate(progress):
                 if (wrong := problem(row)) is not None:
-                    name = row_name(row.get("extra_info"))
+                    name = extract.showable(row_name(told(row.get("extra_info"))))
                     found.append(f"row {number}" + (f" (id {name})" if name else "") + f": {wrong}")
                     unknown = unknown or wrong.startswith("data_source")
-        except UnreadableFile as error:
-            console.print(str(error))
+        except (UnreadableFile, RuntimeError) as error:  # RuntimeError: the verifier does not start, say why
+            console.print(extract.showable(str(error), 2000))
             status = 2
             continue
         for entry in found:

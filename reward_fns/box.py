@@ -1,4 +1,8 @@
-"""Boxes (LISA): `(x1,y1),(x2,y2)` in thousandths of the image; the reward is GIoU + 1.
+"""Boxes (LISA): two corners in thousandths of the image; the reward is GIoU + 1.
+
+The prompt asks for `(x1,y1),(x2,y2)`. The same four numbers count in brackets or as a JSON `bbox_2d` too, with or
+without commas between the points: what is learned here is where the object is, and the format has a reward of its
+own.
 
 GIoU = IoU − (|C| − |A ∪ B|) / |C|, with C the smallest box around both (Rezatofighi et al. 2019), in [−1, 1]. `right`
 is an IoU of at least one half. This is the IoU of boxes; LISA's published metrics compare masks.
@@ -8,12 +12,15 @@ from __future__ import annotations
 
 import re
 
-from reward_fns import extract
+from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
 
-_POINT = r"\(\s{0,9}([0-9]{1,4})\s{0,9},\s{0,9}([0-9]{1,4})\s{0,9}\)"
-_BOX = re.compile(_POINT + r"\s{0,9},\s{0,9}" + _POINT)
-Box = tuple[int, int, int, int]
+_NUMBER = r"\s{0,9}([0-9]{1,4}(?:\.[0-9]{1,9})?)\s{0,9}"
+_PAIR = rf"[(\[<]{{1,2}}{_NUMBER}[, ]{_NUMBER}[)\]>]{{1,2}}"
+_BOX = re.compile(
+    rf"{_PAIR}\s{{0,9}}[,;-]?\s{{0,9}}(?:to\s{{1,9}})?{_PAIR}|[(\[{{]{_NUMBER}" + rf"[, ]{_NUMBER}" * 3 + r"[)\]}]"
+)
+Box = tuple[float, float, float, float]
 
 
 def judge(text: str, gold, settings) -> Verdict:
@@ -31,19 +38,23 @@ def check_gold(gold, settings) -> None:
 
 
 def _gold_box(gold) -> Box:
-    box = read(extract.tagged_or_whole(gold)) if isinstance(gold, str) else None
-    if box is None:
+    found = [box for text in golds.texts(gold) if (box := read(extract.tagged_or_whole(text))) is not None]
+    if len(found) != 1:
         raise UnparsableGold(repr(gold))
-    return box
+    return found[0]
 
 
 def read(text: str) -> Box | None:
     """The box in the text; None for none, for several that differ, and for one without area."""
-    boxes = {tuple(map(int, match)) for match in _BOX.findall(text)}
-    if len(boxes) != 1:
+    found = {tuple(_value(n) for n in match if n) for match in _BOX.findall(text)}
+    if len(found) != 1:
         return None
-    x1, y1, x2, y2 = boxes.pop()
+    x1, y1, x2, y2 = found.pop()
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _value(number: str) -> float:
+    return float(number) if "." in number else int(number)
 
 
 def generalized_iou(a: Box, b: Box) -> tuple[float, float]:
@@ -55,9 +66,9 @@ def generalized_iou(a: Box, b: Box) -> tuple[float, float]:
     return iou - (around - union) / around, iou
 
 
-def _area(box: Box) -> int:
+def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _length(start: int, end: int) -> int:
+def _length(start: float, end: float) -> float:
     return max(0, end - start)

@@ -1,39 +1,99 @@
-"""Class names (ViRFT_CLS): spaces and underscores removed, lower case, equal or one inside the other.
+"""Class names (ViRFT_CLS): the name, in whatever spelling, alone or in a sentence that says nothing else.
 
-Two departures from the published rule, under which an empty answer or a single letter is inside every name and a list
-of all classes contains every name: an answer that names several things is wrong, and of two names inside one another
-the longer has at most LONGER times the letters of the shorter.
+The published rule removes spaces and underscores and takes one inside the other for equal, so `sedan2012` is right
+for 26 of 196 cars and `A/B` for both. Here the whole name has to be there and nothing beside it but FILLER; the year
+of a car and the maker of an aircraft may be left out, where that leaves one class.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
-from reward_fns import extract
+from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
 
-LONGER = 3
-_SEVERAL = re.compile(r"[,;|\n]|\s(?:and|or)\s", re.IGNORECASE)
+FILLER = {
+    "a", "an", "the", "this", "that", "these", "it", "is", "s", "its", "looks", "like", "to", "be", "appears",
+    "seems", "in", "of", "on", "image", "picture", "photo", "photograph", "shown", "shows", "showing", "see", "i",
+    "can", "think", "believe", "my", "answer", "final", "class", "category", "name", "named", "called", "object",
+    "type", "kind", "species", "breed", "dog", "cat", "flower", "plant", "car", "vehicle", "automobile", "aircraft",
+    "airplane", "plane", "jet", "airliner", "model", "variant", "make", "belongs", "family", "known", "as",
+    "which", "so", "therefore", "thus", "option", "label", "correct", "predicted", "here", "we", "have", "with", "you",
+}  # fmt: skip
+MAKERS = {
+    "boeing", "airbus", "mcdonnell", "douglas", "lockheed", "embraer", "bombardier", "canadair", "cessna", "antonov",
+    "beechcraft", "british", "aerospace", "bae", "fokker", "gulfstream", "ilyushin", "tupolev", "yakovlev", "saab",
+    "dassault", "dornier", "eurofighter", "fairchild", "havilland", "de", "hawker", "siddeley", "piper", "panavia",
+    "robin", "supermarine", "general", "dynamics", "atr", "aircraft", "aviation",
+}  # fmt: skip
+# Cars of two years that differ in nothing else.
+_YEAR_NEEDED = {
+    "audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon", "dodgedurangosuv", "fordf150regularcab",
+    "hondaodysseyminivan", "volkswagengolfhatchback",
+}  # fmt: skip
+_WORD = re.compile(r"[a-z0-9]+")
+_YEAR = re.compile(r"(?:19|20)[0-9]{2}")
+_BRACKETS = re.compile(r"\([^()]{0,60}\)|\[[^\[\]]{0,60}\]")
+MOST_WORDS = 40
 
 
 def judge(text: str, gold, settings) -> Verdict:
-    name = _letters(_checked(gold))
+    names = _names(gold)
     answer = extract.tagged_or_whole(text)
-    given = _letters(answer)
-    short, long = sorted((name, given), key=len)
-    inside = short in long and len(long) <= LONGER * len(short) and not _SEVERAL.search(answer)
-    return Verdict(given == name or (bool(short) and inside), answer)
+    if (boxes := extract.contents(answer)) is not None:
+        answer = ", ".join(boxes)
+    given = [_words(answer), _words(_BRACKETS.sub(" ", answer))]
+    return Verdict(any(_says(words, name) for words in given for name in names), answer)
 
 
 def check_gold(gold, settings) -> None:
-    _checked(gold)
+    _names(gold)
 
 
-def _checked(gold) -> str:
-    if not isinstance(gold, str) or not _letters(gold):
+def _names(gold) -> list[list[str]]:
+    names = [words for text in golds.texts(gold) if (words := _words(extract.tagged_or_whole(text)))]
+    if not names:
         raise UnparsableGold(repr(gold))
-    return gold
+    return names
 
 
-def _letters(name: str) -> str:
-    return "".join(name.replace("_", " ").split()).lower()
+def _words(text: str) -> list[str]:
+    bare = unicodedata.normalize("NFKD", text.replace("_", " ").replace("'", "").replace("’", "").casefold())
+    return _WORD.findall("".join(c for c in bare if not unicodedata.combining(c)))
+
+
+def _says(answer: list[str], name: list[str]) -> bool:
+    """Whether the answer is the name, and FILLER or a maker around it."""
+    if not answer or len(answer) > MOST_WORDS:
+        return False
+    wanted = {"".join(part) for part in _spellings(name)}
+    longest = max(map(len, wanted))
+    for start in range(len(answer)):
+        joined = ""
+        for end in range(start, len(answer)):
+            joined += answer[end]
+            if len(joined) > longest + 2:
+                break
+            if joined in wanted or _singular(joined) in wanted or joined in map(_singular, wanted):
+                rest = {*answer[:start], *answer[end + 1 :]}
+                if rest <= FILLER or (any(c.isdigit() for c in joined) and rest <= FILLER | MAKERS):
+                    return True
+    return False
+
+
+def _spellings(name: list[str]) -> list[list[str]]:
+    """The name; without the year at its end; without the maker in front, if the rest tells it apart."""
+    spellings = [name]
+    if len(name) > 2 and _YEAR.fullmatch(name[-1]) and "".join(name[:-1]) not in _YEAR_NEEDED:
+        spellings.append(name[:-1])
+    rest = list(name)
+    while len(rest) > 1 and rest[0] in MAKERS:
+        rest = rest[1:]
+    if any(c.isdigit() for word in rest for c in word) and not _YEAR.fullmatch("".join(rest)):
+        spellings.append(rest)
+    return spellings
+
+
+def _singular(word: str) -> str:
+    return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word

@@ -1,22 +1,21 @@
-"""MATH and its kin: equal to a gold answer as math-verify sees it, boxed answer first.
+"""MATH and its kin: the final answer equals a gold answer, in whatever notation.
 
-Most answers are plain numbers or the gold text itself: those are decided here, in microseconds, where math-verify
-can only say the same. Everything else goes to the guarded verifier (guard.py). sympy is never imported here.
+Most answers are plain numbers or the gold text itself: those are decided at once. Others are read (kinds.py) and
+compared within their kind; what is left, mostly calculus, goes to math-verify in the guarded verifier (guard.py).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-from reward_fns import extract, guard
+from reward_fns import extract, golds, guard, kinds
 from reward_fns.verdict import UnparsableGold, Verdict
 
 # Decimals are short enough for a float to hold them, denominators for 15 digits to tell two fractions apart.
 _NUMBER = re.compile(
-    r"(?P<whole>[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,9}))(?P<decimals>\.[0-9]{1,6})?"
+    r"(?P<whole>[+-]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3}|[0-9]{1,9}))(?P<decimals>\.[0-9]{1,6})?"
     r"|(?P<minus>-?)(?:\\[dt]?frac\{(?P<over>-?[0-9]{1,6})\}\{(?P<under>[0-9]{1,4})\}"
     r"|(?P<left>[0-9]{1,6})/(?P<right>[0-9]{1,4}))"
     r"|(?P<mixed>[0-9]{1,6}) ?\\[dt]?frac\{(?P<above>[0-9]{1,6})\}\{(?P<below>[0-9]{1,4})\}"
@@ -24,85 +23,73 @@ _NUMBER = re.compile(
 # Text that math-verify finds equal to itself: no comparison of an undefined value (1/0), balanced braces.
 _PLAIN_TEXT = re.compile(r"[0-9A-Za-z+\-*/^_=(),|<>\[\]{} \\.!:']{1,300}")
 _UNDEFINED = re.compile(r"[/{] ?0 ?(?:[^0-9.]|$)|nan|infty")
+# Left standing, these restate a question: `\\sum_{k=1}^{100} k`.
+_UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|[∑∏∫]")
 
 
 def judge(text: str, gold, settings) -> Verdict:
-    golds = accepted(gold)
-    box = extract.boxed(text)
-    if box is not None:
-        content, group = box
-        return Verdict(same(golds, content, settings, group), content)
-    check_gold(gold, settings)
-    if extract.opens_box(text):
-        return Verdict(False)  # cut in mid-answer
-    # math-verify looks for "the answer is", formulas and numbers, which a final answer has near its end.
-    tail = text[-extract.LONGEST_ANSWER :].strip()
-    right, pred = guard.verify(golds, tail, settings.verify_timeout) if tail else (False, "")
-    return Verdict(right, pred)
+    accepted_golds = accepted(gold)
+    _readable(accepted_golds, settings.verify_timeout)
+    answer = extract.final(text, settings.boxes_in_thinking)
+    if not answer:
+        return Verdict(False)
+    return Verdict(same(accepted_golds, answer, settings), answer)
 
 
 def check_gold(gold, settings) -> None:
     """Raises UnparsableGold if none of the accepted golds can be read."""
-    golds = accepted(gold)
-    if all(_plain(g) is None and not _equal_to_itself(g) for g in golds):
-        _check(golds, settings.verify_timeout)
-
-
-@lru_cache(maxsize=65536)
-def _check(golds: tuple[str, ...], timeout: float | None) -> None:
-    guard.verify(golds, "", timeout)
+    _readable(accepted(gold), settings.verify_timeout)
 
 
 def accepted(gold) -> tuple[str, ...]:
-    """The accepted golds, tidied: one, or a list of which any is right.
-
-    A list may come as JSON text, as gpg_verl.data writes it: veRL concatenates validation files, and a column that is
-    text in one and a list in another stops it.
-    """
-    if isinstance(gold, str):
-        golds = _json_list(gold) if gold.startswith('["') else (gold,)
-    elif isinstance(gold, int | float):
-        golds = (str(gold),)
-    elif hasattr(gold, "__iter__"):
-        golds = tuple(str(g) for g in gold)
-    else:
+    """The accepted golds: one, or a list of which any is right."""
+    found = tuple(text.strip() for text in golds.texts(gold) if len(text) <= extract.LONGEST_ANSWER)
+    if not found:
         raise UnparsableGold(repr(gold))
-    golds = tuple(tidy(g) for g in golds if len(g) <= extract.LONGEST_ANSWER)
-    if not any(golds):
-        raise UnparsableGold(repr(gold))
-    return tuple(g for g in golds if g)
+    return found
 
 
-def _json_list(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(str(gold) for gold in json.loads(text))
-    except ValueError:
-        return (text,)
+@lru_cache(maxsize=65536)
+def _readable(accepted_golds: tuple[str, ...], timeout: float | None) -> None:
+    if all(_plain(g) is None and kinds.read(g).kind in ("unknown", "beyond") for g in accepted_golds):
+        guard.verify(tuple(map(tidy, accepted_golds)), "", timeout)
 
 
-def same(golds: tuple[str, ...], answer: str, settings, group: str | None = None) -> bool:
-    """Whether `answer` equals one of `golds` (tidied). group: the answer with the boxes side by side with it."""
-    if group is None or group.count("\\boxed") == 1:
-        answer = tidy(answer)
-        if not answer:
-            return False
-        decisions = [short_path(gold, answer) for gold in golds]
-        if True in decisions:
-            return True
-        golds = tuple(gold for gold, decision in zip(golds, decisions, strict=True) if decision is None)
-        if not golds:
-            return False
-        group = f"\\boxed{{{answer}}}"
-    return _verified(golds, group, settings.verify_timeout)
+def same(accepted_golds: tuple[str, ...], answer: str, settings) -> bool:
+    """Whether `answer` equals one of the golds."""
+    answer = answer.strip()
+    if not answer or len(answer) > extract.LONGEST_ANSWER:
+        return False
+    decisions = [short_path(gold, answer) for gold in accepted_golds]
+    if True in decisions:
+        return True
+    left = tuple(gold for gold, decision in zip(accepted_golds, decisions, strict=True) if decision is None)
+    return bool(left) and _compared(left, answer, settings)
 
 
 @lru_cache(maxsize=16384)
-def _verified(golds: tuple[str, ...], text: str, timeout: float | None) -> bool:
-    return guard.verify(golds, text, timeout)[0]  # what raises (Killed) is not cached
+def _compared(left: tuple[str, ...], answer: str, settings) -> bool:
+    if not settings.unevaluated and _UNEVALUATED.search(answer) and not _UNEVALUATED.search("".join(left)):
+        return False
+    guard.pool().ready()
+    read = kinds.read(answer)
+    decisions = [kinds.same(kinds.read(gold), read, settings) for gold in left]
+    if True in decisions:
+        return True
+    left = tuple(tidy(gold) for gold, decision in zip(left, decisions, strict=True) if decision is None)
+    return bool(left) and _verified(left, f"\\boxed{{{tidy(answer)}}}", settings.verify_timeout)
+
+
+@lru_cache(maxsize=16384)
+def _verified(left: tuple[str, ...], text: str, timeout: float | None) -> bool:
+    try:
+        return guard.verify(left, text, timeout)[0]  # what raises Killed is not cached
+    except UnparsableGold:
+        return False  # read here, and not by math-verify
 
 
 def short_path(gold: str, answer: str) -> bool | None:
-    """What math-verify would say of two tidied answers, where that is plain to see; None where it is not."""
+    """Whether two answers are equal, where that is plain to see; None where it is not."""
     if gold == answer and _equal_to_itself(gold):
         return True
     g, a = _plain(gold), _plain(answer)
@@ -110,7 +97,6 @@ def short_path(gold: str, answer: str) -> bool | None:
         return None
     if g == a:
         return True
-    # math-verify rounds to 6 decimals as soon as one of the two is a decimal number.
     decimal = "." in gold or "." in answer
     return None if decimal and abs(g - a) < Fraction(1, 10**5) else False
 

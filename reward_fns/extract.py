@@ -1,62 +1,122 @@
 """Where the final answer stands in a model's text. Linear in its length: no regular expression that backtracks.
 
-Rules, the same for every kind: the last answer counts (models correct themselves), and answers that stand side by side
-are one answer, a list, which equals a gold answer only if that is the same list. Listing options wins nothing.
+Rules, the same for every kind: the last answer counts (models correct themselves), one that was taken back or cut
+does not, and answers that stand side by side are one answer, a list, which equals a gold answer only if that is the
+same list. Listing options wins nothing.
 """
 
 from __future__ import annotations
 
+import re
+
 # No honest final answer is longer; OlympiadBench's longest gold answer has 204 characters.
 LONGEST_ANSWER = 4096
-# math-verify takes boxes for one list when less than this lies between them (and holds a separator).
+# Boxes with more than this between them are never one list.
 SIDE_BY_SIDE = 70
 MOST_BOXES = 100
 
-_BOXED = "\\boxed"
 _OPEN, _CLOSE = "<answer>", "</answer>"
+_NAMES = ("\\boxed", "\\fbox")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
+_UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
+_MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
+_LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
+_SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
+_CORRECTS = re.compile(
+    r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus|therefore|"
+    r"hence|gives?|answer|should|check|recheck|then|again|is)\b",
+    re.IGNORECASE,
+)
+_JOINS = re.compile(r"[,;&/|]|\b(?:and|or)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
+)
+_ANNOUNCED = re.compile(
+    r"\b(?:(?:answer|ans|solution|result)(?:\s+(?:to|of|for)\s+(?:the|this|that|our)\s+\w{1,20})?"
+    r"\**\s*(?::|=|\bis\b|\bequals\b|\bwould be\b|\bshould be\b|\bmust be\b|\bwill be\b|\bcomes out (?:to|as)\b)"
+    r"|final answer\**\s*\n)",
+    re.IGNORECASE,
+)
+_END = re.compile(r"\.\s+(?=[A-Z*\\\n])|\.?\s*\n|\.\s*$")
+
+
+# ---- boxes -----------------------------------------------------------------------------------------------------
 
 
 def boxed(text: str) -> tuple[str, str] | None:
-    """The last complete `\\boxed{...}`: (its content, the text from the first box of its group to its end).
+    """The last box: (its content, the text of its group, from the first box to the end of the last).
 
-    A group is boxes with less than SIDE_BY_SIDE characters between them; with one box the text is that box. None if
-    the text has no complete box.
+    None if the text has none. ("", "") if the last one is empty, was cut, or is taken back (`not \\boxed{5}`): an
+    earlier one does not stand in for it. A group is boxes that form a list; with one box it is that box.
     """
-    start = len(text)
-    for _ in range(MOST_BOXES):
-        start = text.rfind(_BOXED, 0, start)
-        if start < 0:
-            return None
-        if (end := _closing(text, start)) is not None:
-            break
-    else:
-        return None
-    content = text[text.index("{", start) + 1 : end]
-    first = group = start
-    for _ in range(MOST_BOXES):
-        group = text.rfind(_BOXED, max(0, first - SIDE_BY_SIDE - LONGEST_ANSWER), first)
-        before = _closing(text, group) if group >= 0 else None
-        if before is None or not before < first <= before + SIDE_BY_SIDE:
-            break
-        first = group
-    return content, text[first : end + 1]
+    group = _group(text)
+    if not group:
+        return None if group is None else ("", "")
+    (first, *_), (_, begin, end) = group[0], group[-1]
+    return text[begin:end], text[first : end + 1]
+
+
+def contents(text: str) -> list[str] | None:
+    """What the boxes of the last group hold, each once; None if the text has no box, [] where `boxed` is empty."""
+    group = _group(text)
+    return group if not group else list(dict.fromkeys(text[begin:end].strip() for _, begin, end in group))
 
 
 def opens_box(text: str) -> bool:
     """Whether the text ends inside a box: output that was cut in mid-formula."""
-    start = text.rfind(_BOXED)
-    return start >= 0 and _closing(text, start) is None
+    starts = _starts(text, 1)
+    return bool(starts) and _span(text, starts[0]) is None
 
 
-def _closing(text: str, start: int) -> int | None:
-    """Where the box that starts at `start` closes; None if it does not within LONGEST_ANSWER characters."""
-    position = start + len(_BOXED)
-    stop = min(len(text), position + LONGEST_ANSWER)
-    while position < stop and text[position].isspace():
-        position += 1
-    if position >= stop or text[position] != "{":
+def last_box_start(text: str) -> int:
+    """Where the last box begins; -1 if there is none."""
+    starts = _starts(text, 1)
+    return starts[0] if starts else -1
+
+
+def _group(text: str) -> list[tuple[int, int, int]] | None:
+    """(start, begin of the content, its end) of the boxes of the last group; None and [] as in `contents`."""
+    starts = _starts(text, 2)
+    if not starts:
         return None
-    depth = 0
+    last = _span(text, starts[0])
+    before = text[max(0, starts[0] - 40) : starts[0]]
+    if last is None or not text[slice(*last)].strip() or ("n" in before and _TAKEN_BACK.search(before)):
+        return []
+    group = [(starts[0], *last)]
+    if len(starts) > 1:
+        for start in _starts(text, MOST_BOXES)[1:]:
+            span = _span(text, start)
+            if span is None or not span[1] < group[0][0] or not _lists(text[span[1] + 1 : group[0][0]]):
+                break
+            group.insert(0, (start, *span))
+    return group
+
+
+def _starts(text: str, most: int) -> list[int]:
+    """Where the last boxes begin, the last one first."""
+    found: list[int] = []
+    for name in _NAMES:
+        if name not in text:  # faster than a search from the end
+            continue
+        position, left = text.rfind(name), most
+        while position >= 0 and left:
+            if _BOX.match(text, position):
+                found.append(position)
+                left -= 1
+            position = text.rfind(name, 0, position)
+    return sorted(found, reverse=True)[:most]
+
+
+def _span(text: str, start: int) -> tuple[int, int] | None:
+    """Where the content of the box that starts at `start` begins and ends; None if it does not end within
+    LONGEST_ANSWER."""
+    position = _BOX.match(text, start).end()
+    if text[position - 1] != "{":
+        unbraced = _UNBRACED.match(text, position)
+        return (position, unbraced.end()) if unbraced else None
+    stop = min(len(text), position + LONGEST_ANSWER)
+    depth, begin = 1, position
     while position < stop:
         character = text[position]
         if character == "\\":
@@ -66,9 +126,24 @@ def _closing(text: str, start: int) -> int | None:
         elif character == "}":
             depth -= 1
             if depth == 0:
-                return position
+                return begin, position
         position += 1
     return None
+
+
+def _lists(between: str) -> bool:
+    """Whether what stands between two boxes makes them a list: nothing, commas, "and", "or", and a few words."""
+    if len(between) > SIDE_BY_SIDE:
+        return False
+    between = _MATH.sub(" ", _LEFT_SIDE.sub("", between)).strip()
+    if not between:
+        return True
+    if _SENTENCE.search(between) or _CORRECTS.search(between):
+        return False
+    return _JOINS.search(between) is not None
+
+
+# ---- tags and announcements ------------------------------------------------------------------------------------
 
 
 def tagged(text: str) -> str | None:
@@ -90,19 +165,67 @@ def tagged_or_whole(text: str) -> str:
     """The text in answer tags, or what follows the thinking where there are none (a base model writes no tags)."""
     answer = tagged(text)
     if answer is None:
-        answer = _after_thinking(text)
+        answer = "" if in_thinking(text) else _after_thinking(text)
     return answer.strip() if len(answer) <= LONGEST_ANSWER else ""
+
+
+def in_thinking(text: str) -> bool:
+    """Whether the text ends within its thinking."""
+    return text.rfind("<think>") > text.rfind("</think>")
 
 
 def _after_thinking(text: str) -> str:
     return text.rpartition("</think>")[2]
 
 
+def announced(text: str) -> str | None:
+    """What the text says is its answer, in its last sentence that says so; None if none does."""
+    found = None
+    for found in _ANNOUNCED.finditer(text, max(0, len(text) - LONGEST_ANSWER)):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    rest = text[found.end() : found.end() + 400].lstrip(" \n*:")
+    for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
+        if rest.startswith(opening):
+            return rest[2:].partition(closing)[0].strip()
+    end = _END.search(rest)
+    return (rest[: end.start()] if end else rest).strip().strip("*").strip()
+
+
+def final(text: str, boxes_in_thinking: bool = True) -> str | None:
+    """The final answer of a text in mathematics: its box, tags, `####` or announcement; None if it has none of them.
+
+    What follows the thinking comes first. Boxes that form a list are joined by commas.
+    """
+    thinking, closed, after = text.rpartition("</think>") if "think>" in text else ("", "", text)
+    parts = [after] if boxes_in_thinking or not in_thinking(text) else []
+    if closed and boxes_in_thinking:
+        parts.append(thinking)
+    for part in parts:
+        if (answer := _final(part)) is not None:
+            return answer if len(answer) <= LONGEST_ANSWER else ""
+    return None
+
+
+def _final(part: str) -> str | None:
+    tag = part.rfind(_OPEN)
+    if not (tag >= 0 and _CLOSE in part[tag:] and tag > last_box_start(part)) and (boxes := contents(part)) is not None:
+        return ", ".join(boxes)
+    if tag >= 0 and _CLOSE in part:
+        return tagged(part)
+    mark = part.rfind("####")
+    if mark >= 0 and (line := part[mark + 4 : mark + 400].strip().partition("\n")[0]):
+        return line
+    return announced(part)
+
+
 def looks_cut(text: str) -> bool:
     """Whether the text stops before it is done: in a box, in the thinking or in the answer tags."""
-    return opens_box(text) or text.rfind("<think>") > text.rfind("</think>") or text.rfind(_OPEN) > text.rfind(_CLOSE)
+    return opens_box(text) or in_thinking(text) or text.rfind(_OPEN) > text.rfind(_CLOSE)
 
 
-def showable(answer: str) -> str:
-    """An extracted answer for logs: at most 200 characters, storable anywhere (no lone surrogates, no null bytes)."""
-    return answer[:200].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+def showable(answer: str, most: int = 200) -> str:
+    """An extracted answer for logs: at most `most` characters, storable anywhere (no lone surrogates, no null
+    bytes)."""
+    return answer[:most].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -5,7 +5,7 @@
 Started on first use, once per process; safe to call from any number of threads. A worker that takes too long is
 killed and replaced, its item raises Killed. All processes end with this one, however it ends (see worker.py).
 
-    GPG_VERIFY_TIMEOUT    seconds for one answer (5); up to 4 times as long on a machine too busy to run it
+    GPG_VERIFY_TIMEOUT    seconds that a worker computes for one answer (5), on however busy a machine
     GPG_VERIFY_MEMORY     MB that one answer may take (512)
     GPG_VERIFY_WORKERS    most worker processes, forked as they are needed (4)
 """
@@ -25,9 +25,10 @@ import time
 
 from reward_fns.verdict import Killed, UnparsableGold
 
-# An honest answer on a busy machine is not a hanging one: a worker that had less than 1/4 of the time limit on a
-# processor may go on until it has, for 4 times the limit at most.
-STARVED = 4
+# The bound is on the worker's own processor time, so a verdict does not depend on what else the machine does. Behind it
+# stands a bound on the clock's time, this many times as long, for a worker that waits for something else than a
+# processor.
+WALL = 15
 # Time for the first process to import sympy and math-verify: 1.5 s on an idle core.
 START_SECONDS = 120
 
@@ -35,8 +36,8 @@ START_SECONDS = 120
 def verify(golds: tuple[str, ...], text: str, timeout: float | None = None) -> tuple[bool, str]:
     """Whether math-verify finds in `text` an answer equal to one of `golds`, and that answer as text.
 
-    Raises UnparsableGold if none of the golds can be read, Killed if the bounds on time (`timeout` in seconds, by
-    default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
+    Raises UnparsableGold if none of the golds can be read, Killed if the bounds on time (`timeout` in processor
+    seconds, by default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
     """
     seconds = from_environment("GPG_VERIFY_TIMEOUT", 5) if timeout is None else timeout
     reply = pool().ask({"golds": golds, "text": text}, seconds)
@@ -82,6 +83,15 @@ class Pool:
         finally:
             self._idle.put(worker)
 
+    def ready(self) -> None:
+        """Starts the first worker, unless one was started: the answer that needs it does not wait for its imports."""
+        if self._forker is None:
+            worker = self._idle.get()
+            try:
+                worker = worker or self._fork()
+            finally:
+                self._idle.put(worker)
+
     def processes(self) -> list[int]:
         """The ids of the forker and its workers."""
         with self._lock:
@@ -121,8 +131,8 @@ class _Worker:
         self.channel, self.pid = channel, pid
 
     def ask(self, line: bytes, seconds: float) -> dict:
-        """The reply; raises TimeoutError after `seconds`, or later on a machine so busy that the worker hardly ran."""
-        start, cpu = time.monotonic(), self._cpu_seconds()
+        """The reply; raises TimeoutError once the worker has computed for `seconds`, or WALL times that have passed."""
+        end, limit = time.monotonic() + WALL * seconds, self._cpu_seconds() + seconds
         self.channel.settimeout(seconds)
         self.channel.sendall(line)
         reply = b""
@@ -130,10 +140,10 @@ class _Worker:
             try:
                 part = self.channel.recv(65536)
             except TimeoutError:
-                starved = self._cpu_seconds() - cpu < seconds / STARVED
-                if not starved or time.monotonic() - start > STARVED * seconds:
+                left = min(limit - self._cpu_seconds(), end - time.monotonic())
+                if left <= 0:
                     raise
-                self.channel.settimeout(seconds / STARVED)
+                self.channel.settimeout(max(left, 0.01))
                 continue
             if not part:
                 raise ConnectionError("the worker is gone")

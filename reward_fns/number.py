@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from reward_fns import formula, kinds
+
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})"
 _CURRENCY = r"[$€£¥₹]"
 # Every repetition is bounded and digits are ASCII: "４2" is not 2. What follows must not continue the number, nor
@@ -17,24 +19,37 @@ NUMBER = re.compile(
 )
 # A number does not begin inside a word or a number: neither x2 nor the 5 of 1.5.
 _BEFORE = re.compile(r"(?<![\w.,])")
-_LATEX = re.compile(
-    r"\\[dtc]?frac\{(-?[0-9]{1,40})\}\{([0-9]{1,40})\}|\\text\{([^{}]{0,100})\}|\\(?:mathrm|mbox)\{([^{}]{0,100})\}"
-)
 TAIL = 2000
 LONGEST_NUMBER = 100
+LONGEST_LINE = 400
+_PLAIN = re.compile(r"(-?(?:[0-9]{1,40}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,12})(?:\.[0-9]{1,40})?)\.?")
+# Letters that count, tight behind a number: 18k is 18 thousand.
+_LETTER = re.compile(r"(.{0,30}[0-9])(k|K|M|mn|B|bn)\b(.{0,100})")
+_LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
 
 
 def read(text: str) -> Fraction | None:
-    """The number that `text` begins with, after spaces and emphasis; None if it begins with none."""
-    match = NUMBER.match(text, len(text) - len(text.lstrip(" \t\n*_`")))
-    return _value(match) if match else None
+    """The number that a line or the content of a box states, in any notation; None for none, for several, or for a
+    sum."""
+    text = text.strip()
+    if match := _PLAIN.fullmatch(text):
+        return Fraction(match[1].replace(",", ""))
+    return _stated(text) if len(text) <= LONGEST_LINE else None
 
 
-def read_latex(text: str) -> Fraction | None:
-    """As `read`, for the content of a box: `\\frac{1}{2}`, `10{,}000`, `\\$5`, `5\\text{ cm}`, `x = 5`."""
-    text = text[:400].replace("\\!", "").replace("{,}", ",").replace("\\$", "$").replace("\\ ", " ").strip(" $")
-    text = _LATEX.sub(lambda m: f"{m[1]}/{m[2]}" if m[1] else f" {m[3] or m[4] or ''}", text)
-    return read(text.rpartition("=")[2])
+read_latex = only = read  # the names of readers of boxes and of tags, while there were three
+
+
+def _stated(text: str) -> Fraction | None:
+    if match := _LETTER.fullmatch(text):
+        text = f"{match[1]} {_LETTERS[match[2]]} {match[3]}"
+    answer = kinds.read(text)
+    if answer.kind == "option" and answer.parts[1]:
+        answer = kinds.read(answer.parts[1])  # (A) 5
+    answer = answer.other or answer
+    if answer.kind != "formula" or not formula.is_stated(answer.parts[0]):
+        return None
+    return formula.constant(answer.parts[0])
 
 
 def last(text: str) -> Fraction | None:
@@ -48,13 +63,6 @@ def last(text: str) -> Fraction | None:
         if _BEFORE.match(text, match.start()):
             found = match
     return _value(found) if found else None
-
-
-def only(text: str) -> Fraction | None:
-    """The number in a short text that states one: "145°", "AB = 5 cm"; None for none or for several that differ."""
-    text = text.rpartition("=")[2]
-    values = {_value(match) for match in NUMBER.finditer(text[:400]) if _BEFORE.match(text, match.start())}
-    return values.pop() if len(values) == 1 else None
 
 
 def _value(match: re.Match) -> Fraction | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import threading
 from dataclasses import dataclass, fields
@@ -17,8 +18,10 @@ from reward_fns.verdict import Killed, UnparsableGold, Verdict
 
 logger = logging.getLogger("reward_fns")
 
-# veRL passes these to every reward function when a reward model runs beside it.
-_FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
+# veRL passes these to reward functions: when a reward model runs beside it, and where a sandbox runs code.
+_FROM_VERL = (
+    "reward_router_address", "reward_model_tokenizer", "sandbox_fusion_url", "concurrent_semaphore", "memory_limit_mb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,12 @@ class Settings:
     cosine_max_len: characters at which the cosine reward is lowest.
     cosine_published: let it rise again beyond that, as the public code does.
     last_number: GSM8K: take the text's last number where it has neither `####` nor a box.
-    verify_timeout: seconds for one verification; None: GPG_VERIFY_TIMEOUT, or 5.
+    verify_timeout: processor seconds for one verification; None: GPG_VERIFY_TIMEOUT, or 5.
+    compare_units: `3 hours` is wrong for `3 days`; a missing unit never makes an answer wrong.
+    percent_as_fraction: mathematics: `50%` is right for `0.5`, as it is for `50`.
+    unevaluated: mathematics: a sum, product, integral or limit that is left standing counts by its value.
+    boxes_in_thinking: mathematics: an answer within the thinking counts where nothing follows it.
+    small_letters: `b` is right for option `B`.
     """
 
     accuracy: float | None = None
@@ -41,6 +49,11 @@ class Settings:
     cosine_published: bool = False
     last_number: bool = False
     verify_timeout: float | None = None
+    compare_units: bool = True
+    percent_as_fraction: bool = True
+    unevaluated: bool = True
+    boxes_in_thinking: bool = True
+    small_letters: bool = False
 
     def __post_init__(self):
         for name in ("accuracy", "cosine", "format"):
@@ -48,7 +61,7 @@ class Settings:
                 raise ValueError(f"reward_kwargs.{name}={getattr(self, name)!r}: expected a weight, a number")
         if self.format_style is not None and self.format_style not in STYLES:
             raise ValueError(f"reward_kwargs.format_style={self.format_style!r}: known are {', '.join(STYLES)}")
-        for name in ("cosine_published", "last_number"):
+        for name in (field.name for field in fields(self) if field.type == "bool"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"reward_kwargs.{name}={getattr(self, name)!r}: allowed are True and False")
         for name in ("cosine_max_len", "verify_timeout"):
@@ -58,15 +71,16 @@ class Settings:
 
 
 def compute_score(
-    data_source: str, solution_str: str, ground_truth: Any, extra_info: dict | None = None, **kwargs
+    data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs
 ) -> dict[str, float | str]:
     """Scores one answer.
 
     Args:
         data_source: a name in sources.TASKS; raises UnknownDataSource for any other.
         solution_str: the model's text. Nothing in it makes this raise, hang or run code.
-        ground_truth: the gold answer, or for mathematics a list of accepted ones.
-        extra_info: the row's own; `index` or `id` names the row in warnings, `truncated` says whether it was cut.
+        ground_truth: the gold answer, or a list of accepted ones: text, numbers, bytes or numpy's.
+        extra_info: the row's own, a dict or its JSON text; `index` or `id` names the row in warnings, `truncated` says
+            whether it was cut.
         **kwargs: Settings by name.
 
     Returns the same keys for every row, numbers but for `pred`, `data_source` and `row`:
@@ -86,7 +100,8 @@ def compute_score(
     for name in _FROM_VERL:
         kwargs.pop(name, None)
     settings = _settings(tuple(kwargs.items()))
-    text = solution_str or ""
+    text = solution_str.decode("utf-8", "replace") if isinstance(solution_str, bytes) else str(solution_str or "")
+    extra_info = told(extra_info)
     killed = unparsable = False
     try:
         verdict = task.judge(text, ground_truth, settings)
@@ -105,14 +120,28 @@ def compute_score(
         "killed": float(killed),
         "gold_unparsable": float(unparsable),
         "box_iou": verdict.box_iou,
-        "data_source": data_source,
+        "data_source": str(data_source),
         "row": row_name(extra_info),
     }
 
 
-def _truncated(text: str, extra_info: dict | None) -> bool:
-    told = (extra_info or {}).get("truncated")
-    return extract.looks_cut(text) if told is None else bool(told)
+def told(extra_info: Any) -> dict:
+    """A row's `extra_info` as a dict, however it is brought: numpy's, JSON text, nothing; {} for anything else."""
+    if extra_info is None:
+        return {}
+    if hasattr(extra_info, "tolist"):
+        extra_info = extra_info.tolist()
+    if isinstance(extra_info, str | bytes):
+        try:
+            extra_info = json.loads(extra_info)
+        except ValueError:
+            return {}
+    return extra_info if isinstance(extra_info, dict) else {}
+
+
+def _truncated(text: str, extra_info: dict) -> bool:
+    cut = extra_info.get("truncated")
+    return extract.looks_cut(text) if cut is None else bool(cut)
 
 
 def _score(task: Task, settings: Settings, verdict: Verdict, shaped: bool, length: int) -> float:
@@ -143,7 +172,7 @@ _reported: set[tuple[str, str]] = set()
 _reported_lock = threading.Lock()
 
 
-def _report_once(data_source: str, extra_info: dict | None, error: UnparsableGold) -> None:
+def _report_once(data_source: str, extra_info: dict, error: UnparsableGold) -> None:
     row = row_name(extra_info)
     item = (data_source, row or str(error))
     with _reported_lock:
@@ -159,9 +188,9 @@ def _report_once(data_source: str, extra_info: dict | None, error: UnparsableGol
     )
 
 
-def row_name(extra_info: dict | None) -> str:
+def row_name(extra_info: dict) -> str:
     """How a row calls itself: its `id`, `unique_id` or `index`; "" if it has none."""
     for key in ("id", "unique_id", "index"):
-        if (value := (extra_info or {}).get(key)) is not None:
+        if (value := extra_info.get(key)) is not None:
             return str(value)
     return ""

@@ -113,7 +113,9 @@ def register(data_source: str, judge, check_gold=None, **weights) -> None:
 
 def task_of(data_source: str) -> Task:
     """The table's entry; raises UnknownDataSource, which says what is known and how to add one."""
-    task = TASKS.get(data_source)
+    if isinstance(data_source, bytes):
+        data_source = data_source.decode("utf-8", "replace")
+    task = TASKS.get(data_source) if isinstance(data_source, str) else None
     if task is None and str(data_source).startswith("aime"):
         task = TASKS["aime"]
     if task is None:
@@ -123,7 +125,7 @@ def task_of(data_source: str) -> Task:
             + (f"; did you mean {close[0]!r}?" if close else "")
             + f". Known are: {', '.join(TASKS)}. To add one, call reward_fns.register({data_source!r}, judge) in a "
             "file of yours that imports compute_score from reward_fns, and name it as "
-            "reward.custom_reward_function.path (README, 'Rewards'). veRL's own scorers: "
+            "reward.custom_reward_function.path (docs/rewards.md). veRL's own scorers: "
             "reward.custom_reward_function.path=pkg://verl.utils.reward_score "
             "reward.custom_reward_function.name=default_compute_score"
         )

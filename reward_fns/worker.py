@@ -141,7 +141,7 @@ def _answer(request: dict) -> dict:
             return {"right": False, "pred": ""}
         parsed = parse_answer(request["text"])
         # Time is bounded by the asking process: math-verify's own SIGALRM does not interrupt a long C call.
-        right = any(verify(gold, parsed, timeout_seconds=None) for gold in golds)
+        right = any(verify(gold, parsed, timeout_seconds=None) and not _far_apart(gold, parsed) for gold in golds)
         return {"right": right, "pred": next((p for p in parsed if isinstance(p, str)), "")}
     except MemoryError:
         return {"killed": "memory"}
@@ -160,6 +160,16 @@ def parse_gold(gold: str) -> list:
         # Only text, to be compared as text: words are an answer, the ruins of a formula are none.
         return [p for p in parsed if any(c.isalnum() for c in p) and p.count("{") == p.count("}")]
     return parsed
+
+
+def _far_apart(gold: list, answer: list) -> bool:
+    """Whether two numbers differ by more than a millionth of their size: math-verify rounds to six decimals, so
+    that all numbers below 0.0000005 are equal to it."""
+    try:
+        a, b = (abs(complex(next(p for p in parsed if not isinstance(p, str)).evalf())) for parsed in (gold, answer))
+    except (StopIteration, AttributeError, TypeError, ValueError, OverflowError):
+        return False  # no numbers
+    return abs(a - b) > 1e-6 * max(a, b)
 
 
 def parse_answer(text: str) -> list:

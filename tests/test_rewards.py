@@ -454,10 +454,10 @@ def test_what_verl_passes_beside_the_settings_is_no_setting():
     ]
 
 
-def test_the_readmes_data_source_of_ones_own(monkeypatch):
+def test_the_pages_data_source_of_ones_own(monkeypatch):
     monkeypatch.setattr(sources, "TASKS", dict(sources.TASKS))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(from reward_fns import .*?)```", readme, flags=re.DOTALL)
+    page = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(from reward_fns import .*?)```", page, flags=re.DOTALL)
     mine: dict = {}
     exec(program, mine)
     score = mine["compute_score"]
@@ -467,14 +467,13 @@ def test_the_readmes_data_source_of_ones_own(monkeypatch):
     assert score("me/yes-or-no", "yes", "", {"id": "mine"})["gold_unparsable"] == 1.0
 
 
-def test_the_readme_names_every_data_source_and_its_page_every_setting():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_names_every_data_source_and_every_setting():
     page = (ROOT / "docs/rewards.md").read_text(encoding="utf-8")
     for name in sources.TASKS:
         if name.rpartition("/")[0] in sources.TASKS:  # a part of a set that is named
             continue
         short = re.sub(r"^(laolao77/ViRFT_CLS_).*|^(numina_|math_dapo|aime|math).*", lambda m: m[1] or m[2], name)
-        assert f"`{short}" in readme, name
+        assert f"`{short}" in page, name
     for field in dataclasses.fields(Settings):
         assert f"`{field.name}`" in page
 

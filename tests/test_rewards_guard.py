@@ -87,7 +87,7 @@ def test_time_is_bounded_and_the_worker_replaced(pool):
 
 
 @pytest.mark.parametrize(("stopped_for", "right"), [(1.0, True), (20.0, False)])
-def test_a_worker_that_the_machine_does_not_run_has_up_to_four_times_as_long(pool, stopped_for, right):
+def test_a_worker_that_the_machine_does_not_run_loses_no_time(pool, stopped_for, right):
     ask(pool, *LONG_WAY)
     worker = pool.processes()[1]
     os.kill(worker, signal.SIGSTOP)

@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from reward_fns import compute_score, expression, gsm8k, guard
+from reward_fns import compute_score, expression, formula, gsm8k, guard, kinds, units
 
 GSM8K, MATH = "openai/gsm8k", "lighteval/MATH"
 
@@ -205,9 +205,10 @@ def forget() -> None:
     """Empties every cache of ours: this process's, and the workers' by having fresh ones forked. As in training, and as
     plain math-verify is here, sympy is warm: the fresh worker has compared other answers before.
     """
-    for cached in (expression._verified, expression._check, expression._plain, expression._equal_to_itself):
-        cached.cache_clear()
-    gsm8k.read_gold.cache_clear()
+    cached = [expression._verified, expression._compared, expression._readable, expression._plain]
+    cached += [expression._equal_to_itself, gsm8k.read_gold, kinds.read, formula.parse, units.read]
+    for function in cached:
+        function.cache_clear()
     for pid in guard.pool().processes()[1:]:
         os.kill(pid, signal.SIGKILL)
     for other in ("\\sqrt{2} + 1", "\\frac{2}{9}", "0.428571"):

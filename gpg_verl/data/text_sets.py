@@ -6,7 +6,9 @@ or `difficulty` (3.0).
 
 from __future__ import annotations
 
+import math
 import re
+from decimal import Decimal
 
 from gpg_verl.data.dataset import DataSet, Question, Row, Split, get_field, get_text
 from reward_fns import sources
@@ -66,9 +68,16 @@ def _golds(row: Row) -> list[str]:
 def _strings(value: object) -> list[str]:
     """A gold, or a list of them, as text: 27.0 is 27; what is empty is left out, and so are repetitions."""
     values = value if isinstance(value, list) else [value]
-    values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    values = [_written(v) if isinstance(v, float) else v for v in values]
     texts = ["" if v is None else str(v).strip() for v in values]
     return list(dict.fromkeys(text for text in texts if text))
+
+
+def _written(value: float) -> str:
+    """27.0 is 27, 1e-07 is 0.0000001, and what is no number is left out."""
+    if not math.isfinite(value):
+        return ""
+    return str(int(value)) if value.is_integer() else format(Decimal(repr(value)), "f")
 
 
 def _own_prompt(row: Row) -> str | None:

@@ -37,11 +37,12 @@ HOSTILE = (
 HONEST = (
     ("{n}", "The answer is \\boxed{{{n}}}.", 1),
     ("{n}", "The answer is \\boxed{{{m}}}.", 0),
-    ("x={n}", "The answer is \\boxed{{{n}}}.", 1),
+    ("{n}", "The answer is \\boxed{{\\lim_{{x \\to 0}} (x + {n})}}.", 1),
+    ("{n}", "The answer is \\boxed{{\\lim_{{x \\to 0}} (x + {m})}}.", 0),
     ("\\frac{{{n}}}{{7}}", "\\boxed{{{n}/7}}", 1),
     ("{n}\\sqrt{{2}}", "\\boxed{{\\sqrt{{2}}\\cdot {n}}}", 1),
     ("{n}\\sqrt{{2}}", "\\boxed{{{m}\\sqrt{{2}}}}", 0),
-    ("{n}", "So in all it is ${n}$.", 1),
+    ("{n}", "So in all the answer is ${n}$.", 1),
     ("7,{n}9", "\\boxed{{{n}9,7}}", 1),
 )
 
@@ -104,7 +105,7 @@ def main() -> int:
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-    compute_score(MATH, "\\boxed{1}", "x=1")  # the pool is up
+    compute_score(MATH, "\\boxed{\\sum_{k=1}^{2} k}", "3")  # the pool is up
     done, killed = threading.Event(), []
     killer = threading.Thread(target=kill_now_and_then, args=(args.kill_every, done, killed, args.seed))
     killer.start()

@@ -1,0 +1,49 @@
+"""Gold answers as text, however veRL and parquet bring them: text, bytes, numbers, numpy's and lists of these."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+from reward_fns.verdict import UnparsableGold
+
+
+def texts(gold) -> tuple[str, ...]:
+    """The accepted golds: one, or a list of which any is right; raises UnparsableGold if there is none.
+
+    A list may come as JSON text, as gpg_verl.data writes it: veRL concatenates validation files, and a column that is
+    text in one and a list in another stops it.
+    """
+    if type(gold) is str and gold and not gold.isspace() and gold[0] not in "[nN<":
+        return (gold,)  # as most are
+    found = tuple(text for text in _texts(gold, 0) if text.strip())
+    if not found:
+        raise UnparsableGold(repr(gold))
+    return found
+
+
+def _texts(gold, depth: int) -> list[str]:
+    if hasattr(gold, "tolist"):  # numpy's scalars and arrays
+        gold = gold.tolist()
+    if isinstance(gold, bytes):
+        gold = gold.decode("utf-8", "replace")
+    if isinstance(gold, str) and gold.strip().lower() in ("nan", "<na>"):
+        return []  # a missing value that became text
+    if isinstance(gold, str):
+        return _json_list(gold) if gold.startswith('["') else [gold]
+    if isinstance(gold, bool) or (isinstance(gold, float) and not math.isfinite(gold)):
+        return []
+    if isinstance(gold, int | float | Fraction) or (isinstance(gold, Decimal) and gold.is_finite()):
+        return [str(gold)]
+    if isinstance(gold, list | tuple | set | frozenset) and depth < 3:
+        return [text for item in gold for text in _texts(item, depth + 1)]
+    return []
+
+
+def _json_list(text: str) -> list[str]:
+    try:
+        return [str(gold) for gold in json.loads(text)]
+    except ValueError:
+        return [text]

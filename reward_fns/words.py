@@ -1,0 +1,89 @@
+"""Words: which take an answer back, which announce it, which count, and what is a word at all."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+# An answer with one of these states something else than its value, or leaves it open.
+HEDGES = {
+    "not", "isn", "aren", "wasn", "don", "doesn", "didn", "cannot", "either", "neither", "nor", "none", "never",
+    "maybe", "perhaps", "possibly", "probably", "might", "between", "unknown", "unclear", "unsure", "guess", "except",
+    "unless", "without", "but", "undetermined", "undecided", "something", "anything", "versus", "vs", "instead",
+    "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise",
+}  # fmt: skip
+_BOUND = re.compile(
+    r"\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]|\bat\s+(?:least|most)\b", re.I
+)
+TIMES = {
+    "hundred": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9,
+    "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "k": 1000,
+}  # fmt: skip
+BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "binary": 2, "ternary": 3,
+    "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16,
+}  # fmt: skip
+ABOUT = re.compile(
+    r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I
+)
+_ANNOUNCEMENT = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?"
+    r"(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)",
+    re.I,
+)
+_AHEAD = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?"
+    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?(?=\S)",
+    re.I,
+)
+_BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$", re.I)
+_WORD = re.compile(r"[A-Za-z]+")
+_SHORT = {
+    "no", "up", "on", "in", "yes", "all", "odd", "even", "left", "north", "south", "east", "west", "top", "red",
+    "blue", "six", "ten", "one", "two",
+}  # fmt: skip
+_LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
+_NAMES = re.compile(
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|lg|exp|pi|sqrt|infty|infinity|max|min|gcd|lcm|mod|oo"
+)
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def hedged(text: str) -> bool:
+    return any(word in HEDGES for word in words(text)) or _BOUND.search(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def is_word(run: str) -> bool:
+    """Whether a run of letters is a word, and no product of symbols and no function."""
+    low = run.lower()
+    if low in _SHORT:
+        return True
+    if len(run) < 3 or _NAMES.fullmatch(low) or not (run.islower() or run.istitle() or len(run) > 4):
+        return False
+    return any(c in "aeiouy" for c in low) if len(run) > 3 else any(c in "eiou" for c in low)
+
+
+def is_text(text: str) -> bool:
+    """Whether an answer is words and nothing else."""
+    return _LETTERS.fullmatch(text) is not None and any(is_word(word) for word in _WORD.findall(text))
+
+
+def without_phrases(text: str) -> str:
+    """Without what leads to an answer and out of it: `therefore we get x > 5 as the solution`."""
+    return _BEHIND.sub("", without_announcement(_AHEAD.sub("", text)))
+
+
+def without_announcement(text: str) -> str:
+    """`the answer is even` is `even`."""
+    return _ANNOUNCEMENT.sub("", text)
+
+
+def normal(text: str) -> str:
+    """Words for comparison: case, articles, hyphens, emphasis and final punctuation make no difference."""
+    text = re.sub(r"(?<=\w)-(?=\w)|[\s_*`\"“”{}]+", " ", text.casefold()).strip(" .,!?;:'()[]$")
+    return re.sub(r"^(?:the|an?)\s+", "", text).strip()
