@@ -134,9 +134,10 @@ def test_images_that_look_alike_are_shared_and_others_are_not(actors, folder):
 
 
 def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
-    """32 rows on one worker or two take padding in forward passes of at most 7."""
+    """32 rows on one worker or two take padding in forward passes of at most 7, row by row."""
     config = settled(
         folder,
+        "+algorithm.gpg.share_prefixes=False",
         f"{ACTOR}.loss_agg_mode={MODE}",
         f"{ACTOR}.ppo_micro_batch_size_per_gpu=7",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7",
