@@ -16,10 +16,12 @@ from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
 
 _NUMBER = r"\s{0,9}([0-9]{1,4}(?:\.[0-9]{1,9})?)\s{0,9}"
-_PAIR = rf"[(\[<]{{1,2}}{_NUMBER}[, ]{_NUMBER}[)\]>]{{1,2}}"
+_PAIR = rf"[(\[<]{{1,2}}{_NUMBER}[,; ]{_NUMBER}[)\]>]{{1,2}}"
 _BOX = re.compile(
     rf"{_PAIR}\s{{0,9}}[,;-]?\s{{0,9}}(?:to\s{{1,9}})?{_PAIR}|[(\[{{]{_NUMBER}" + rf"[, ]{_NUMBER}" * 3 + r"[)\]}]"
 )
+_BARE = re.compile(rf"\A{_NUMBER}" + rf"[, ]{_NUMBER}" * 3 + r"\Z")
+_POINT = re.compile(_PAIR)
 Box = tuple[float, float, float, float]
 
 
@@ -46,8 +48,8 @@ def _gold_box(gold) -> Box:
 
 def read(text: str) -> Box | None:
     """The box in the text; None for none, for several that differ, and for one without area."""
-    found = {tuple(_value(n) for n in match if n) for match in _BOX.findall(text)}
-    if len(found) != 1:
+    found = {tuple(_value(n) for n in match if n) for match in _BOX.findall(text) or _BARE.findall(text)}
+    if len(found) != 1 or _POINT.search(_BOX.sub("", text)):
         return None
     x1, y1, x2, y2 = found.pop()
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -18,10 +18,15 @@ _ARTICLE = re.compile(r"\bA(?= [a-z])")
 # The letter: alone, in brackets, or before a full stop, a colon or a closing bracket.
 _GIVEN = re.compile(
     r"(?:.{0,60}?\b(?:is|be|option|choice|answer|select|choose|pick)\b\s*:?\s*)?"
-    r"(?:[(\[]\s*([A-Ha-h])\s*[)\]]\s*[.:,-]?|([A-Ha-h])\s*[.):](?=\s|$)|([A-Ha-h])\s*$)(.{0,200})",
+    r"(?:[(\[]\s*([A-Ha-h])\s*[)\]]\s*[.:,-]?|([A-Ha-h])(?:\s*[.):](?=\s|$)|\s-\s)|([A-Ha-h])\s*$)(.{0,200})",
     re.IGNORECASE | re.DOTALL,
 )
 _SEVERAL = re.compile(r"\b(?:or|and|nor|either|neither|both|none|not|all|any)\b|n't|[/&|]", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:is|are|was|can|could|must|should|would)"
+    r"(?:n['’]t\b|not\b|\b.*\b(?:not|never|false|wrong|incorrect|bad|excluded|eliminated|out)\b)",
+    re.IGNORECASE,
+)
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore)[, ]+)?(?:(?:the|my|your)\s+)?(?:(?:final|correct|right|best)\s+)?"
     r"(?:answer|option|choice|it|that|this|there|object|they|he|she)?\s*(?:is|are|would be|was|were|:)\s*:?\s*",
@@ -60,7 +65,7 @@ def _letter(answer: str, small: bool) -> tuple[str, str]:
         return "", ""
     letter, rest = next(filter(None, match.groups()[:3])), kinds.trimmed(match[4].strip())
     before = answer[: match.start(1) if match[1] else match.start(2) if match[2] else match.start(3)]
-    if (letter.islower() and not small) or _SEVERAL.search(before):
+    if (letter.islower() and not small) or _SEVERAL.search(before) or _DENIED.match(rest):
         return "", ""
     others = set(_LETTER.findall(_ARTICLE.sub("", f"{before} {rest}")))
     if others - {letter.upper()} or (_SEVERAL.search(rest) and _LETTER.search(rest)):
@@ -74,6 +79,7 @@ def _equal(gold: str, answer: str, settings) -> bool:
     stated = _LEAD.match(answer)
     if stated and stated.end() and words.normal(gold) == words.normal(answer[stated.end() :]):
         return True
-    # Options that are values: `3` is `3.0`. Words need no mathematics.
+    # Options that are values: `3` is `3.0` and `three`. Other words need no mathematics.
+    answer = words.with_digits(answer)
     with_digits = any(c.isdigit() for c in gold) and any(c.isdigit() for c in answer)
     return with_digits and expression.same((gold,), answer, settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
@@ -67,7 +68,11 @@ def _says(answer: list[str], name: list[str]) -> bool:
     """Whether the answer is the name, and FILLER or a maker around it."""
     if not answer or len(answer) > MOST_WORDS:
         return False
-    wanted = {"".join(part) for part in _spellings(name)}
+    spellings = _spellings(name)
+    for spelling in map(Counter, spellings):  # in any order: 2012 Audi S4 Sedan
+        if not spelling - Counter(answer) and set(Counter(answer) - spelling) <= FILLER:
+            return True
+    wanted = {"".join(part) for part in spellings}
     longest = max(map(len, wanted))
     for start in range(len(answer)):
         joined = ""

@@ -43,6 +43,11 @@ def check_gold(gold, settings) -> None:
 
 def accepted(gold) -> tuple[str, ...]:
     """The accepted golds: one, or a list of which any is right."""
+    return _accepted(gold) if isinstance(gold, str) else _accepted.__wrapped__(gold)
+
+
+@lru_cache(maxsize=65536)
+def _accepted(gold) -> tuple[str, ...]:
     found = tuple(text.strip() for text in golds.texts(gold) if len(text) <= extract.LONGEST_ANSWER)
     if not found:
         raise UnparsableGold(repr(gold))
@@ -105,7 +110,15 @@ def tidy(answer: str) -> str:
     """Drops what changes no answer and hinders math-verify's parser: a final full stop, a percent sign, dollars."""
     if len(answer) > extract.LONGEST_ANSWER:
         return ""
-    answer = answer.replace("\\!", "").replace("{,}", ",").replace("\\$", "").strip().strip("$").strip()
+    answer = (
+        kinds.formula_in_words(answer)
+        .replace("\\!", "")
+        .replace("{,}", ",")
+        .replace("\\$", "")
+        .strip()
+        .strip("$")
+        .strip()
+    )
     answer = answer.removesuffix(".").removesuffix("%").removesuffix("\\")
     return answer.strip()
 

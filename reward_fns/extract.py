@@ -18,15 +18,22 @@ MOST_BOXES = 100
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _NAMES = ("\\boxed", "\\fbox")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
+_TO_CLOSE = re.compile(r"[^\\{}]{0,100}\}")
 _UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
 _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
 _LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
 _SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
 _CORRECTS = re.compile(
     r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus|therefore|"
-    r"hence|gives?|answer|should|check|recheck|then|again|is)\b",
+    r"hence|gives?|answer|should|check|recheck|then|again|is|wrong|incorrect|it['’]s)\b",
     re.IGNORECASE,
 )
+# Whatever words follow, what stands behind these is another answer, and so is what has a label of its own: (b), 2.
+_HEDGES = re.compile(
+    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|alternatively\b|otherwise\b|possibly\b|maybe\b|perhaps\b)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(r"[.,;]?\s*\(?(?:[a-h]|[1-9]|i{1,3}|iv)[.):]", re.IGNORECASE)
 _JOINS = re.compile(r"[,;&/|]|\b(?:and|or)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
@@ -115,6 +122,8 @@ def _span(text: str, start: int) -> tuple[int, int] | None:
     if text[position - 1] != "{":
         unbraced = _UNBRACED.match(text, position)
         return (position, unbraced.end()) if unbraced else None
+    if plain := _TO_CLOSE.match(text, position):  # as most are
+        return position, plain.end() - 1
     stop = min(len(text), position + LONGEST_ANSWER)
     depth, begin = 1, position
     while position < stop:
@@ -136,7 +145,7 @@ def _lists(between: str) -> bool:
     if len(between) > SIDE_BY_SIDE:
         return False
     between = _MATH.sub(" ", _LEFT_SIDE.sub("", between)).strip()
-    if not between:
+    if not between or _HEDGES.match(between) or _LABEL.fullmatch(between):
         return True
     if _SENTENCE.search(between) or _CORRECTS.search(between):
         return False
@@ -171,7 +180,7 @@ def tagged_or_whole(text: str) -> str:
 
 def in_thinking(text: str) -> bool:
     """Whether the text ends within its thinking."""
-    return text.rfind("<think>") > text.rfind("</think>")
+    return "<think>" in text and text.rfind("<think>") > text.rfind("</think>")
 
 
 def _after_thinking(text: str) -> str:
@@ -209,7 +218,7 @@ def final(text: str, boxes_in_thinking: bool = True) -> str | None:
 
 
 def _final(part: str) -> str | None:
-    tag = part.rfind(_OPEN)
+    tag = part.rfind(_OPEN) if _OPEN in part else -1  # a search from the end is slow
     if not (tag >= 0 and _CLOSE in part[tag:] and tag > last_box_start(part)) and (boxes := contents(part)) is not None:
         return ", ".join(boxes)
     if tag >= 0 and _CLOSE in part:
@@ -222,7 +231,7 @@ def _final(part: str) -> str | None:
 
 def looks_cut(text: str) -> bool:
     """Whether the text stops before it is done: in a box, in the thinking or in the answer tags."""
-    return opens_box(text) or in_thinking(text) or text.rfind(_OPEN) > text.rfind(_CLOSE)
+    return opens_box(text) or in_thinking(text) or (_OPEN in text and text.rfind(_OPEN) > text.rfind(_CLOSE))
 
 
 def showable(answer: str, most: int = 200) -> str:

@@ -23,6 +23,9 @@ from typing import NamedTuple
 from reward_fns.notation import GREEK
 
 DEEPEST = 60
+# Tokens of one product: trees as deep as that are still within Python's recursion.
+MOST_TOKENS = 600
+MOST_BARS = 8
 MOST_BITS = 1 << 16
 # Relative differences: rounding of floats stays far below EQUAL, distinct answers lie far above APART.
 EQUAL, APART = 1e-11, 1e-8
@@ -38,6 +41,10 @@ class Malformed(ValueError):
 
 class Beyond(ValueError):
     """A formula that is not computed here."""
+
+
+class OutOfRange(Beyond):
+    """A value that is no float: too large, or too near to 0."""
 
 
 class Undefined(ArithmeticError):
@@ -175,13 +182,19 @@ class _Parser:
             part = self.product()
             parts.append(Node("-", (part,)) if negative else part)
             if not self.at("+", "-"):
+                value = parts[0] if len(parts) == 1 else Node("+", tuple(parts))
+                if (self.kind, self.text) == ("command", "over"):
+                    self.take()
+                    value = Node("/", (value, self.sum()))
                 self.depth -= 1
-                return parts[0] if len(parts) == 1 else Node("+", tuple(parts))
+                return value
 
     def product(self):
         start = self.position
         value = self.signed()
         while True:
+            if self.position - start > MOST_TOKENS:
+                raise Malformed("a product of hundreds of factors")
             if self.at("*", "/"):
                 name = self.take()
                 value = Node(name, (value, self.signed()))
@@ -236,7 +249,7 @@ class _Parser:
         if self.kind in ("number", "symbol", "word"):
             return True
         if self.kind == "command":
-            return True
+            return self.text != "over"
         return self.at("(", "[", "{", "\\{", "\\lfloor", "\\lceil") or (self.at("|") and not self.bars)
 
     def signed(self):
@@ -248,7 +261,10 @@ class _Parser:
 
     def power(self):
         value = self.atom()
+        start = self.position
         while self.kind == "other":
+            if self.position - start > DEEPEST:
+                raise Malformed("dozens of powers of powers")
             if self.at("^"):
                 self.take()
                 value = Node("^", (value, self.exponent()))
@@ -312,6 +328,8 @@ class _Parser:
         if self.at("(", "[", "{", "\\{", "\\lfloor", "\\lceil", "|"):
             self.take()
             self.bars += piece == "|"
+            if self.bars > MOST_BARS:
+                raise Malformed("values of values")
             bars, self.bars = self.bars, self.bars if piece == "|" else 0
             value = self.sum()
             self.bars = bars - (piece == "|")
@@ -470,7 +488,9 @@ def value_at(tree, point: int, angle: float = 1.0) -> Value:
         value = _value(tree, point, angle)
     except (ZeroDivisionError, Undefined):
         raise Undefined from None
-    except (OverflowError, ValueError, RecursionError) as error:
+    except OverflowError as error:
+        raise OutOfRange(str(error)) from None
+    except (ValueError, RecursionError) as error:
         if isinstance(error, Beyond):
             raise
         raise Beyond(str(error)) from None
@@ -610,7 +630,10 @@ def _power(base: Value, exponent: Value) -> Value:
             return _power(root, Fraction(exponent.numerator))
         elif base < 0 and exponent.denominator % 2 and exponent.denominator <= 12:
             return _real_root(base, exponent)
-    return complex(base) ** complex(exponent)
+    value = complex(base) ** complex(exponent)
+    if not value and base:
+        raise OutOfRange("a number near 0")
+    return value
 
 
 def _real_root(base: Fraction, exponent: Fraction) -> Value:
@@ -633,7 +656,7 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 def _factorial(n: Value) -> Value:
     if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
         if n > 3000:
-            raise Beyond("a large factorial")
+            raise OutOfRange("a large factorial")
         return Fraction(math.factorial(int(n)))
     return _gamma(complex(n) + 1)
 
@@ -722,6 +745,8 @@ def same(a, b) -> bool | None:
     try:
         if a == b:
             return None if undefined(a) else True
+        if (_out_of_range(a) and _in_range(b)) or (_out_of_range(b) and _in_range(a)):
+            return False
         if (rounding := _rounding(a, b)) is not None:
             return rounding
         free = symbols(a) | symbols(b)
@@ -744,8 +769,34 @@ def same(a, b) -> bool | None:
         if seen < (2 if free else 1):
             return None
         return verdict if symbols(a) == symbols(b) else None  # 10^14 - x is 10^14 to a float
-    except (Beyond, RecursionError):
+    except (Beyond, RecursionError, OverflowError):
         return None
+
+
+def _out_of_range(tree) -> bool:
+    """Whether it is made of powers and factorials of numbers that no float holds: 10^{10^{10}}, 9!!!."""
+    tree = _bare(tree)
+    if not isinstance(tree, Node) or symbols(tree) or (tree.name not in ("^", "!") and _names(tree) & {"/", "-"}):
+        return False
+    try:
+        value_at(tree, 0)
+    except OutOfRange:
+        return True
+    except (Beyond, Undefined):
+        pass
+    return False
+
+
+def _names(tree) -> set[str]:
+    return {tree.name}.union(*map(_names, tree.arguments)) if isinstance(tree, Node) else set()
+
+
+def _in_range(tree) -> bool:
+    try:
+        value = value_at(tree, 0)
+    except (Beyond, Undefined):
+        return False
+    return value == 0 or 1e-290 < abs(value) < 1e290
 
 
 def _has_steps(tree) -> bool:
@@ -812,5 +863,5 @@ def proportional(a, b) -> bool | None:
         if len(ratios) < 2:
             return None
         return all(abs(r - ratios[0]) <= EQUAL * 100 * abs(ratios[0]) for r in ratios) and ratios[0] != 0
-    except (Beyond, RecursionError):
+    except (Beyond, RecursionError, OverflowError):
         return None

@@ -27,7 +27,7 @@ def texts(gold) -> tuple[str, ...]:
 def _texts(gold, depth: int) -> list[str]:
     if hasattr(gold, "tolist"):  # numpy's scalars and arrays
         gold = gold.tolist()
-    if isinstance(gold, bytes):
+    if isinstance(gold, bytes | bytearray):
         gold = gold.decode("utf-8", "replace")
     if isinstance(gold, str) and gold.strip().lower() in ("nan", "<na>"):
         return []  # a missing value that became text

@@ -62,6 +62,8 @@ def _marked(text: str) -> tuple[int, str]:
             break
         rest = text[mark + len(_MARK) : min(end, mark + 2 * number.LONGEST_LINE)].lstrip(" #\t\n")
         line, _, below = rest.partition("\n")
+        if line.isdigit():
+            return mark, line
         if _ANSWER_HEADING.match(line):
             line = below.strip().partition("\n")[0]
         if any(c.isnumeric() or c == "\\" for c in line) and not _HEADING.match(line):

@@ -52,17 +52,19 @@ _COMMA_NUMBER = re.compile(
 _EUROPEAN = re.compile(r"([-+]?[0-9]{1,3}(?:\.[0-9]{3})+),([0-9]+)|([-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,})")
 _COMMA_DECIMAL = re.compile(r"[-+]?0,[0-9]+")
 _COMMAS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
-_MAYBE_DECIMAL = re.compile(r"[-+]?[0-9]+,[0-9]+")
+_MAYBE_DECIMAL = re.compile(r"[-+]?[0-9]+,[0-9]+(?:\s*(?:%|[A-Za-z$€£¥][^,;0-9]*))?")
+_MIXED = re.compile(r"[0-9]+ and (?:[0-9]+/[0-9]+|\\frac\s*(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9]))")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _POWER_OF_TEN = re.compile(r"(?<=[0-9])\s*\*?\s*[eE]\s*\^?\s*([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
 _REPEATING = re.compile(
     r"([0-9]{0,20})\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|\(([0-9]+)\))(?![0-9])"
 )
-_DOTS = re.compile(r"([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6}?)\3{2,}\s*\.\.\.")
+_DOTS = re.compile(r"([0-9]{0,20})\.([0-9]{0,20}?)([0-9]{1,6}?)\3+\s*\.\.\.")
 _BASE_DIGITS = r"([-+]?)\s*\(?\s*([0-9A-Fa-f][0-9A-Fa-f ]*)\s*\)?"
 _BASE = re.compile(
     _BASE_DIGITS
     + r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?|[,(]?\s*(?:in\s+)?base[\s-]*)([0-9]{1,2}|[A-Za-z]{3,11})\s*[)}]*"
+    r"|" + _BASE_DIGITS + r"\s+in\s+(binary|ternary|octal|hexadecimal)"
 )
 _TIME = re.compile(
     r"([0-9]{1,2})(?:\s*:\s*([0-5][0-9])(?::([0-5][0-9]))?)?\s*(?:([ap])\s?\.?\s?m\b\.?|(o'? ?clock)|(noon|midnight))?",
@@ -75,12 +77,15 @@ _OPTION = re.compile(
 )
 _SYMBOL = r"(?:\\(?:dot|vec|hat|bar|overline)\s*)?\{?\\?[A-Za-z]+\}?'*\s*(?:_\s*(?:\{[^{}]*\}|\\?\w+))?'*"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\s*\^\s*(?:\{{\s*-?1\s*\}}|-1))?(?:\s*\(\s*[\w\\,\s+-]{{1,30}}\))?|\|\s*[A-Z]{{2}}\s*\||(?:m\s*)?\\(?:angle|triangle)[^=]{{1,20}}"
+    rf"{_SYMBOL}(?:\s*\^\s*(?:\{{\s*-?1\s*\}}|-1))?(?:\s*\(\s*[\w\\,\s+-]{{1,30}}\))?"
+    rf"|\|\s*(?:[A-Z]{{2}}|{_SYMBOL})\s*\||(?:m\s*)?\\(?:angle|triangle)[^=]{{1,20}}"
     rf"|\(\s*{_SYMBOL}(?:\s*[,;]\s*{_SYMBOL})+\)|{_SYMBOL}\s*:\s*{_SYMBOL}|\\frac\s*\{{\s*[A-Z]{{2}}\s*\}}\s*\{{\s*[A-Z]{{2}}\s*\}}"
-    rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: [A-Za-z]+){{0,6}}"
+    rf"|{_SYMBOL}\s*/\s*{_SYMBOL}|[A-Za-z][a-z]+(?: (?:[A-Za-z]+|[0-9])){{0,6}}"
+    rf"|\\?(?:sin|cos|tan|cot)\s*(?:\\angle\s*)?[A-Z]{{1,3}}"
 )
 _IS = re.compile(
-    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have)\b"
+    r"\s(?:is|are|equals|equal to|be|was|were|as|costs|has|have|had"
+    r"|(?:earns?|makes?|pays?|needs?|gets?|spends?|saves?|sells?|takes?|weighs?|made|paid|got|spent|sold)(?=\s[\W\d]{0,4}[0-9]))\b"
     r"(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?"
     r"(?:\s*:)?\s*(?=\S)|(?<=[A-Za-z]{2})\s*:\s*(?=\S)",
     re.IGNORECASE,
@@ -91,6 +96,13 @@ _REASON = re.compile(
     r"[,;.]?\s+(?:because|since|which|as|where|when|given that|so that|after|from|if)\s", re.IGNORECASE
 )
 _APPROXIMATELY = re.compile(r"\s*(?:\\approx|~)\s*")
+_MINUS = re.compile(r"(?:negative|minus)\s+(?=[0-9.\\$])", re.IGNORECASE)
+_POINT = re.compile(
+    r"(?:the )?(?:ordered )?(?:point|pair|coordinates|vector|interval|vertex|cent(?:er|re)|set)s? "
+    r"(?:[A-Z] ?)?(?=[(\[]|\\\{)",
+    re.I,
+)
+_INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:''|\")")
 _RELATION = re.compile(r"<=|>=|!=|==|=|<|>|\\(?:leq|geq|neq|in|approx|equiv|implies|to|iff)(?![A-Za-z])")
 _RELATION_NAMES = {"<=": "\\leq", ">=": "\\geq", "!=": "\\neq", "==": "="}
 _FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq", "=": "=", "\\neq": "\\neq"}
@@ -108,7 +120,9 @@ _MATRIX = re.compile(
 _FULLWIDTH = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
 
 
-_CALCULUS = re.compile(r"\\(?:sum|prod|lim|i?int|oint|mathbb|p?mod|bmod|equiv|setminus|cap|max|min)(?![A-Za-z])")
+_CALCULUS = re.compile(
+    r"\\(?:sum|prod|lim|i?int|oint|mathbb|p?mod|bmod|equiv|setminus|cap|max|min|gcd|lcm)(?![A-Za-z])"
+)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -119,19 +133,24 @@ def read(text: str) -> Answer:
     """The answer in `text`, in any notation."""
     if len(text) > LONGEST or _FULLWIDTH.search(text):
         return Answer("unknown", text=text[:LONGEST])
-    plain = trimmed(words.without_phrases(notation.plain(_formula_in_words(text))))
+    if text.rstrip().endswith((">", ">user")):
+        text = _END_OF_TEXT.sub("", text)
+    plain = trimmed(words.without_phrases(notation.plain(formula_in_words(text))))
+    if len(plain) > LONGEST:
+        return Answer("unknown", text=plain[:LONGEST])
     if _is_words(text) and words.is_text(plain) and not words.hedged(plain):
-        return Answer("text", text=plain) if len(plain) > 1 else _of(plain)
+        return _option(plain) or _text(plain) or _of(plain)
     try:
         return _of(plain)
     except RecursionError:
         return Answer("unknown", text=plain)
 
 
+_END_OF_TEXT = re.compile(r"\s*(?:<\|\w{1,20}\|>(?:user)?|</s>)\s*$")
 _SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$([^$]+)\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 
 
-def _formula_in_words(text: str) -> str:
+def formula_in_words(text: str) -> str:
     """The one formula of a sentence: `Here it is: $5$`."""
     if "$" not in text and "\\(" not in text and "\\[" not in text:
         return text
@@ -161,6 +180,8 @@ def trimmed(text: str) -> str:
         if text.endswith(".") and not text.endswith("..."):
             text = text[:-1]
         if text.startswith("{") and _closing(text, 0) == len(text) - 1 and "," not in text:
+            text = text[1:-1]
+        if len(text) > 2 and text[0] == text[-1] in "\"'":
             text = text[1:-1]
         if text == before:
             return text
@@ -236,18 +257,24 @@ def _base(text: str) -> Answer | None:
     match = _BASE.fullmatch(text)
     if match is None or text.count("(") != text.count(")"):
         return None
-    base = int(match[3]) if match[3].isdigit() else words.BASES.get(match[3].lower(), 0)
-    digits = match[2].replace(" ", "")
+    sign, digits, base = (group for group in match.groups() if group is not None)
+    base = int(base) if base.isdigit() else words.BASES.get(base.lower(), 0)
+    digits = digits.replace(" ", "")
     if not 2 <= base <= 36 or not any(c.isdigit() for c in digits):
         return None
     try:
-        return Answer("base", (base, int(match[1] + digits, base)))
+        return Answer("base", (base, int(sign + digits, base)))
     except ValueError:
         return None
 
 
 def _matrix(text: str) -> Answer | None:
     match = _MATRIX.fullmatch(text[1:-1].strip() if text[:1] in _OPEN and text[-1:] in _CLOSE else text)
+    name, equals, named = text.partition("=")
+    if match is None and equals and _NAME.fullmatch(name.strip()):
+        return _matrix(named.strip())
+    if text.count("\\begin") != text.count("\\end"):
+        return Answer("unknown")
     if match is None or "\\begin" in match[2]:
         return Answer("beyond") if "\\begin" in text else None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
@@ -261,6 +288,12 @@ def _prose(text: str) -> Answer | None:
         return None
     if about := words.ABOUT.match(text):
         return _of(trimmed(text[about.end() :]))
+    if minus := _MINUS.match(text):
+        return _of("-" + text[minus.end() :])
+    if (named := _POINT.match(text)) and _closing(text, named.end()) == len(text) - 1:
+        return _of(text[named.end() :])
+    if (inches := _INCHES.fullmatch(text)) is not None:
+        return replace(_of(inches[1]), unit="inches")
     lead = _IS.search(text, 0, 160)
     if (
         lead
@@ -275,16 +308,30 @@ def _prose(text: str) -> Answer | None:
     return None
 
 
+# `not 10 but 18`
+_NOT_BUT = re.compile(
+    r"(?:[a-z' ]{0,40}\b)?not\b[^,;]{1,40}?(?:,? but|,? it['’]s|,? which is)\s+"
+    r"(?=[^A-Za-z]*[0-9\\])(?!.*\b(?:not|but|or|maybe)\b)",
+    re.IGNORECASE,
+)
+_NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|\\\{\s*\\\}", re.IGNORECASE)
+
+
 def _text(text: str) -> Answer | None:
     if words.hedged(text):
-        return Answer("text")
+        corrected = _NOT_BUT.match(text)
+        return _of(trimmed(text[corrected.end() :])) if corrected else Answer("text")
+    if _NO_SOLUTION.fullmatch(text):
+        return _formula("\\emptyset")
+    if (digits := words.with_digits(text)) != text and (counted := _of(digits)).kind == "formula":
+        return replace(counted, text=text)
     if words.is_text(text) and not _split(text, _SEPARATOR)[1:]:
         return Answer("text", text=words.without_announcement(text))
     return None
 
 
 def _union(text: str) -> Answer | None:
-    parts = _split(text, re.compile(r"\s*\\cup(?![A-Za-z])\s*"))
+    parts = _split(text, re.compile(r"\s*\\cup(?![A-Za-z])\s*|(?<=[)\]])\s*U\s*(?=[(\[])"))
     return Answer("union", tuple(_of(trimmed(part)) for part in parts)) if parts[1:] and all(parts) else None
 
 
@@ -322,7 +369,36 @@ def _fraction(whole: str, decimals: str, repeated: str) -> str:
     return f"\\frac{{{above}}}{{{nines * 10 ** len(decimals)}}}"
 
 
+def _both(a: Answer, b: Answer) -> Answer | None:
+    """The interval of `x > 2 and x < 5`."""
+    if a.kind != b.kind or a.kind != "tuple" or not a.name or a.name != b.name:
+        return None
+    low, high = (a, b) if a.parts[2].text == "\\infty" else (b, a)
+    if (low.parts[2].text, high.parts[1].text) != ("\\infty", "-\\infty"):
+        return None
+    return Answer("tuple", ((low.parts[0][0], high.parts[0][1]), low.parts[1], high.parts[2]), name=a.name)
+
+
+def _points(text: str) -> Answer | None:
+    """`x=1, y=2 or x=2, y=1` is a list of points."""
+    groups = _split(text, _BETWEEN_POINTS)
+    if not groups[1:] or text.count("=") < 2 * len(groups):
+        return None
+    points = [[_of(trimmed(part)) for part in _split(group, _COMMA)] for group in groups]
+    names = [[part.name for part in point] for point in points]
+    if not all(map(all, names)) or any(len(set(n)) != len(n) or set(n) != set(names[0]) for n in names):
+        return None
+    ordered = [sorted(point, key=lambda part: part.name) for point in points]
+    return Answer("list", tuple(Answer("tuple", (("(", ")"), *point)) for point in ordered))
+
+
+_BETWEEN_POINTS = re.compile(r"\s*;\s*|\s+or\s+")
+_COMMA = re.compile(r"\s*,\s*|\s+and\s+")
+
+
 def _list(text: str) -> Answer | None:
+    if (points := _points(text)) is not None:
+        return points
     parts = _split(text, _SEPARATOR)
     if not parts[1:]:
         return None
@@ -331,6 +407,8 @@ def _list(text: str) -> Answer | None:
     if len(parts) > MOST_ITEMS:
         rest = Answer("text", text=", ".join(parts[MOST_ITEMS:]))
         return Answer("list", (*(_of(part) for part in parts[:MOST_ITEMS]), rest))
+    if len(parts) == 2 and " and " in text and (both := _both(*map(_of, parts))):
+        return both
     return Answer("list", tuple(_of(part) for part in parts)) if parts[1:] else _of(parts[0]) if parts else None
 
 
@@ -349,11 +427,19 @@ def _bracketed(text: str) -> Answer | None:
         return None
     if len(parts) == 1 and not braces:
         return _of(inner) if (opening, closing) in (("(", ")"), ("[", "]")) else None
+    if braces and (described := _DESCRIBED.fullmatch(inner)):
+        answer = _of(trimmed(described[1]))
+        if answer.kind == "list" and " or " in inner and all(part.kind == "tuple" for part in answer.parts):
+            return replace(answer, kind="union")
+        return answer if answer.kind in ("tuple", "union") else Answer("beyond")
     if ("|" in inner and braces) or "..." in inner:
         return Answer("beyond")
     kind = "set" if braces else "tuple"
     items = tuple(_expanded([_of(part) for part in parts]) if braces else [_of(part) for part in parts])
     return Answer(kind, (("{", "}") if braces else (opening, closing), *items))
+
+
+_DESCRIBED = re.compile(r"\\?[A-Za-z]\s*(?:\\in\s*[^|:<>]{1,20})?[|:]\s*(.+)")
 
 
 def _expanded(items: list[Answer]) -> list[Answer]:
@@ -422,7 +508,7 @@ def _equation(sides: list[str]) -> Answer:
 def _name_like(name: str) -> bool:
     """Whether the letters of a left side name something: one letter, capitals or a word, but no product of letters."""
     bare = re.sub(r"_\s*(?:\{[^{}]*\}|\\?\w+)", "", name)
-    bare = re.sub(r"\\[A-Za-z]+", "", bare)
+    bare = re.sub(r"\\[A-Za-z]+|^(?:sin|cos|tan|cot)(?= [A-Z])", "", bare)
     runs = re.findall(r"[A-Za-z]+", re.sub(r"\([^()]*\)", "", bare) if not bare.startswith("(") else bare)
     return all(len(run) == 1 or run.isupper() or words.is_word(run) for run in runs)
 
@@ -473,6 +559,9 @@ def _plus_minus(text: str) -> Answer | None:
     return Answer("list", tuple(_of(trimmed(sign)) for sign in signs))
 
 
+_RAISED = {"squared": "^2", "cubed": "^3", "factorial": "!"}
+
+
 def _measured(text: str) -> Answer | None:
     """A value with a unit, a currency, a percent sign or the words of what is counted."""
     rest, currency = units.prefix(text)
@@ -492,9 +581,11 @@ def _measured(text: str) -> Answer | None:
         rest = phrase[len(found[0]) :].strip()
         answer = _of(f"({value})*{words.TIMES[found[0].lower()]}" + (f" {rest}" if rest else ""))
         return answer if answer.kind == "formula" else Answer("unknown")
+    if phrase in _RAISED:
+        return _of(f"({value}){_RAISED[phrase]}")
     if any(word.lower() in ("and", "or", "to", "base") for word in found):
         return None
-    if all(w in units.PERCENT for w in map(str.lower, found)) and found:
+    if found and (phrase.lower() == "per cent" or all(w.lower() in units.PERCENT for w in found)):
         answer = _of(value)
         return replace(answer, unit="%") if answer.kind in ("formula", "list") else None
     known = [
@@ -528,7 +619,8 @@ def _unit_start(text: str) -> int:
 def _percent(text: str) -> Answer | None:
     if not text.endswith("%"):
         return None
-    answer = _of(trimmed(text[:-1]))
+    value = trimmed(text[:-1])
+    answer = _of(value) if not value.endswith("%") else Answer("unknown")
     return replace(answer, unit="%") if answer.kind == "formula" else None
 
 
@@ -536,7 +628,8 @@ def _formula(text: str) -> Answer:
     try:
         tree = formula.parse(_joined_numbers(text))
     except (Malformed, Beyond) as error:
-        beyond = isinstance(error, Beyond) or _CALCULUS.search(text)
+        closed = sum(map(text.count, _OPEN)) == sum(map(text.count, _CLOSE))
+        beyond = closed and (isinstance(error, Beyond) or _CALCULUS.search(text))
         return Answer("beyond" if beyond else "unknown", text=text)
     if formula.undefined(tree):
         return Answer("unknown", text=text)
@@ -621,7 +714,9 @@ def same(gold: Answer, answer: Answer, rules) -> bool | None:
     if "unknown" in (gold.kind, answer.kind) or "beyond" in (gold.kind, answer.kind):
         return _left_to_the_verifier(gold, answer)
     if gold.kind == "text" or answer.kind == "text":
-        return words.normal(gold.text) == words.normal(answer.text) and gold.kind == "text"
+        stated = _IS.search(answer.text)
+        said = {words.normal(answer.text), words.normal(answer.text[stated.end() :] if stated else "")}
+        return gold.kind == answer.kind and words.normal(gold.text) in said
     if gold.kind == "option" or answer.kind == "option":
         return _same_option(gold, answer, rules)
     gold, answer = _aligned(gold, answer)
@@ -656,7 +751,7 @@ def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
             gold = gold.other
         return gold, answer
     for x, y, turn in ((gold, answer, 1), (answer, gold, -1)):
-        aligned = _as(x, y)
+        aligned = _as(x, y) if turn == 1 or x.kind != "ratio" else None
         if aligned is not None:
             return (x, aligned) if turn == 1 else (aligned, x)
     return gold, answer
@@ -670,8 +765,14 @@ def _as(x: Answer, y: Answer) -> Answer | None:
         except (Malformed, Beyond):
             return None
         return Answer("equation", (Node("+", (left, Node("-", (y.parts[0],)))),), y.text)
-    if x.kind == "formula" and y.kind == "list" and _MAYBE_DECIMAL.fullmatch(y.text):
-        return _formula(y.text.replace(",", "."))
+    if x.kind == "formula" and y.kind == "list" and len(y.parts) == 2:
+        if _MAYBE_DECIMAL.fullmatch(y.text):
+            decimal = _of(y.text.replace(",", ".", 1))
+            return decimal.other or decimal
+        if _MIXED.fullmatch(y.text):  # 2 and 1/3
+            return _formula(re.sub(r"\s*and\s*", "+", y.text))
+    if x.kind == "matrix" and y.kind == "tuple" and all(part.kind == "tuple" for part in y.parts[1:]):
+        return Answer("matrix", tuple(row.parts[1:] for row in y.parts[1:]))
     if x.kind == "list" and y.kind == "formula" and _COMMAS.fullmatch(y.text):
         return Answer("list", tuple(_of(item) for item in y.text.split(",")), y.text)
     if x.kind == "formula" and y.kind == "set" and len(y.parts) == 2:
@@ -705,7 +806,7 @@ def _same_formula(gold: Answer, answer: Answer, rules) -> bool | None:
     percent = [x.unit == "%" for x in (gold, answer)]
     if percent[0] == percent[1] or any(percent):
         factor = _conversion(gold.unit, answer.unit, rules) if not any(percent) else Fraction(1)
-        if factor is None:
+        if factor is None or (any(percent) and not all(percent) and units.read(gold.unit + answer.unit) is not None):
             return False
         if factor != 1:
             b = Node("*", (b, formula.Number(factor, None)))

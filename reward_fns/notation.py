@@ -28,7 +28,7 @@ _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
         **dict.fromkeys("\u200b\u2060\ufeff\u00ad\u2061\u2062\ufe0f", ""),
-        **dict.fromkeys("−﹣－‐‑", "-"),
+        **dict.fromkeys("−﹣－‐‑–", "-"),
         **dict.fromkeys("×✕✖⨯", "*"),
         **dict.fromkeys("·⋅∙•∗", "*"),
         **dict.fromkeys("÷∕⁄／", "/"),
@@ -44,7 +44,7 @@ _CHARACTERS = str.maketrans(
         "，": ",", "、": ",", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "＝": "=", "＋": "+", "％": "%",
         "＄": "\\$", "。": ".", "…": "...", "∫": "\\int ", "∑": "\\sum ", "∏": "\\prod ", "⌊": "\\lfloor ",
         "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
-        "µ": "\\mu ", "℃": "°C", "℉": "°F", "ℏ": "\\hbar ",
+        "µ": "\\mu ", "‰": " permille", "℃": "°C", "℉": "°F", "ℏ": "\\hbar ",
     }
 )  # fmt: skip
 _RUN_ABOVE = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
@@ -62,7 +62,8 @@ _NOTHING = {
 }  # fmt: skip
 # Commands whose argument is words, or mathematics in another type.
 _WORDS = {"text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "textup", "textsc", "textmd", "mbox",
-          "hbox", "mathrm", "emph", "textsl", "mathsf", "mathtt", "operatorname", "operatorname*"}  # fmt: skip
+          "hbox", "mathrm", "emph", "textsl", "mathsf", "mathtt", "operatorname", "operatorname*", "si",
+          "unit"}  # fmt: skip
 _TYPE = {"mathbf", "mathit", "mathnormal", "boldsymbol", "bm", "pmb", "underline", "uline", "fbox", "boxed",
          "framebox", "ensuremath", "mathop", "mathord", "cancel", "bold", "smash", "mathopen", "mathclose",
          "underbar", "colorbox", "mathinner", "oldstylenums", "num"}  # fmt: skip
@@ -92,10 +93,18 @@ _RENAMED = {
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.|$)|\{|\}|~|[^\\{}~]+", re.DOTALL)
 _TO_BRACE = re.compile(r"\s*\{")
 _SKIP_ARGUMENT = re.compile(r"\s*\*?(?:\{[^{}]{0,40}\}|-?[0-9.]{1,6}(?:pt|em|ex|mu|cm|mm))")
-_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*°\s*\}|°|\{\s*[oO]\s*\})")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*°\s*\}|°|\{\s*[oO]\s*\}|\s[oO]\b)")
 _PRIMES = re.compile(r"\^\s*(?:\{\s*('[' ]*)\}|('))")
 _TIGHT_COMMA = re.compile(r"(?<=[0-9])\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=[0-9])")
 _BRACED_SIGN = re.compile(r"\{\s*([,:;=<>+*/-])\s*\}")
+_BRACED_SPACE = re.compile(r"(?<!\\)\{\s*(\\[,;:! ]|~)?\s*\}")
+# Backslashes that were escaped once more; in a matrix \\\\ ends a row.
+_ESCAPED = re.compile(
+    r"(?<!\\)\\\\(?=(?:d?frac|sqrt|left|right|text|mathrm|pi|cup|infty|in|leq?|geq?|cdot|times|circ|pm|begin|end)(?![A-Za-z]))"
+)
+_QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_ANGLE = re.compile(r"\\ang\s*\{([^{}]*)\}")
+_UNIT_FRACTION = re.compile(r"\\[dt]?frac" + r"\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}" * 2)
 _BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*([0-9]+(?:\.[0-9]+)?)")
 _MATH_DOLLARS = re.compile(r"(?<!\\)\$")
 _SPACE_RUN = re.compile(r"\s+")
@@ -105,11 +114,14 @@ def plain(text: str) -> str:
     """The plain form of an answer; what it does not know stays as it is."""
     if text.isascii() and text.isdigit():
         return text
+    if "\\" in text:
+        text = _ANGLE.sub(r"\1°", _QUANTITY.sub(r"\1 \\text{\2}", _ESCAPED.sub(r"\\", text)))
+        text = _UNIT_FRACTION.sub(r" \\text{\1/\2}", text)
     text = _RUN_ABOVE.sub(lambda m: "^{" + "".join(map(_SUPERSCRIPTS.get, m[0])) + "}", text)
     text = _RUN_BELOW.sub(lambda m: "_{" + "".join(map(_SUBSCRIPTS.get, m[0])) + "}", text)
     text = _ROOT.sub(lambda m: _ROOTS[m[1]] + (f"{{{m[2]}}}" if m[2] else ""), text)
     text = text.translate(_CHARACTERS)
-    text = _TIGHT_COMMA.sub(",", text)
+    text = _TIGHT_COMMA.sub(",", _BRACED_SPACE.sub(lambda m: " " if m[1] else "", text))
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", _BRACED_SIGN.sub(r"\1", text))
     text = _without_markdown(_without_math_dollars(text))
     if "\\" in text or "{" in text or "~" in text:

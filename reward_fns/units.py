@@ -44,8 +44,8 @@ _SI = {
 _OTHER = {
     "length": {"in inch inches": "0.0254", "ft foot feet": "0.3048", "yd yard": "0.9144", "mi mile": "1609.344",
                "parsec pc": "30856775814913673", "ly lightyear": "9460730472580800", "\\AA angstrom": "1e-10"},
-    "time": {"sec": 1, "min minute": 60, "h hr hour": 3600, "day": 86400, "week wk": 604800, "month": 2629800,
-             "year yr": 31557600, "decade": 315576000, "century centuries": 3155760000},
+    "time": {"sec": 1, "min minute": 60, "h hr hrs hour": 3600, "day": 86400, "week wk wks": 604800, "month": 2629800,
+             "year yr yrs": 31557600, "decade": 315576000, "century centuries": 3155760000},
     "mass": {"lb lbs pound": "0.45359237", "oz ounce": "0.028349523125", "tonne": 1000, "ton": "907.18474"},
     "volume": {"gal gallon": "3.785411784", "qt quart": "0.946352946", "pt pint": "0.473176473", "l": 1,
                "cup": "0.2365882365", "tablespoon tbsp": "0.0147867648", "teaspoon tsp": "0.0049289216"},
@@ -97,7 +97,7 @@ UNITS = _table()
 PERCENT = {"%", "percent", "pct", "percentage", "percents", "percentages"}
 _CURRENCY_SIGN = "$€£¥₹¢₩₽"
 _BEFORE = re.compile(
-    rf"([-+]?)\s*(?:(?:US|CA|AU|HK)?([{_CURRENCY_SIGN}])|(USD|EUR|GBP|INR|JPY|RMB|CNY|CAD|AUD|CHF|Rs)\b\.?)\s*(?=[-+.0-9({{\\])"
+    rf"([-+]?)\s*(?:(?:US|CA?|AU?|HK|NZ|S)?([{_CURRENCY_SIGN}])|(USD|EUR|GBP|INR|JPY|RMB|CNY|CAD|AUD|CHF|Rs)\b\.?)\s*(?=[-+.0-9({{\\])"
 )
 _PIECE = re.compile(
     r"\s*(?:(?P<operator>[/*])|(?P<word>\\?[A-Za-z]+|°\s*[CF]?(?![A-Za-z])|[%$€£¥₹¢₩₽])\.?\s*(?:\^\s*\{?\s*(?P<power>-?[0-9])\s*\}?)?)"

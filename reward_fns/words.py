@@ -17,8 +17,18 @@ _BOUND = re.compile(
 )
 TIMES = {
     "hundred": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9,
-    "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "k": 1000,
+    "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "k": 1000, "permille": "0.001",
 }  # fmt: skip
+_NUMERALS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60,
+    "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_NUMERAL = "|".join(_NUMERALS)
+_COUNT = re.compile(
+    rf"((?:.{{0,60}}\b(?:is|are|be)\s)?\s*)({_NUMERAL})(?:[ -]({_NUMERAL}))?(?![A-Za-z-])(?:\s*\([0-9]+\)$)?", re.I
+)
 BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "binary": 2, "ternary": 3,
@@ -34,14 +44,14 @@ _ANNOUNCEMENT = re.compile(
 )
 _AHEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?"
-    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know)\b(?:\s+that\b)?:?\s*)?(?=\S)",
+    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know|count)\b(?:\s+that\b)?:?\s*)?(?=\S)",
     re.I,
 )
 _BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$", re.I)
 _WORD = re.compile(r"[A-Za-z]+")
 _SHORT = {
     "no", "up", "on", "in", "yes", "all", "odd", "even", "left", "north", "south", "east", "west", "top", "red",
-    "blue", "six", "ten", "one", "two",
+    "blue", "six", "ten", "one", "two", "any", "bag", "box", "can", "car", "cat", "jar", "man", "map", "pan", "way",
 }  # fmt: skip
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .,'’/-]*[.!]?")
 _NAMES = re.compile(
@@ -71,6 +81,17 @@ def is_word(run: str) -> bool:
 def is_text(text: str) -> bool:
     """Whether an answer is words and nothing else."""
     return _LETTERS.fullmatch(text) is not None and any(is_word(word) for word in _WORD.findall(text))
+
+
+def with_digits(text: str) -> str:
+    """`There are twenty-one chairs` is `There are 21 chairs`."""
+    match = _COUNT.match(text)
+    if match is None:
+        return text
+    tens, ones = _NUMERALS[match[2].lower()], _NUMERALS[match[3].lower()] if match[3] else 0
+    if match[3] and not (tens >= 20 and 0 < ones < 10):
+        return text
+    return f"{match[1]}{tens + ones}{text[match.end() :]}"
 
 
 def without_phrases(text: str) -> str:

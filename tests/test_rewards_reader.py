@@ -62,6 +62,24 @@ GSM8K_RIGHT = [
     ("1000000", "#### 1 million dollars"),
     ("24", "#### 2 dozen"),
     ("80", "#### 100 - 20 = 80"),
+    ("18", "\\boxed{17} was wrong, it's \\boxed{18}"),
+    ("18", "\\boxed{17}? Hmm, \\boxed{18}."),
+    ("18", "Scratch that \\boxed{17}; the right one: \\boxed{18}"),
+    ("18", "\\boxed{17}, or rather \\boxed{18}"),
+    ("42", "#### 42 <|endoftext|>"),
+    ("42", "#### 42</s>"),
+    ("42", "#### 1) Add the eggs\n#### 2) Sell\n#### 42"),
+    ("21", "\\boxed{twenty-one}"),
+    ("21", "\\boxed{\\text{twenty-one eggs}}"),
+    ("-5", "#### –5"),
+    ("-5", "#### minus 5"),
+    ("-5", "#### negative 5"),
+    ("18", "#### not 20 but 18"),
+    *[
+        ("18", f"so \\boxed{{{answer}}}")
+        for answer in ("C\\$18", "'18'", '"18"', "Rs. 18", "18 (eighteen)", "She earns 18", "18 each", "18 hrs", "₹18")
+    ],
+    ("1800", "\\boxed{1{\\,}800}"),
 ]  # fmt: skip
 GSM8K_WRONG = [
     ("18", "\\boxed{1} or \\boxed{18}"),
@@ -90,6 +108,16 @@ GSM8K_WRONG = [
     ("1", "#### 1 800"),
     ("1", "#### 1 million"),
     ("1", "#### 1,800"),
+    ("18", "(a) \\boxed{17} (b) \\boxed{18}"),
+    ("18", "\\boxed{17} alternatively \\boxed{18}"),
+    ("18", "\\boxed{17}. Otherwise, \\boxed{18}"),
+    ("18", "it is \\boxed{17} or it is \\boxed{18}"),
+    ("18", "#### not 18 but 20"),
+    ("18", "#### 18 squared"),
+    ("18", "#### 18 factorial"),
+    ("20", "\\boxed{twenty-one}"),
+    ("18", "\\boxed{eighteen or twenty}"),
+    ("1800", "#### 1,80"),
 ]  # fmt: skip
 
 
@@ -190,6 +218,28 @@ MATH_RIGHT = {
     "\\binom{2n}{n}": ["\\frac{(2n)!}{n!^2}", "\\dbinom{2n}{n}"],
     "\\frac{100!}{2^{50}}": ["100!/2^{50}", "\\frac{100!}{4^{25}}"],
     "2^{1009}": ["2^{1009}", "2\\cdot 2^{1008}"],
+    "12": ["twelve", "\\text{twelve}", "\\text{There are 12 ways.}", "12''", "\\qty{12}{m}", "12 \\si{m}", "|z| = 12",
+        "not 10 but 12",
+        "the number is not 10 which is 12€", "\\gcd(24,36)", "|\\vec v| = 12"],
+    "\\frac{7}{3}": ["{7\\over3}", "7 \\over 3", "2 \\text{ and } \\frac13", "2 and 1/3", "2.33\\ldots", "7⁄3"],
+    "\\frac{5}{11}": ["0.4545...", ".\\overline{45}", "0.\\overline{45}"],
+    "2.5": ["2,5\\text{ cm}", "2,50\\text{ €}", "2,5 m", "2½"],
+    "12.5\\%": ["12,5\\%", "12.5\\text{ per cent}", "12\\frac12\\%"],
+    "30^\\circ": ["30{}^\\circ", "30^\\text{o}", "\\ang{30}", "30°."],
+    "50\\text{ mph}": ["50\\frac{\\text{miles}}{\\text{hour}}", "50 mi/hr", "50"],
+    "[-2,7]": ["\\{x : -2 \\le x \\le 7\\}", "x \\ge -2 \\text{ and } x \\le 7", "-2 \\\\le x \\\\le 7",
+        "\\text{the interval }[-2,7]"],
+    "(-\\infty,-1)\\cup(1,\\infty)": ["(-oo,-1) U (1,oo)", "x<-1 \\text{ or } x>1",
+        "\\{x \\mid x<-1 \\text{ or } x>1\\}"],
+    "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}": ["[[1,2],[3,4]]", "A=\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}",
+        "\\vec v=\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"],
+    "11_2": ["11 \\text{ in binary}", "11_{\\text{two}}"],
+    "(3,-2)": ["\\text{Point }(3,-2)", "\\text{the point } P(3,-2)", "3,-2"],
+    "(1,2),(3,4)": ["x=1,y=2\\text{ or }x=3,y=4", "y=4,x=3;y=2,x=1", "(3,4),(1,2)"],
+    "\\emptyset": ["\\{\\}", "\\text{no solution}", "\\text{There are no real solutions}", "∅"],
+    "\\text{Monday}": ["\\text{It is Monday}", "\\text{The day is Monday}", "monday."],
+    "\\text{(E)}": ["\\text{Option E}", "E", "(E)"],
+    "\\frac{\\pi}{3}": ["\\\\frac{\\\\pi}{3}", "π/3"],
 }  # fmt: skip
 MATH_WRONG = {
     "204_5": ["204_6", "204", "54", "204_{\\text{six}}", "203_5", "402_5", "204_{5}5"],
@@ -246,6 +296,17 @@ MATH_WRONG = {
     "|x|": ["x", "-x", "\\sqrt{x}"],
     "I(0)e^{-\\frac{t}{RC}}": ["0", "I(0)", "e^{-\\frac{t}{RC}}", "I(0)e^{\\frac{t}{RC}}"],
     "6 - 5i": ["6+5i", "6-5", "5-6i", "(6,-5)"],
+    "0": ["e^{-1000}", "10^{-400}", "10^{-10^{10}}", "10^{-20}", "\\emptyset"],
+    "6": ["10^{10^{10}}", "9!!!!", "9!!!! 9!!!!", "(" * 50, "7" * 400, "%" * 300,
+        "1^1^1" * 300, "six or seven", "not 6 but 7"],
+    "x+1": ["7" * 400, "(" * 50],
+    "29\\%": ["29\\text{ permille}", "29‰", "2.9\\%"],
+    "91^\\circ": ["91\\%", "91\\text{ rad}"],
+    "4:30": ["8:60", "4.5", "9:00"],
+    "(-\\infty,-1)\\cup(1,\\infty)": ["x<-1\\text{ and }x>1", "(-1,1)"],
+    "(1,2),(3,4)": ["x=2,y=1\\text{ or }x=4,y=3", "x=1,y=2", "x=1,x=2;x=3,x=4"],
+    "\\text{Monday}": ["\\text{It is not Monday}", "\\text{It is Tuesday}", "Monday or Tuesday"],
+    "\\text{Yes}": ["\\text{yes or no}", "no", "\\text{yes and no}"],
     "32349": ["32, 349", "32.349", "32349, 32350", "3234 9"],
 }  # fmt: skip
 
@@ -375,6 +436,9 @@ def test_heavy_answers_are_read_without_the_verifier(gold, answer):
         ("0.5", "½", True),
         ("3.5", "3½", True),
         ("3½", "7/2", True),
+        ("145°", "angle 1 = 145°", True),
+        ("\\frac{3}{5}", "sin A = 3/5", True),
+        ("145°", "145%", False),
         ("145°", "35°", False),
         ("145°", "145° or 35°", False),
         ("145°", "not 145°", False),
@@ -406,6 +470,12 @@ def test_geoqa(gold, answer, is_right):
         *[("(A)", f"<answer>{a}</answer>", False) for a in ("A dog", "A or b", "A or B", "not A", "None of A", "A, B",
             "(A) (B)", "AB", "A/B", "a", "B", "(A) or (B)", "A and B", "either A", "all", "A B C D", "A dog is near",
                 "It is not (A)", "(B) A", "A. or B.", "A. B.", "A.\nB", "A|B")],
+        *[("4", f"<answer>{a}</answer>", True) for a in ("four", "There are four chairs", "I count 4",
+            "I see 4 chairs")],
+        *[("4", f"<answer>{a}</answer>", False) for a in ("four or five", "forty", "fourteen", "twenty-four")],
+        *[("(A)", f"<answer>{a}</answer>", True) for a in ('"A"', "A - left", "(A) is correct")],
+        *[("(A)", f"<answer>{a}</answer>", False) for a in ("(A) is false", "(A) isn't right", "A can be excluded",
+            "(A) cannot be")],
         ("(A)", "<think>A dog is near the cat", False),
         ("(A)", "<think>the answer is A", False),
         ("left", "<think>left", False),
@@ -441,6 +511,13 @@ def test_an_option_in_small_letters_is_a_setting():
         ("Boeing 737-200", "737-200", True),
         ("colt's foot", "colts foot", True),
         ("english marigold", "English marigolds", True),
+        ("Audi S4 Sedan 2012", "2012 Audi S4 Sedan", True),
+        ("Audi S4 Sedan 2012", "This is a 2012 Audi S4 Sedan.", True),
+        ("BMW M3 Coupe 2012", "2012 BMW M3 Coupe", True),
+        ("yorkshire terrier", "Terrier, Yorkshire", True),
+        ("Audi S4 Sedan 2012", "2007 Audi S4 Sedan", False),
+        ("Audi S4 Sedan 2012", "2012 Audi Sedan", False),
+        ("Audi S4 Sedan 2012", "2007 Audi S4 Sedan 2012", False),
         ("Audi S4 Sedan 2012", "sedan2012", False),
         ("Audi S4 Sedan 2012", "Sedan 2012", False),
         ("Audi S4 Sedan 2012", "Audi S4 Sedan 2007", False),
@@ -478,11 +555,19 @@ def test_class_names(gold, answer, is_right):
         "(100,100) (200,200)",
         "<box>(100,100),(200,200)</box>",
         "(100, 100, 200, 200)",
+        "(100;100),(200;200)",
     ],
 )
 def test_other_forms_of_a_box(text):
     assert compute_score(sources.LISA, f"<answer>{text}</answer>", "(100,100),(200,200)")["box_iou"] == 1
     assert compute_score(sources.LISA, f"<answer>{text} [1,1,2,2]</answer>", "(100,100),(200,200)")["box_iou"] == 0
+
+
+def test_four_bare_numbers_are_a_box_and_three_points_are_none():
+    assert compute_score(sources.LISA, "<answer>100, 100, 200, 200</answer>", "(100,100),(200,200)")["box_iou"] == 1
+    assert (
+        compute_score(sources.LISA, "<answer>(100,100),(200,200),(300,300)</answer>", "(100,100),(200,200)")["acc"] == 0
+    )
 
 
 @pytest.mark.parametrize(
