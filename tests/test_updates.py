@@ -16,6 +16,7 @@ from gpg_verl.training.shortcuts import updates_per_batch, why_rows_stay
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
 
+@settings(deadline=None)
 @given(groups=GROUPS, updates=st.integers(1, 6))
 def test_mini_batches_are_whole_groups(groups, updates):
     uids = [f"uid{g:03d}" for g, size in enumerate(groups) for _ in range(size)]
@@ -30,6 +31,7 @@ def test_mini_batches_are_whole_groups(groups, updates):
     assert [{uids[::-1][i] for i in rows} for rows in turned] == members
 
 
+@settings(deadline=None)
 @given(work=st.lists(st.integers(1, 100), min_size=4, max_size=60), ranks=st.sampled_from([1, 2, 4]))
 def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     rows = list(range(len(work) // ranks * ranks))
@@ -41,7 +43,7 @@ def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     assert all([work[i] for i in part] == sorted(work[i] for i in part) for part in parts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=60),
     padding=st.integers(0, 5),
@@ -91,6 +93,7 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
         assert update.factor == pytest.approx(sum(tokens[i] for i in chosen) / sum(tokens[i] for i in mini_batch))
 
 
+@settings(deadline=None)
 @given(
     groups=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), min_size=1, max_size=12),
     ranks=st.sampled_from([1, 2, 4]),
