@@ -50,6 +50,7 @@ class GPGSettings:
     max_dropped_share: share of a data set's rows that veRL's filter may drop before the run ends with a message.
     max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
         (root mean square, in nats); None: by the precision of the two.
+    share_prefixes: compute what a group's rows have in common once, wherever that is exact.
     """
 
     f_norm: str = "1"
@@ -61,6 +62,7 @@ class GPGSettings:
     max_skipped_steps: int = 20
     max_dropped_share: float = 0.05
     max_rollout_gap: float | None = None
+    share_prefixes: bool = True
 
     @classmethod
     def from_node(cls, node: Mapping | None) -> GPGSettings:
@@ -139,4 +141,5 @@ _READERS = {
     "max_skipped_steps": _count("max_skipped_steps"),
     "max_dropped_share": _share("max_dropped_share", "none"),
     "max_rollout_gap": _gap("max_rollout_gap"),
+    "share_prefixes": _flag("share_prefixes"),
 }

@@ -45,7 +45,9 @@ def settled(folder: Path, *overrides: str):
 def recording(rewards=MIXED, seed=0, **more):
     from actors import Recording
 
-    return Recording.random(rewards, vocabulary=30, prompt=6, response=(1, 16), seed=seed, **more)
+    # Of few different words, so that responses share beginnings and some are alike.
+    shape = {"vocabulary": 30, "prompt": 6, "response": (1, 16), "words": 3, **more}
+    return Recording.random(rewards, seed=seed, **shape)
 
 
 @dataclasses.dataclass

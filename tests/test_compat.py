@@ -19,6 +19,7 @@ from gpg_verl.compat.seams import seam
 
 V1 = "verl.trainer.ppo.v1"
 BUFFER = f"{V1}.replay_buffer:ReplayBuffer"
+FSDP = "verl.workers.engine.fsdp.transformer_impl"
 ENGINE = "verl.workers.engine.base:BaseEngine"
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
@@ -33,7 +34,9 @@ REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerSync": STEP,
     "gpg_verl.training.trainer:GPGTrainerColocateAsync": STEP,
     "gpg_verl.training.trainer:GPGTrainerSeparateAsync": STEP,
-    "gpg_verl.training.actor:GPGTrainingWorker": {"infer_batch", "set_loss_fn", "train_mini_batch"},
+    "gpg_verl.training.actor:GPGTrainingWorker": {
+        *("_postprocess_output", "infer_batch", "set_loss_fn", "train_mini_batch"),
+    },
     "gpg_verl.training.actor:GPGActor": {"actor_worker_cls"},
     "gpg_verl.training.actor:GPGDetachedActor": {"actor_worker_cls"},
     "gpg_verl.determinism:AgentLoopManagerSeeded": {"__init__", "generate_sequences"},
@@ -67,6 +70,10 @@ SEAMS = {
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ],
     ("gpg_verl/training/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
+    ("gpg_verl/training/prefix_sharing.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/prefix_sharing.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/prefix_sharing.py", "prepare_micro_batches"): [FSDP],
+    ("gpg_verl/training/prefix_sharing.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/cpu/verl_patches.py", "initialize_global_process_group_ray"): ["verl.utils.distributed"],
@@ -100,6 +107,8 @@ OBJECTS = {
     ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
+    ("gpg_verl/training/prefix_sharing.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
+    ("gpg_verl/training/prefix_sharing.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
     ("gpg_verl/guards/dropped_rows.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
 }
 # What a worker group has from the worker's class.
@@ -116,7 +125,10 @@ NOT_VERLS = (
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
-OTHER_CONFIGS = {"gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/report/masks.py"}
+OTHER_CONFIGS = {
+    *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/prefix_sharing.py"),
+    "gpg_verl/report/masks.py",
+}
 
 MODULES = dict(compat.files())
 

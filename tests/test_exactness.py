@@ -61,6 +61,7 @@ def test_rows_without_gradient_are_left_out(actors, tiny_folder, mode, alpha, up
     whole = step(actors, config, rollouts, without_shortcut(updates))
     part = step(actors, config, rollouts)
     assert part.metrics["gpg/rows_dropped"] >= 8
+    assert part.metrics["gpg/tokens_shared"]
     # A mini-batch without a valid row has a gradient of zero: veRL steps on it, we do not.
     expected = [g for g in whole.gradients if g.any()]
     assert_same(part.gradients, expected)
@@ -103,10 +104,13 @@ def test_the_comparison_notices(one, tiny_folder, monkeypatch, mistake):
     assert difference(part.gradients[0], whole.gradients[0]) > 0.1
 
 
-def test_the_gradient_is_that_of_the_definition(actors, tiny_folder):
+@pytest.mark.parametrize("shared", [True, False], ids=["trees", "rows"])
+def test_the_gradient_is_that_of_the_definition(actors, tiny_folder, shared):
     rollouts = recording(seed=3)
-    result = step(actors, settled(tiny_folder), rollouts)
+    result = step(actors, settled(tiny_folder, f"+algorithm.gpg.share_prefixes={shared}"), rollouts)
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    assert bool(result.metrics["gpg/tokens_shared"]) == shared
+    assert result.metrics["gpg/positions_scored"] < result.metrics["gpg/tokens_computed"]
 
 
 def test_truncated_responses_left_out(one, tiny_folder):
@@ -212,27 +216,30 @@ def test_entropy_costs_no_gradient(one, tiny_folder):
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
 def test_several_outputs_a_session(actors, tiny_folder, mode):
-    """Sessions of one to three outputs: the final one is scored, all have its advantage, B and M count sessions."""
+    """Sessions of one to three outputs, each of which goes on from the one before: the final one is scored, all have
+    its advantage, B and M count sessions.
+    """
     from actors import Recording
 
     generator = torch.Generator().manual_seed(1)
 
     def ids(low, high):
-        return torch.randint(4, 30, (int(torch.randint(low, high + 1, (), generator=generator)),), generator=generator)
+        return torch.randint(4, 8, (int(torch.randint(low, high + 1, (), generator=generator)),), generator=generator)
 
-    uids, sessions, outputs, rewards = [], [], [], []
+    prompts, responses, uids, sessions, outputs, rewards = [], [], [], [], [], []
     for g, group in enumerate(MIXED):
+        first = ids(6, 6)
         for s, reward in enumerate(group):
-            count = 1 + (g + s) % 3
+            prompt, count = first, 1 + (g + s) % 3
             for output in range(count):
+                prompts.append(prompt)
+                responses.append(ids(1, 16))
                 uids.append(f"uid{g}")
                 sessions.append(s)
                 outputs.append(output)
                 rewards.append(reward if output == count - 1 else 0.5)  # scored, but not the final output
-    rows = len(uids)
-    rollouts = Recording(
-        [ids(6, 6) for _ in range(rows)], [ids(1, 16) for _ in range(rows)], rewards, uids, sessions, outputs
-    )
+                prompt = torch.cat([prompt, responses[-1], ids(2, 2)])  # and what a tool says
+    rollouts = Recording(prompts, responses, rewards, uids, sessions, outputs)
     for updates in (1, 4):
         config = settled(
             tiny_folder, f"{ACTOR}.loss_agg_mode={mode}", f"{ACTOR}.ppo_mini_batch_size={PROMPTS // updates}"
@@ -249,6 +256,7 @@ def test_several_outputs_a_session(actors, tiny_folder, mode):
     config = settled(tiny_folder, f"{ACTOR}.loss_agg_mode={mode}")
     result = step(actors, config, rollouts)
     assert_same(result.gradients, [sessions_by_definition(tiny_folder, rollouts, mode)])
+    assert result.metrics["gpg/tokens_shared"] > result.metrics["gpg/tokens_computed"]
 
 
 def sessions_by_definition(folder: Path, rollouts, mode: str) -> torch.Tensor:
@@ -296,4 +304,5 @@ def test_lora(tiny_folder):
         whole = step(actors, config, recording(), without_shortcut(1))
         part = step(actors, config, recording())
     assert 0 < len(whole.gradients[0]) < len(whole.parameters)
+    assert part.metrics["gpg/tokens_shared"]
     assert_same(part.gradients, whole.gradients)

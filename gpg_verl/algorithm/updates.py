@@ -26,12 +26,19 @@ class Update:
     micro_batch_size: rows per rank and forward pass, at most the configured one; None with dynamic batch sizes.
     factor: what the advantages are multiplied with, so that a token mean divides by all tokens of the mini-batch.
     sequences: rows of the full mini-batch, which sequence means divide by.
+    filling: for each rank, how many of its rows, the last ones, are there for the number's sake only: they are neither
+        computed nor counted. Other rows that fill the grid are computed.
     """
 
     rows: list[list[int]]
     micro_batch_size: int | None
     factor: float
     sequences: int
+    filling: list[int]
+
+    def computed(self) -> list[int]:
+        """The rows of all ranks but those not computed."""
+        return [i for part, idle in zip(self.rows, self.filling, strict=True) for i in part[: len(part) - idle]]
 
 
 def grid(rows: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int | None]:
@@ -92,6 +99,8 @@ def plan_updates(
     micro_batch_size: int | None,
     loss_agg_mode: str,
     work: Sequence[float],
+    packed: bool = False,
+    prompts: Sequence[tuple[str, float]] | None = None,
 ) -> list[Update]:
     """The optimizer steps of a batch, one for each mini-batch in which a row has a gradient.
 
@@ -104,6 +113,10 @@ def plan_updates(
         micro_batch_size: rows per rank and forward pass; None where veRL packs by tokens.
         loss_agg_mode: veRL's aggregation mode.
         work: (rows of the batch,) what each row costs, by which the ranks are balanced.
+        packed: whether the rows of a forward pass stand behind each other without padding: then passes get rows long
+            and short, so that none is larger than the others; padded ones rows of about one length.
+        prompts: (rows of the batch,) where rows of a prompt are computed together as one tree (`micro_batch_size` is
+            None then): the prompt's uid, and what of the row's work is done once for all of them on a rank.
     """
     # The grid is filled with rows without gradient, shortest first: those of the mini-batch, then any.
     idle = sorted((i for rows in mini_batches for i in rows if not has_gradient[i]), key=lambda i: tokens[i])
@@ -120,12 +133,48 @@ def plan_updates(
         filling = list(itertools.islice(itertools.chain(own, others), per_rank * ranks - len(rows)))
         for i in filling:
             del free[i]
-        rows = rows + filling
+        if prompts is None:
+            rows = rows + filling
+            parts, idle = share_out(rows, work, ranks), [0] * ranks
+            if packed and micro is not None:
+                passes = per_rank // micro
+                parts = [[i for number in range(passes) for i in part[number::passes]] for part in parts]
+        else:
+            parts = share_out_prompts(rows, work, prompts, ranks, per_rank)
+            idle = [per_rank - len(part) for part in parts]
+            filling = iter(filling)
+            parts = [[*part, *itertools.islice(filling, gap)] for part, gap in zip(parts, idle, strict=True)]
         factor = 1.0
         if loss_agg_mode in TOKEN_MEAN:
             factor = sum(tokens[i] for i in rows) / sum(tokens[i] for i in mini_batch)
-        updates.append(Update(share_out(rows, work, ranks), micro, factor, len(mini_batch)))
+        updates.append(Update(parts, micro, factor, len(mini_batch), idle))
     return updates
+
+
+def share_out_prompts(
+    rows: Sequence[int], work: Sequence[float], prompts: Sequence[tuple[str, float]], ranks: int, room: int
+) -> list[list[int]]:
+    """As `share_out`, with the rows of a prompt on one rank where they fit: there they cost its work once. At most
+    `room` rows a rank; a prompt is cut where a rank has no more, and computed on both.
+    """
+    groups: dict[str, list[int]] = {}
+    for i in rows:
+        groups.setdefault(prompts[i][0], []).append(i)
+
+    def cost(part: Sequence[int]) -> float:
+        return sum(work[i] - prompts[i][1] for i in part) + max(prompts[i][1] for i in part)
+
+    parts: list[list[int]] = [[] for _ in range(ranks)]
+    least = [(0.0, rank) for rank in range(ranks)]
+    for group in sorted(groups.values(), key=cost, reverse=True):
+        while group:
+            load, rank = heapq.heappop(least)
+            fits = room - len(parts[rank])
+            now, group = group[:fits], group[fits:]
+            parts[rank] += now
+            if len(parts[rank]) < room:
+                heapq.heappush(least, (load + cost(now), rank))
+    return parts
 
 
 def share_out(rows: Sequence[int], work: Sequence[float], ranks: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ in size, and their denominators are those of the rows that they had; `train_mini
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,27 +15,35 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from gpg_verl.algorithm.updates import Update
 from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.prefix_sharing import Passes, why_not_exact
+from gpg_verl.training.shortcuts import why_not_with_model
 
 PLAN = "gpg_plan"
+
+# Passes over prefix trees, and over rows with the vocabulary only where a token is scored.
+PASSES = ("trees", "rows")
 
 
 @dataclass(frozen=True)
 class RankUpdate:
-    """One rank's part of an `Update`, alike on every rank: how many of its rows, and the rest as there."""
+    """The ranks' parts of an `Update`: how many rows each has, and the rest as there."""
 
     rows: int
     micro_batch_size: int | None
     factor: float
     sequences: int
+    filling: list[int]
 
 
 @dataclass(frozen=True)
@@ -45,20 +54,37 @@ class Plan:
     observe: whether to measure how trainer and rollout agree.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
+    passes: of `PASSES`; None for veRL's own.
     """
 
     updates: list[RankUpdate]
     epochs: int
     observe: bool
     correction: dict[str, Any] | None
+    passes: str | None
 
     @classmethod
     def of(cls, updates: Sequence[Update], **others) -> Plan:
-        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences) for u in updates]
+        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences, u.filling) for u in updates]
         return cls(parts, **others)
 
 
 class GPGTrainingWorker(TrainingWorker):
+    passes: Passes | None = None
+
+    def check_passes(self) -> dict[str, str | None]:
+        """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks."""
+        if type(self.engine) is not FSDPEngineWithLMHead:
+            return dict.fromkeys(PASSES, f"{type(self.engine).__name__} is not an engine that it is known for")
+        coefficient = self.loss_fn.keywords["config"].entropy_coeff
+        self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
+        packed = bool(self.model_config.get("use_remove_padding", False))
+        why_not = {"trees": why_not_with_model(self.passes.model.config), "rows": None}
+        return {
+            kind: reason or why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed)
+            for kind, reason in why_not.items()
+        }
+
     def set_loss_fn(self, loss_fn):
         super().set_loss_fn(loss_fn)
         actor = loss_fn.keywords["config"]
@@ -79,6 +105,7 @@ class GPGTrainingWorker(TrainingWorker):
             data["old_log_probs"] = data["rollout_log_probs" if "rollout_log_probs" in data else "advantages"]
 
         metrics: dict[str, Any] = {}
+        self.counts: Counter[str] = Counter()
         agreement = Agreement() if plan.observe else None
         count = len(plan.updates) * plan.epochs
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
@@ -86,15 +113,41 @@ class GPGTrainingWorker(TrainingWorker):
                 # Only before the first update are the weights those that sampled the batch.
                 observed = agreement if step == 0 else None
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
-                with schedule, registry.during_update(observed, plan.correction):
+                passes = contextlib.nullcontext()
+                if plan.passes is not None:
+                    passes = self.passes.during_update(trees=plan.passes == "trees")
+                with schedule, passes, registry.during_update(observed, plan.correction):
                     output = super().train_mini_batch(self._rows_of(data, plan, step % len(plan.updates)))
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
             metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
+        if plan.passes is not None:
+            metrics.update({f"gpg/{name}": [count] for name, count in self.counts.items()})
         if not self.engine.is_mp_src_rank_with_outputs():
             return None
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics}).cpu()
+
+    def _postprocess_output(self, output, **others):
+        if self.passes is None or not self.passes.active:
+            return super()._postprocess_output(output, **others)
+        own, self.passes.counts = self.passes.counts, Counter()
+        counts: Counter[str] = Counter()
+        for part in self._of_all_ranks(own):
+            counts.update(part)
+        self.counts.update(counts)
+        tokens = rows_like(counts)
+        result = super()._postprocess_output(output, **{**others, "global_token_num": tokens})
+        metrics = tu.get(result, "metrics")
+        if metrics.get("mfu"):
+            # veRL's estimate has the vocabulary, twice (embedding and head), for every token.
+            estimated, _ = self.flops_counter.estimate_flops(tokens, others["delta_time"])
+            text = self.model_config.hf_config.get_text_config()
+            unscored = counts["tokens_computed"] - counts["positions_scored"]
+            too_much = 12 * text.vocab_size * text.hidden_size * unscored / others["delta_time"] / 1e12
+            metrics["mfu"] *= max(0.0, 1 - too_much / estimated)
+            tu.assign_non_tensor(result, metrics=metrics)
+        return result
 
     def _rows_of(self, data, plan: Plan, number: int):
         """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
@@ -102,6 +155,9 @@ class GPGTrainingWorker(TrainingWorker):
         start = sum(before.rows for before in plan.updates[:number])
         part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
         part["advantages"] = part["advantages"] * update.factor
+        filling = update.filling[self.engine.get_data_parallel_rank()]
+        if filling:
+            leave_out(part, filling)
         tu.assign_non_tensor(
             part,
             mini_batch_size=update.rows * self.engine.get_data_parallel_size(),
@@ -112,15 +168,34 @@ class GPGTrainingWorker(TrainingWorker):
             tu.assign_non_tensor(part, micro_batch_size_per_gpu=update.micro_batch_size)
         return part
 
-    def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:
-        group = self.engine.get_data_parallel_group()
-        parts: list[Agreement] = [agreement] * self.engine.get_data_parallel_size()
+    def _of_all_ranks(self, own) -> list:
+        parts = [own] * self.engine.get_data_parallel_size()
         if len(parts) > 1:
-            torch.distributed.all_gather_object(parts, agreement, group=group)
+            torch.distributed.all_gather_object(parts, own, group=self.engine.get_data_parallel_group())
+        return parts
+
+    def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:
         whole = Agreement()
-        for part in parts:
+        for part in self._of_all_ranks(agreement):
             whole.merge(part)
         return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+
+
+def rows_like(counts: Counter[str]) -> list[float]:
+    """Lengths of rows with as many tokens, and as many pairs of a query and a key that it sees, as were computed: what
+    veRL's `perf/mfu/actor` is made from.
+    """
+    tokens = counts["tokens_computed"]
+    rows = max(1, round(tokens * tokens / max(1, 2 * counts["visible"])))
+    return [tokens / rows] * rows
+
+
+def leave_out(part: TensorDict, count: int) -> None:
+    """Takes the last `count` rows out of the loss and of what is counted."""
+    for name in ("response_mask", "loss_mask", "advantages"):
+        values, offsets = part[name].values().clone(), part[name].offsets()
+        values[offsets[-1 - count] :] = 0
+        part[name] = torch.nested.nested_tensor_from_jagged(values, offsets)
 
 
 def positions_by_token(data: TensorDict) -> TensorDict:
@@ -161,9 +236,17 @@ def _entropy_without_gradient(engine) -> None:
         engine.compute_entropy_from_logits = torch.no_grad()(engine.compute_entropy_from_logits)
 
 
-class GPGActor(ActorRolloutRefWorker):
+class Asked:
+    """What the trainer asks of its actor workers beside veRL's questions."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def check_passes(self) -> dict[str, str | None]:
+        return self.actor.check_passes()
+
+
+class GPGActor(Asked, ActorRolloutRefWorker):
     actor_worker_cls = GPGTrainingWorker
 
 
-class GPGDetachedActor(DetachActorWorker):
+class GPGDetachedActor(Asked, DetachActorWorker):
     actor_worker_cls = GPGTrainingWorker

@@ -6,7 +6,7 @@ In `separate_async` a step has several local updates, over which veRL averages m
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpg_verl.algorithm.updates import Update
 
@@ -71,6 +71,7 @@ class StepMetrics:
         real: Sequence[int],
         seconds: float,
         observed: float | None,
+        tokens: Mapping[str, int] | None = None,
     ) -> None:
         """The planned updates of a batch.
 
@@ -79,10 +80,15 @@ class StepMetrics:
             real: the rows that are not padding.
             seconds: what the updates took.
             observed: rows over which the agreement of trainer and rollout was measured.
+            tokens: the numbers of `TOKENS`, counted where they were computed; None where rows were computed one by one.
         """
-        rows = {i for update in updates for part in update.rows for i in part}
+        rows = {i for update in updates for i in update.computed()}
         dropped = [i for i in real if i not in rows]
-        computed, whole = (sum(sequence_tokens[i] for i in x) for x in (rows, real))
+        computed, whole = (epochs * sum(sequence_tokens[i] for i in x) for x in (rows, real))
+        # One by one, the vocabulary is computed for every token.
+        tokens = tokens or {"tokens_computed": computed, "tokens_shared": 0, "positions_scored": computed}
+        computed = tokens["tokens_computed"]
+        self.counts.update(tokens)
         saved = seconds * (whole / computed - 1)
         if self.forward_saved:
             saved += seconds * whole / computed / self.update_over_forward
@@ -114,7 +120,12 @@ class StepMetrics:
         return {f"gpg/{name}": value for name, value in metrics.items()}
 
 
+# Tokens in forward passes, those that rows share and that were not computed again, and the tokens after which the whole
+# vocabulary was computed.
+TOKENS = ("tokens_computed", "tokens_shared", "positions_scored")
+
 ALWAYS = (
+    *TOKENS,
     *("B", "M", "groups", "all_right_groups", "all_wrong_groups", "groups_of_one", "updates", "update_skipped"),
     *("rows_dropped", "tokens_dropped", "saved_seconds", "driver_seconds"),
 )

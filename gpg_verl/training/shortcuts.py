@@ -8,7 +8,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.algorithm.updates import SAME_DENOMINATOR, TOKEN_MEAN
-from gpg_verl.settings import verls_mode
+from gpg_verl.settings import GPGSettings, verls_mode
 
 # veRL's engines that take their denominators from the rows of a call as FSDP's does.
 STRATEGIES = ("fsdp", "fsdp2", "megatron")
@@ -74,6 +74,63 @@ def why_verl_updates(config: DictConfig) -> str | None:
 def why_rows_stay(config: DictConfig) -> str | None:
     """Why rows without gradient go through the actor all the same; None where they are left out."""
     return other_loss_term(config) or why_verl_updates(config)
+
+
+def why_verls_passes(config: DictConfig) -> str | None:
+    """Why the actor's forward passes are veRL's own; None where they are GPG's (training/prefix_sharing.py)."""
+
+    def get(key: str):
+        return OmegaConf.select(config, key)
+
+    reason = why_verl_updates(config)
+    if reason is not None:
+        return reason
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+    if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
+        return f"{actor}.strategy={get(f'{actor}.strategy')}: known for fsdp and fsdp2"
+    for key in (f"{actor}.ulysses_sequence_parallel_size", f"{actor}.fsdp_config.ulysses_sequence_parallel_size"):
+        if (get(key) or 1) > 1:
+            return f"{key}={get(key)} cuts sequences into parts"
+    if get(f"{model}.use_fused_kernels"):
+        return f"{model}.use_fused_kernels=True has a way of its own with the vocabulary"
+    return None
+
+
+def why_not_shared(config: DictConfig) -> str | None:
+    """Why the prefixes that rows share are computed once a row; None where once for all of them."""
+    reason = why_verls_passes(config)
+    if reason is not None:
+        return reason
+    if not GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg")).share_prefixes:
+        return "algorithm.gpg.share_prefixes=False"
+    from transformers import AutoConfig
+
+    model = config.actor_rollout_ref.model
+    try:
+        read = AutoConfig.from_pretrained(model.path, trust_remote_code=bool(model.get("trust_remote_code")))
+    except Exception:
+        return None  # not where this process can read it: the actor workers ask the same of the model that they have
+    return why_not_with_model(read)
+
+
+def why_not_with_model(whole) -> str | None:
+    """Why rows of a model, by its config of transformers, are computed one by one."""
+    if hasattr(whole, "vision_config") and whole.model_type not in ("qwen2_vl", "qwen2_5_vl"):
+        return f"{whole.model_type}: of the models with images, known for qwen2_vl and qwen2_5_vl"
+    text = whole.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return f"{whole.model_type} has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+    state = [key for key in text.to_dict() if key.startswith(("mamba_", "ssm_", "state_size", "linear_conv"))]
+    if state or not hasattr(text, "num_attention_heads"):
+        return f"{whole.model_type} has state-space layers ({', '.join(state) or 'no attention heads'})"
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        return f"{whole.model_type} has a sliding window of {text.sliding_window} tokens"
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind in ("dynamic", "longrope"):
+        return f"{whole.model_type} scales its positions ({kind}) by the longest row of a pass"
+    return None
 
 
 def updates_per_batch(config: DictConfig) -> int:

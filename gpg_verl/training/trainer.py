@@ -33,9 +33,15 @@ from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
-from gpg_verl.training.metrics import StepMetrics
+from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
-from gpg_verl.training.shortcuts import other_loss_term, updates_per_batch, why_verl_updates
+from gpg_verl.training.shortcuts import (
+    other_loss_term,
+    updates_per_batch,
+    why_not_shared,
+    why_verl_updates,
+    why_verls_passes,
+)
 from gpg_verl.training.worker_check import check_workers
 
 
@@ -72,6 +78,8 @@ class GPGStep(RefillingStep):
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
+        self.why_not = {"trees": why_not_shared(config), "rows": why_verls_passes(config)}  # of each kind of passes
+        self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
@@ -109,6 +117,7 @@ class GPGStep(RefillingStep):
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
+        print(told(self.why_not, checked=False), flush=True)
         super().on_init_end()
 
     # ---- one step
@@ -181,7 +190,7 @@ class GPGStep(RefillingStep):
         multiple = self._get_required_batch_multiple(ranks)
         batch = upsample_batch_to_divisible_size(batch, multiple, self.tokenizer.eos_token_id)
         lengths = [tag["seq_len"] for tag in batch.tags]
-        parts = share_out(range(len(batch)), calculate_workload(torch.tensor(lengths)).tolist(), ranks)
+        parts = share_out(range(len(batch)), work(lengths), ranks)
         batch.reorder([row for part in parts for row in part])
         metrics.update(log_seqlen_unbalance(lengths, parts, "global_seqlen"))
         return batch
@@ -259,6 +268,7 @@ class GPGStep(RefillingStep):
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
+        passes = self._passes()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real)
@@ -272,6 +282,7 @@ class GPGStep(RefillingStep):
                     epochs=actor.ppo_epochs,
                     observe=compared and self.local_trigger_step == 0,
                     correction=self.correction if compared else None,
+                    passes=passes,
                 ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
                 "distillation_use_topk": False,
@@ -285,6 +296,7 @@ class GPGStep(RefillingStep):
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
+        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if passes is not None else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
@@ -293,9 +305,21 @@ class GPGStep(RefillingStep):
             real=real,
             seconds=seconds,
             observed=observed,
+            tokens=tokens,
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
+
+    def _passes(self) -> str | None:
+        """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
+        update; None for veRL's own.
+        """
+        if not self.passes_checked and None in self.why_not.values():
+            for answer in self.actor_rollout_wg.check_passes():
+                self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
+            print(told(self.why_not, checked=True), flush=True)
+        self.passes_checked = True
+        return next((kind for kind, reason in self.why_not.items() if reason is None), None)
 
     def _plan(self, batch, real):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
@@ -309,9 +333,11 @@ class GPGStep(RefillingStep):
         has_gradient = self.known.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
+        shared = self._passes() == "trees"
+        by_tokens = shared or actor.use_dynamic_bsz
         shape = {
             "ranks": self._data_parallel_size(),
-            "micro_batch_size": None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
+            "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
         }
         missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
         if missing:
@@ -324,10 +350,17 @@ class GPGStep(RefillingStep):
             [*has_gradient, *[False] * missing],
             [*self.known.lengths.tolist(), *[0] * missing],
             loss_agg_mode=actor.loss_agg_mode,
-            work=calculate_workload(torch.tensor([tag["seq_len"] for tag in batch.tags])).tolist(),
+            work=work([tag["seq_len"] for tag in batch.tags]),
+            packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
+            prompts=self._prompts(batch) if shared else None,
             **shape,
         )
         return batch, updates
+
+    def _prompts(self, batch):
+        """(uid, work) of each row's prompt, padding's too."""
+        uids = [*self.known.uids, *["padding"] * (len(batch) - len(self.known.uids))]
+        return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
@@ -351,6 +384,23 @@ class GPGStep(RefillingStep):
         return max(workers._dispatch_info["actor"]) + 1
 
 
+def told(why_not: dict[str, str | None], checked: bool) -> str:
+    """A line for the log: whether prefixes are shared, and if not why."""
+    line = "gpg_verl: what rows share is computed once, the vocabulary where a token is scored"
+    if why_not["trees"] is not None:
+        line = f"gpg_verl: what rows share is computed for each of them: {why_not['trees']}"
+        if why_not["rows"] is not None:
+            line += f"; and the vocabulary for every token: {why_not['rows']}"
+    elif not checked:
+        line += ", if the first update finds it exact"
+    return line
+
+
+def work(tokens: list[int]) -> list[float]:
+    """What rows of so many tokens cost, by veRL's measure."""
+    return calculate_workload(torch.tensor(tokens)).tolist()
+
+
 def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     """The actor's metrics under veRL's names, from one list of values each, an item for each update."""
     output = {
@@ -362,7 +412,7 @@ def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
         # The entropy of the rows computed: veRL's sequence means divide by the sequences of the full mini-batch.
         shares = [1.0] * len(updates)
         if actor.loss_agg_mode.startswith("seq-mean"):
-            shares = [sum(map(len, u.rows)) / u.sequences for u in updates]
+            shares = [len(u.computed()) / u.sequences for u in updates]
         entropies = zip(output["actor/entropy_loss"], shares * actor.ppo_epochs, strict=True)
         output["actor/entropy"] = [entropy / share for entropy, share in entropies]
     return reduce_metrics(output)

@@ -1,0 +1,284 @@
+"""Passes over prefix trees leave the gradient as it is: real veRL steps in fp32, and what goes the plain way."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from exactness import (
+    ACTOR,
+    ALL_VALID,
+    MIXED,
+    assert_same,
+    by_definition,
+    difference,
+    recording,
+    settled,
+    step,
+    without_shortcut,
+)
+
+import gpg_verl.algorithm.tree as tree_module
+
+MODEL = "actor_rollout_ref.model"
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def actors(request, tiny_folder):
+    from actors import Actors
+
+    with Actors(settled(tiny_folder), ranks=request.param) as actors:
+        actors.call("record_gradients", *[(0.1,)] * request.param)
+        yield actors
+
+
+@pytest.fixture(scope="module")
+def one(tiny_folder):
+    from actors import Actors
+
+    with Actors(settled(tiny_folder)) as actors:
+        actors.call("record_gradients", (0.1,))
+        yield actors
+
+
+@pytest.mark.parametrize("tokens", [24, 40])
+def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
+    """A row has up to 22 tokens. On two workers the numbers of passes differ; one makes some with nothing in them."""
+    config = settled(tiny_folder, f"{ACTOR}.use_dynamic_bsz=True", f"{ACTOR}.ppo_max_token_len_per_gpu={tokens}")
+    rollouts = recording([[1, 0, 0, 1], [0, 1, 1, 1], [1, 0, 0, 0], *[[0] * 4] * 5], seed=8)
+    result = step(actors, config, rollouts)
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+
+
+def test_a_single_valid_group(actors, tiny_folder):
+    """Less than a row a worker counts: two of four rows, of which each is one token."""
+    rollouts = recording([[1, 0, 0, 0], *[[0] * 4] * 7], seed=9, response=(1, 1), words=1)
+    result = step(actors, settled(tiny_folder), rollouts)
+    # All rows are alike, so their weights, which sum to zero, meet in one place.
+    assert result.gradients[0].abs().max() < 1e-6
+    assert result.metrics["gpg/positions_scored"] == actors.ranks
+
+
+def test_an_odd_number_of_rows(actors, tiny_folder):
+    """Nine: with two workers one is given a row that it does not compute."""
+    rollouts = recording([[1, 0, 0], *[[0] * 3] * 4, [1, 1, 0], [0, 1, 0], [0] * 3], seed=10)
+    result = step(actors, settled(tiny_folder), rollouts)
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    assert result.metrics["gpg/rows_dropped"] == 24 - 9
+
+
+def test_duplicates(one, tiny_folder):
+    rollouts = recording(MIXED, seed=4, response=(1, 2), words=2)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    assert result.metrics["gpg/tokens_shared"] > 2 * result.metrics["gpg/tokens_computed"]
+
+
+def test_tokens_that_the_policy_did_not_write(one, tiny_folder):
+    rollouts = recording(seed=6)
+    generator = torch.Generator().manual_seed(0)
+    for row in rollouts.rows.values():
+        mask = torch.randint(0, 3, (len(row["responses"]),), generator=generator).clamp(max=1)
+        mask[0] = 1
+        row["response_mask"] = row["loss_mask"] = mask
+        row["rm_scores"] *= mask
+    rollouts_of = {key: row["rm_scores"].sum() for key, row in rollouts.rows.items()}
+    assert 0 < sum(rollouts_of.values()) < len(rollouts_of)
+    whole = step(one, settled(tiny_folder), rollouts, without_shortcut(1))
+    for shared in (True, False):
+        part = step(one, settled(tiny_folder, f"+algorithm.gpg.share_prefixes={shared}"), rollouts)
+        assert_same(part.gradients, whole.gradients)
+
+
+OTHERS = {
+    "checkpointing": [f"{MODEL}.enable_gradient_checkpointing=True"],
+    "remove-padding": [f"{MODEL}.use_remove_padding=True"],
+    "offload": [f"{ACTOR}.fsdp_config.param_offload=True", f"{ACTOR}.fsdp_config.optimizer_offload=True"],
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
+def test_other_engines(tiny_folder, settings):
+    from actors import Actors
+
+    rollouts = recording(seed=3)
+    expected = by_definition(tiny_folder, rollouts)
+    with Actors(settled(tiny_folder, *settings)) as actors:
+        actors.call("record_gradients", (0.1,))
+        for shared in (True, False):
+            config = settled(tiny_folder, *settings, f"+algorithm.gpg.share_prefixes={shared}")
+            result = step(actors, config, rollouts)
+            assert_same(result.gradients, [expected])
+            assert bool(result.metrics["gpg/tokens_shared"]) == shared
+
+
+def test_in_half_precision_no_farther_from_the_definition(tiny_folder):
+    from actors import Actors
+
+    half = f"{ACTOR}.fsdp_config.mixed_precision.param_dtype=bf16"
+    with Actors(settled(tiny_folder, half)) as actors:
+        actors.call("record_gradients", (0.1,))
+        apart = {"trees": [], "verl": []}
+        for seed in range(3):
+            rollouts = recording(ALL_VALID, seed=seed)
+            expected = by_definition(tiny_folder, rollouts)
+            plain = step(actors, settled(tiny_folder, half), rollouts, without_shortcut(1))
+            ours = step(actors, settled(tiny_folder, half), rollouts)
+            assert ours.metrics["gpg/tokens_shared"]
+            apart["verl"].append(difference(plain.gradients[0], expected))
+            apart["trees"].append(difference(ours.gradients[0], expected))
+    assert sum(apart["trees"]) <= 1.1 * sum(apart["verl"])
+
+
+# ---- the tests can fail, and the check before the first update finds the same
+
+
+def siblings_seen(monkeypatch):
+    def earlier(tree, queries, keys):
+        return torch.as_tensor(keys).numpy()[None, :] <= torch.as_tensor(queries).numpy()[:, None]
+
+    monkeypatch.setattr("gpg_verl.training.prefix_sharing.sees", earlier)
+
+
+def positions_that_go_on_counting(monkeypatch):
+    from gpg_verl.training.prefix_sharing import Passes
+
+    original = Passes._tree_inputs
+
+    def inputs(self, micro_batch):
+        model_inputs, rest = original(self, micro_batch)
+        model_inputs["position_ids"] = torch.arange(model_inputs["input_ids"].shape[1]).unsqueeze(0)
+        return model_inputs, rest
+
+    monkeypatch.setattr(Passes, "_tree_inputs", inputs)
+
+
+def a_weight_counted_once(monkeypatch):
+    original = tree_module.grow
+
+    def once(*args):
+        import numpy as np
+
+        tree = original(*args)
+        first = np.sort(np.unique(tree.pair, return_index=True)[1])
+        return dataclasses.replace(tree, flat=tree.flat[first], pair=tree.pair[first])
+
+    monkeypatch.setattr("gpg_verl.training.prefix_sharing.grow", once)
+
+
+@pytest.mark.parametrize("mistake", [siblings_seen, positions_that_go_on_counting, a_weight_counted_once])
+def test_the_comparison_notices(one, tiny_folder, monkeypatch, capsys, mistake):
+    rollouts = recording(seed=3)
+    expected = by_definition(tiny_folder, rollouts)
+    mistake(monkeypatch)
+    checked = step(one, settled(tiny_folder), rollouts)
+    out = capsys.readouterr().out
+    assert "computed both ways, log-probs are" in out
+    assert "LlamaForCausalLM with attention sdpa" in checked.trainer.why_not["trees"]
+    assert checked.metrics["gpg/tokens_shared"] == 0
+    assert_same(checked.gradients, [expected])
+
+    monkeypatch.setattr("gpg_verl.training.actor.why_not_exact", lambda *args, **kwargs: None)
+    unchecked = step(one, settled(tiny_folder), rollouts)
+    assert difference(unchecked.gradients[0], expected) > 1e-3
+
+
+def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, monkeypatch):
+    from transformers.modeling_utils import AttentionInterface
+
+    own = AttentionInterface._global_mapping["sdpa"]
+    monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name, default: own)
+    rollouts = recording(seed=3)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert "does not go through transformers' registry" in result.trainer.why_not["trees"]
+    assert result.trainer.why_not["rows"] is None
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+
+
+def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder, monkeypatch):
+    from transformers.modeling_utils import AttentionInterface
+
+    from gpg_verl.training.prefix_sharing import ATTENTION, attend
+
+    def capped(*args, **kwargs):
+        return attend(*args, **kwargs, softcap=30.0)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, capped)
+    rollouts = recording(seed=3)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert "its attention takes softcap" in result.trainer.why_not["trees"]
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+
+
+def test_parameters_gradients_and_schedule_are_as_before_the_check(one, tiny_folder):
+    one.call("reset", ("token-mean",))
+    before = one.call("recorded")[0]
+    assert one.check_passes() == [{"trees": None, "rows": None}]
+    after = one.call("recorded")[0]
+    assert torch.equal(before[1], after[1])
+    assert (len(before[0]), before[2]) == (len(after[0]), after[2])
+    assert all(p.grad is None or not p.grad.any() for p in one.local.engine.module.parameters())
+
+
+# ---- what goes the plain way
+
+
+def reasons(folder, *overrides, model=None):
+    from gpg_verl.training.shortcuts import why_not_shared, why_verls_passes
+
+    config = settled(folder, *overrides)
+    if model is not None:
+        config.actor_rollout_ref.model.path = str(model)
+    return why_not_shared(config), why_verls_passes(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trees", "rows"),
+    [
+        ([], None, None),
+        (["+algorithm.gpg.share_prefixes=False"], "share_prefixes=False", None),
+        ([f"{MODEL}.use_fused_kernels=True"], "use_fused_kernels=True", "use_fused_kernels=True"),
+        (
+            [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
+            "ulysses_sequence_parallel_size=2",
+            "ulysses_sequence_parallel_size=2",
+        ),
+    ],
+)
+def test_settings_that_go_the_plain_way(tiny_folder, overrides, trees, rows):
+    for seen, expected in zip(reasons(tiny_folder, *overrides), (trees, rows), strict=True):
+        assert seen == expected if expected is None else expected in seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("qwen2", {}, None),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_attention"),
+        ("mistral", {"sliding_window": 4096}, "sliding window of 4096"),
+        ("mistral", {"sliding_window": None}, None),
+        ("gemma2", {}, "sliding_attention"),
+        ("qwen3_next", {}, "linear_attention"),
+        ("mamba", {}, "layers of mamba"),
+        ("falcon_h1", {}, "layers of hybrid"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
+    ],
+)
+def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expected):
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)
+    trees, rows = reasons(tiny_folder, model=tmp_path)
+    assert rows is None
+    assert trees == expected if expected is None else expected in trees
+
+
+def test_the_first_lines_of_a_run_say_it(tiny_folder):
+    from gpg_verl.training.trainer import told
+
+    assert "computed once" in told({"trees": None, "rows": None}, checked=True)
+    assert "if the first update finds it exact" in told({"trees": None, "rows": None}, checked=False)
+    line = told({"trees": "X", "rows": "X"}, checked=True)
+    assert "for each of them: X" in line
+    assert "for every token: X" in line

@@ -1,0 +1,166 @@
+"""A group's rows as one prefix tree, against a tree of dicts and against the rows one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpg_verl.algorithm.tree import Rows, blocks, branches, cut, cut_evenly, grow, sees
+
+
+def flat(rows, masks=None):
+    """rows: (prompt, response) each. Returns the tokens and `Rows`."""
+    offsets = np.cumsum([0, *(len(p) + len(r) for p, r in rows)])
+    tokens = np.array([t for p, r in rows for t in [*p, *r]], dtype=np.int64)
+    mask = None
+    if masks is not None:
+        mask = np.array([x for (p, _), m in zip(rows, masks, strict=True) for x in [*[False] * len(p), *m]], dtype=bool)
+    return tokens, Rows(offsets, np.array([len(p) for p, _ in rows], dtype=np.int64), mask)
+
+
+def tree_of(rows, masks=None):
+    tokens, where = flat(rows, masks)
+    return tokens, where, grow(branches(tokens, where), where)
+
+
+def ancestors(tree):
+    """Of each node: the nodes that it sees."""
+    everything = sees(tree, range(len(tree)), range(len(tree)))
+    return [np.flatnonzero(row).tolist() for row in everything]
+
+
+# (rows, tokens computed, positions scored, pairs scored)
+P = [7, 8, 9]
+TABLE = {
+    "one row": ([(P, [1, 2, 3])], 5, 3, 3),
+    "nothing in common behind the prompt": ([(P, [1, 2]), (P, [3, 4, 5])], 3 + 1 + 2, 1 + 1 + 2, 5),
+    "a common beginning": ([(P, [1, 2, 3]), (P, [1, 2, 4])], 3 + 2, 3, 4),
+    "one twice": ([(P, [1, 2]), (P, [1, 2])], 4, 2, 2),
+    "another's beginning": ([(P, [1, 2, 3]), (P, [1]), (P, [1, 2])], 5, 3, 3),
+    "one token each": ([(P, [1]), (P, [2])], 3, 1, 2),
+    "prompts that differ in their last token": ([([7, 8], [1, 2]), ([7, 9], [1, 2])], 1 + 2 + 2, 4, 4),
+    "prompts that differ in their first token": ([([5, 8], [1]), ([6, 8], [1])], 4, 2, 2),
+    "a prompt that is another's beginning": ([([7], [8, 1]), ([7, 8], [1, 1])], 3, 3, 3),
+    "a response of none": ([(P, []), (P, [1])], 3, 1, 1),
+}
+
+
+@pytest.mark.parametrize(("rows", "computed", "scored", "pairs"), TABLE.values(), ids=TABLE)
+def test_what_is_computed_and_scored(rows, computed, scored, pairs):
+    tokens, where, tree = tree_of(rows)
+    assert (len(tree), len(tree.positions), len(tree.at)) == (computed, scored, pairs)
+    assert int(branches(tokens, where).computed().sum()) == computed
+
+
+def test_what_the_policy_did_not_write_is_computed_and_not_scored():
+    """A tool's answer 5 5 within one row, and at the end of the other, where nothing follows that counts."""
+    rows = [(P, [1, 5, 5, 2]), (P, [1, 2, 5, 5])]
+    _, _, tree = tree_of(rows, [[1, 0, 0, 1], [1, 1, 0, 0]])
+    assert len(tree) == 3 + 3  # the prompt and 1 5 5
+    assert sorted(tree.positions.tolist()) == [2, 3, 5]
+
+
+def test_positions_and_images_tell_tokens_apart():
+    rows = [(P, [1, 2]), (P, [1, 3])]
+    tokens, where = flat(rows)
+    again = np.stack([tokens, np.zeros_like(tokens)], axis=1)
+    again[where.offsets[1] + 1 :, 1] = 1  # from the second token on another position, or another image
+    tree = grow(branches(again, where), where)
+    assert len(tree) == 1 + 3 + 3
+
+
+def test_a_weight_is_the_sum_over_rows():
+    rows = [(P, [1, 2]), (P, [1, 2]), (P, [1, 3])]
+    tokens, where, tree = tree_of(rows)
+    weights = tree.weights(np.repeat([0.5, -0.25, 2.0], np.diff(where.offsets)))
+    seen = dict(zip(tokens[tree.token].tolist(), weights.tolist(), strict=True))
+    assert seen == {1: 2.25, 2: 0.25, 3: 2.0}
+
+
+def test_siblings_do_not_see_each_other():
+    rows = [(P, [1, 2, 3]), (P, [4, 5, 6])]
+    tokens, _, tree = tree_of(rows)
+    for node, seen in enumerate(ancestors(tree)):
+        assert node in seen
+        branch = set(tokens[tree.source[seen]].tolist()) - set(P)
+        assert not ({1, 2} & branch and {4, 5} & branch)
+
+
+token = st.integers(0, 3)
+group = st.tuples(
+    st.lists(token, min_size=1, max_size=4), st.lists(st.lists(token, max_size=6), min_size=1, max_size=5)
+)
+many = st.lists(group, min_size=1, max_size=4).map(lambda groups: [(p, r) for p, rs in groups for r in rs])
+
+
+@st.composite
+def rows_and_masks(draw):
+    rows = draw(many)
+    if draw(st.booleans()):
+        return rows, None
+    return rows, [draw(st.lists(st.booleans(), min_size=len(r), max_size=len(r))) for _, r in rows]
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows_and_masks())
+def test_it_is_the_tree_of_the_rows(case):
+    """Every scored token of every row is predicted by the node that has seen exactly what stands before it."""
+    rows, masks = case
+    tokens, where, tree = tree_of(rows, masks)
+    seen = ancestors(tree)
+    expected = [
+        (offset + place, tuple([*p, *r][:place]), [*p, *r][place])
+        for i, ((p, r), offset) in enumerate(zip(rows, where.offsets, strict=False))
+        for place in range(len(p), len(p) + len(r))
+        if masks is None or masks[i][place - len(p)]
+    ]
+    pairs = dict(zip(tree.flat.tolist(), tree.pair.tolist(), strict=True))
+    assert set(pairs) == {place for place, _, _ in expected}
+    for place, before, following in expected:
+        pair = pairs[place]
+        node = tree.positions[tree.at[pair]]
+        assert tuple(tokens[tree.source[seen[node]]]) == before
+        assert tokens[tree.token[pair]] == following
+    # No token twice, none for nothing: what is computed are the different beginnings that predict something.
+    beginnings = {before[:i] for _, before, _ in expected for i in range(1, len(before) + 1)}
+    assert len(tree) == len(beginnings)
+    assert len(tree.positions) == len({before for _, before, _ in expected})
+    assert len(tree.at) == len({(before, t) for _, before, t in expected})
+    assert tree.visible() == sum(map(len, seen))
+    assert tree.weights(np.ones(len(tokens))).sum() == len(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows_and_masks(), st.sampled_from([0, 3, 20, 10**9]))
+def test_blocks_have_all_keys_of_their_queries(case, overhead):
+    rows, masks = case
+    _, _, tree = tree_of(rows, masks)
+    covered = []
+    for block in blocks(tree, overhead):
+        covered += range(block.start, block.end)
+        keys = [*block.before.tolist(), *range(block.start, block.end)]
+        whole = sees(tree, range(block.start, block.end), range(len(tree)))
+        assert whole.sum() == sees(tree, range(block.start, block.end), keys).sum()
+        if block.chain:
+            lower = np.tri(block.end - block.start, len(keys), len(block.before), dtype=bool)
+            assert (sees(tree, range(block.start, block.end), keys) == lower).all()
+    assert covered == list(range(len(tree)))
+    assert overhead < 10**9 or len(blocks(tree, overhead)) <= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows_and_masks(), st.integers(1, 30), st.integers(1, 6))
+def test_parts_are_within_the_budget(case, budget, count):
+    rows, masks = case
+    tokens, where = flat(rows, masks)
+    whole = branches(tokens, where)
+    for parts in (cut(whole, budget), cut_evenly(whole, budget, count)):
+        assert [i for start, end in parts for i in range(start, end)] == list(range(len(whole)))
+        for start, end in parts:
+            part = whole.part(start, end)
+            tree = grow(part, where)
+            assert len(tree) == part.computed().sum()
+            assert len(tree) <= budget or end == start + 1
+    assert len(cut_evenly(whole, budget, count)) <= max(count, len(cut(whole, budget)))
