@@ -73,7 +73,7 @@ def test_the_last_byte_tells_a_cut(tmp_path):
         ("cut data.pt", "", ["global_step_2: data.pt is cut off", "Step 1 is complete"]),
         ("write ", "", [f"{TRACKER} says which step", "holds ''", "global_step_2"]),
         ("write 7", "", ["would resume from {dir}/global_step_7: no such folder", "Step 2 is complete"]),
-        ("unlink", "", [f"{TRACKER} is missing", "start anew", "write over the complete step 2"]),
+        ("unlink", "", [f"{TRACKER} is missing", "start again", "write over the complete step 2"]),
         ("cut data.pt", "trainer.resume_mode=disable", []),
         ("cut data.pt", "trainer.resume_mode=resume_path trainer.resume_from_path={dir}/global_step_1", []),
         (
@@ -185,7 +185,7 @@ def test_old_checkpoints_go_once_the_new_one_is_complete(keep, after, directory)
 
 
 def test_a_step_that_is_written_over_is_not_the_latest_meanwhile(directory):
-    """Went back to step 1 by name: a run that is killed while it saves step 2 anew goes on from step 1."""
+    """Went back to step 1 by name: a run that is killed while it saves step 2 again continues from step 1."""
     checkpoints = Checkpoints(directory, 1, shutil.rmtree)
     checkpoints.resumed_from(directory / "global_step_1", 1, named=True)
     with checkpoints.saving(2):
