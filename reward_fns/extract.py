@@ -50,21 +50,10 @@ _END = re.compile(r"\.\s+(?=[A-Z*\\\n])|\.?\s*\n|\.\s*$")
 # ---- boxes -----------------------------------------------------------------------------------------------------
 
 
-def boxed(text: str) -> tuple[str, str] | None:
-    """The last box: (its content, the text of its group, from the first box to the end of the last).
-
-    None if the text has none. ("", "") if the last one is empty, was cut, or is taken back (`not \\boxed{5}`): an
-    earlier one does not stand in for it. A group is boxes that form a list; with one box it is that box.
-    """
-    group = _group(text)
-    if not group:
-        return None if group is None else ("", "")
-    (first, *_), (_, begin, end) = group[0], group[-1]
-    return text[begin:end], text[first : end + 1]
-
-
 def contents(text: str) -> list[str] | None:
-    """What the boxes of the last group hold, each once; None if the text has no box, [] where `boxed` is empty."""
+    """What the last boxes hold, each once: several where they form a list. None if the text has no box; [] if the last
+    one is empty, was cut, or is taken back (`not \\boxed{5}`): an earlier one does not stand in for it.
+    """
     group = _group(text)
     return group if not group else list(dict.fromkeys(text[begin:end].strip() for _, begin, end in group))
 

@@ -83,7 +83,6 @@ _TOKEN = re.compile(
 )
 _WORD = re.compile("|".join(_WORDS))
 _DERIVATIVE = re.compile(r"d(?:\^\{?[0-9]\}?)?\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\^\{?[0-9]\}?)?(?:\([a-z]\))?")
-_SPACED = re.compile(r"[0-9.)]\s+\.?[0-9]")
 
 
 @lru_cache(maxsize=16384)
@@ -236,7 +235,7 @@ class _Parser:
         ):
             self.position += 3
             self.last = None
-            return Node("+", (value, Node("/", (_number(rest[0][1]), _number(rest[2][1])))))
+            return Node("+", (value, Node("/", (number(rest[0][1]), number(rest[2][1])))))
         raise Malformed("two numbers side by side")
 
     last = None  # the atom read last, to tell 2 3 from 2x
@@ -336,7 +335,7 @@ class _Parser:
         raise Malformed(f"{piece!r} begins nothing")
 
     def number(self):
-        value = _number(self.take())
+        value = number(self.take())
         if self.at("_"):
             raise Beyond("a number in a base")
         self.last = value
@@ -359,7 +358,7 @@ class _Parser:
         after = self.tokens[self.position : self.position + 3]
         if [t[1] for t in after[::2]] == ["(", ")"] and after[1][0] in ("symbol", "number") and not after[0][2]:
             self.position += 3
-            argument = _number(after[1][1]) if after[1][0] == "number" else Node("symbol " + after[1][1], ())
+            argument = number(after[1][1]) if after[1][0] == "number" else Node("symbol " + after[1][1], ())
             return Node("function " + name, (argument,))
         return Node("symbol " + name, ())
 
@@ -457,7 +456,7 @@ class _Parser:
         return value
 
 
-def _number(text: str) -> Number:
+def number(text: str) -> Number:
     decimals = len(text.partition(".")[2].lower().partition("e")[0]) if "." in text else None
     if len(text) > 4000:
         raise Beyond("a number of thousands of digits")

@@ -95,7 +95,6 @@ _SUBJECT = re.compile(r"[A-Za-z'’ ,()_-]{1,120}")
 _REASON = re.compile(
     r"[,;.]?\s+(?:because|since|which|as|where|when|given that|so that|after|from|if)\s", re.IGNORECASE
 )
-_APPROXIMATELY = re.compile(r"\s*(?:\\approx|~)\s*")
 _MINUS = re.compile(r"(?:negative|minus)\s+(?=[0-9.\\$])", re.IGNORECASE)
 _POINT = re.compile(
     r"(?:the )?(?:ordered )?(?:point|pair|coordinates|vector|interval|vertex|cent(?:er|re)|set)s? "
@@ -207,7 +206,7 @@ def _plain_number(text: str):
     match = _PLAIN_NUMBER.fullmatch(text)
     if match is None:
         return None
-    number = formula._number(match[2])
+    number = formula.number(match[2])
     return Node("-", (number,)) if match[1] else number
 
 

@@ -38,9 +38,6 @@ def read(text: str) -> Fraction | None:
     return _stated(text) if len(text) <= LONGEST_LINE else None
 
 
-read_latex = only = read  # the names of readers of boxes and of tags, while there were three
-
-
 def _stated(text: str) -> Fraction | None:
     if match := _LETTER.fullmatch(text):
         text = f"{match[1]} {_LETTERS[match[2]]} {match[3]}"

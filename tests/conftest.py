@@ -20,7 +20,7 @@ os.environ["VERL_PLATFORM"] = "cpu"
 
 # Files with real runs or several processes of torch: tests/run.sh has them one after the other in one process, and all
 # others beside it, as two real runs would not fit the memory that README asks for.
-RUNS = ("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision")
+RUNS = ("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision", "test_prefix_sharing")
 
 
 def pytest_collection_modifyitems(items):
@@ -39,6 +39,28 @@ def tiny_vision_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_vision")
     tiny.make_vision(folder / "model", "qwen2_vl")
     return folder
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def actors(request, tiny_folder):
+    """Actor workers of the tiny model, that keep every gradient."""
+    from actors import Actors
+    from exactness import settled
+
+    with Actors(settled(tiny_folder), ranks=request.param) as actors:
+        actors.call("record_gradients", *[(0.1,)] * request.param)
+        yield actors
+
+
+@pytest.fixture(scope="module")
+def one(tiny_folder):
+    """One worker, for what does not depend on their number."""
+    from actors import Actors
+    from exactness import settled
+
+    with Actors(settled(tiny_folder)) as actors:
+        actors.call("record_gradients", (0.1,))
+        yield actors
 
 
 def run_python(*arguments: str, cwd: Path, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess:

@@ -117,13 +117,10 @@ def test_examples_know_nothing_of_tests():
     # `actors` and others of the benchmarks are imported by name from their own folder.
     own = {file.stem for file in files}
     wrong = [(f.name, n) for f in files for n in imported(f) if n.split(".")[0] in tests - own | {"tests"}]
-    scripts = [f.name for f in (ROOT / "examples").rglob("*") if f.is_file() and f.suffix in (".sh", ".py")]
-    named = [name for name in scripts for text in texts(name) if re.search(r"\btests/", text)]
+    scripts = [file for file in (ROOT / "examples").rglob("*") if file.suffix in (".sh", ".py")]
+    named = [file.name for file in scripts if re.search(r"\btests/", file.read_text(encoding="utf-8"))]
+    assert scripts
     assert (wrong, named) == ([], [])
-
-
-def texts(name: str) -> list[str]:
-    return [file.read_text(encoding="utf-8") for file in (ROOT / "examples").rglob(name)]
 
 
 def test_guards_do_not_know_what_is_trained():

@@ -28,25 +28,6 @@ from exactness import (
 from omegaconf import OmegaConf
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def actors(request, tiny_folder):
-    from actors import Actors
-
-    with Actors(settled(tiny_folder), ranks=request.param) as actors:
-        actors.call("record_gradients", *[(0.1,)] * request.param)
-        yield actors
-
-
-@pytest.fixture(scope="module")
-def one(tiny_folder):
-    """One worker, for what does not depend on their number."""
-    from actors import Actors
-
-    with Actors(settled(tiny_folder)) as actors:
-        actors.call("record_gradients", (0.1,))
-        yield actors
-
-
 @pytest.mark.parametrize("updates", [1, 4], ids=["K=1", "K=4"])
 @pytest.mark.parametrize("alpha", ["sample", "token", "none"])
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])

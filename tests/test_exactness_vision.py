@@ -61,6 +61,8 @@ def recording(folder: Path, rewards=MIXED, *, text_only=(), response=(1, 16), se
         height, width = generator.integers(1, 4, 2) * 28
         pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         image = dict(processor(images=[pixels], return_tensors="pt"))
+        frames, high, wide = image["image_grid_thw"].T
+        image["images_seqlens"] = torch.repeat_interleave(high * wide, frames)  # as veRL's agent loop adds it
         tokens = int(image["image_grid_thw"].prod()) // processor.merge_size**2
         c = model.config
         shown = [c.vision_start_token_id, *[c.image_token_id] * tokens, c.vision_end_token_id]

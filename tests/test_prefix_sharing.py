@@ -24,24 +24,6 @@ import gpg_verl.algorithm.tree as tree_module
 MODEL = "actor_rollout_ref.model"
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def actors(request, tiny_folder):
-    from actors import Actors
-
-    with Actors(settled(tiny_folder), ranks=request.param) as actors:
-        actors.call("record_gradients", *[(0.1,)] * request.param)
-        yield actors
-
-
-@pytest.fixture(scope="module")
-def one(tiny_folder):
-    from actors import Actors
-
-    with Actors(settled(tiny_folder)) as actors:
-        actors.call("record_gradients", (0.1,))
-        yield actors
-
-
 @pytest.mark.parametrize("tokens", [24, 40])
 def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
     """A row has up to 22 tokens. On two workers the numbers of passes differ; one makes some with nothing in them."""

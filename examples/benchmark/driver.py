@@ -23,6 +23,8 @@ import verl  # noqa: F401
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from gpg_verl.training.metrics import TOKENS
+
 
 def batch(rows: int, tokens: int, group: int) -> tuple[KVBatchMeta, dict[str, torch.Tensor]]:
     """Keys and tags of 0/1-rewarded single-turn rollouts, lengths in 1..tokens; a fifth of the groups are mixed."""
@@ -62,8 +64,12 @@ class Store:
 class NoActor:
     _dispatch_info = {"actor": list(range(8))}  # noqa: RUF012
 
+    def check_passes(self):
+        return [{"trees": None, "rows": None}]
+
     def update_actor(self, part):
-        return {"metrics": {"mfu": [0.0], "actor/pg_loss": [0.0]}}
+        counts = {f"gpg/{name}": [1] for name in TOKENS}
+        return {"metrics": {"mfu": [0.0], "actor/pg_loss": [0.0], **counts}}
 
 
 def trainer_of(rows: int, group: int):
@@ -82,6 +88,7 @@ def trainer_of(rows: int, group: int):
     config = compose(overrides)
     settle(config, overrides)
     trainer = GPGTrainerSync(config)
+    trainer.why_not = {"trees": None, "rows": None}  # there is no model to ask
     trainer.actor_rollout_wg = NoActor()
     trainer.train_dataset = None
     trainer.tokenizer = SimpleNamespace(eos_token_id=1)

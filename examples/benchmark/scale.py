@@ -88,9 +88,10 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
             has_gradient,
             lengths,
             ranks=ranks,
-            micro_batch_size=8,
+            micro_batch_size=None,
             loss_agg_mode="token-mean",
             work=loads,
+            prompts=[(uid, 128.0) for uid in uids],
         ),
     )
     kept = [meta.keys[i] for part in updates[0].rows for i in part]
@@ -113,7 +114,7 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     seen["veRL: a copy of the batch's metadata"], _ = seconds(
         lambda: KVBatchMeta(keys=meta.keys, tags=meta.tags, partition_id="train"), 1
     )
-    plan = Plan.of(updates, epochs=1, observe=True, correction=None)
+    plan = Plan.of(updates, epochs=1, observe=True, correction=None, passes="trees")
     seen["bytes of the Plan"] = len(pickle.dumps(plan))
     return seen
 

@@ -38,7 +38,7 @@ class Update:
 
     def computed(self) -> list[int]:
         """The rows of all ranks but those not computed."""
-        return [i for part, idle in zip(self.rows, self.filling, strict=True) for i in part[: len(part) - idle]]
+        return [i for part, count in zip(self.rows, self.filling, strict=True) for i in part[: len(part) - count]]
 
 
 def grid(rows: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int | None]:
@@ -135,19 +135,19 @@ def plan_updates(
             del free[i]
         if prompts is None:
             rows = rows + filling
-            parts, idle = share_out(rows, work, ranks), [0] * ranks
+            parts, unused = share_out(rows, work, ranks), [0] * ranks
             if packed and micro is not None:
                 passes = per_rank // micro
                 parts = [[i for number in range(passes) for i in part[number::passes]] for part in parts]
         else:
             parts = share_out_prompts(rows, work, prompts, ranks, per_rank)
-            idle = [per_rank - len(part) for part in parts]
+            unused = [per_rank - len(part) for part in parts]
             filling = iter(filling)
-            parts = [[*part, *itertools.islice(filling, gap)] for part, gap in zip(parts, idle, strict=True)]
+            parts = [[*part, *itertools.islice(filling, gap)] for part, gap in zip(parts, unused, strict=True)]
         factor = 1.0
         if loss_agg_mode in TOKEN_MEAN:
             factor = sum(tokens[i] for i in rows) / sum(tokens[i] for i in mini_batch)
-        updates.append(Update(parts, micro, factor, len(mini_batch), idle))
+        updates.append(Update(parts, micro, factor, len(mini_batch), unused))
     return updates
 
 

@@ -19,7 +19,6 @@ import torch
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, PreTrainedModel
-from verl.models.transformers import qwen2_vl
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp import transformer_impl
@@ -189,7 +188,7 @@ class Images:
         rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
-        known.add("second_per_grid_ts")  # for the position ids, which are there already
+        known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
         others = {name for row in rows for name in row} - known
         if others:
             raise NotExact(
@@ -295,6 +294,8 @@ class Passes:
                 undo.callback(setattr, transformer_impl, "prepare_micro_batches", verls)
                 transformer_impl.prepare_micro_batches = self._micro_batches
                 if self.model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+                    from verl.models.transformers import qwen2_vl  # seconds that other models need not wait
+
                     verls = seam(
                         qwen2_vl,
                         "_custom_flash_attention_forward",

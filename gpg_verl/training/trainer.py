@@ -271,7 +271,7 @@ class GPGStep(RefillingStep):
         passes = self._passes()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
-        batch, updates = self._plan(batch, real)
+        batch, updates = self._plan(batch, real, shared=passes == "trees")
         ranks = range(len(updates[0].rows))
         part = batch.select_keys([batch.keys[i] for rank in ranks for u in updates for i in u.rows[rank]])
         compared = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
@@ -321,9 +321,9 @@ class GPGStep(RefillingStep):
         self.passes_checked = True
         return next((kind for kind, reason in self.why_not.items() if reason is None), None)
 
-    def _plan(self, batch, real):
+    def _plan(self, batch, real, shared):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
-        padding.
+        padding; `shared`: whether rows of a prompt are computed as one tree.
         """
         actor = self.config.actor_rollout_ref.actor
         groups = [self.known.uids[i] for i in real]
@@ -333,7 +333,6 @@ class GPGStep(RefillingStep):
         has_gradient = self.known.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        shared = self._passes() == "trees"
         by_tokens = shared or actor.use_dynamic_bsz
         shape = {
             "ranks": self._data_parallel_size(),
