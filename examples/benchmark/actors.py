@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import gc
 import os
 import socket
@@ -367,9 +368,12 @@ class Rank:
             self.reference = self.make("ref")
         return self.reference.compute_ref_log_prob(with_info(data, extra_info))
 
-    def start_memory(self) -> None:
-        """Forgets the peak so far (Linux)."""
+    def start_memory(self) -> float:
+        """Forgets the peak so far (Linux). GB of this process now, without what it has freed and kept."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
+        return self.peak_memory()
 
     def peak_memory(self) -> float:
         """GB of this process at its peak since `start_memory`."""

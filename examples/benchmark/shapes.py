@@ -1,11 +1,12 @@
-"""What an update costs by the shape of its rows: FLOPs counted, seconds in pairs, against what veRL ships.
+"""What an update costs by the shape of its rows: FLOPs counted, memory, seconds in pairs, against what veRL ships.
 
     python examples/benchmark/shapes.py                      # a small Llama shape, FLOPs of all shapes: a few minutes
     python examples/benchmark/shapes.py --shapes gsm8k --pairs 5 --model DIR
 
 The trainers and the engine are those of step.py, all on the same recorded rollouts, eight responses a prompt. FLOPs are
 torch's count of what really ran (matrix products and attention, causal attention at half), forward and backward, of
-the old-log-prob and reference passes too. The floor, in parts of veRL's gpg, is
+the old-log-prob and reference passes too. Memory is the process's at its peak, above what it had before the step. The
+floor, in parts of veRL's gpg, is
 
     u/(1+u) · (computed · body + scored · head)/(all · (body + head))
 
@@ -185,11 +186,15 @@ def main() -> None:
         for name in arguments.shapes:
             for share in arguments.shares:
                 rollouts = recorded(SHAPES[name], arguments.groups, share, vocabulary)
-                flops, seconds, ours = {}, {c: [] for c in COMPARED}, {}
+                flops, memory, seconds, ours = {}, {}, {c: [] for c in COMPARED}, {}
                 for contender in COMPARED:
                     with in_verls_place(contender):
                         step = step_of(contender, configs[contender], rollouts, actors)
                         flops[contender], metrics = counted(step)
+                        step = step_of(contender, configs[contender], rollouts, actors)
+                        before = actors.call("start_memory")[0]
+                        step()
+                        memory[contender] = actors.call("peak_memory")[0] - before
                     ours = ours or metrics
                 for _ in range(arguments.pairs):
                     for contender in COMPARED:
@@ -200,13 +205,14 @@ def main() -> None:
                             seconds[contender].append(time.perf_counter() - started)
                 tokens = sum(tag["seq_len"] for tag in rollouts.tags.values())
                 least = floor(ours, tokens, body, head)
-                console.print(table(name, share, flops, seconds, least, ours))
+                console.print(table(name, share, flops, memory, seconds, least, ours))
                 figures.append(
                     {
                         "shape": name,
                         "share": share,
                         "floor": least,
                         "flops": {c.name: flops[c] for c in COMPARED},
+                        "memory": {c.name: memory[c] for c in COMPARED},
                         "seconds": {c.name: seconds[c] for c in COMPARED},
                         **{key: ours[f"gpg/{key}"] for key in ("tokens_computed", "tokens_shared", "positions_scored")},
                     }
@@ -215,13 +221,13 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1))
 
 
-def table(name: str, share: float, flops: dict, seconds: dict, least: float, ours: dict) -> Table:
+def table(name: str, share: float, flops: dict, memory: dict, seconds: dict, least: float, ours: dict) -> Table:
     first = COMPARED[0]
     result = Table(
         title=f"{name}, {share:.0%} of the groups mixed: {ours['gpg/tokens_computed']} tokens computed, "
         f"{ours['gpg/tokens_shared']} shared, {ours['gpg/positions_scored']} scored; floor {least:.3f} of veRL gpg"
     )
-    for column in ("", "GFLOP", "ours / it", "seconds", "ours / it, pairs"):
+    for column in ("", "GFLOP", "ours / it", "peak GB", "ours / it", "seconds", "ours / it, pairs"):
         result.add_column(column, justify="left" if not column else "right")
     for contender in COMPARED:
         ratios = [a / b for a, b in zip(seconds[first], seconds[contender], strict=True)]
@@ -230,6 +236,8 @@ def table(name: str, share: float, flops: dict, seconds: dict, least: float, our
             contender.name,
             f"{flops[contender] / 1e9:.1f}",
             f"{flops[first] / flops[contender]:.3f}",
+            f"{memory[contender]:.2f}",
+            f"{memory[first] / memory[contender]:.2f}",
             f"{statistics.median(seconds[contender]):.2f}" if ratios else "-",
             timed,
         )
