@@ -78,6 +78,8 @@ def test_every_step_is_explained(trained):
         # GPG's loss, not PPO's, which reports its clipping.
         assert "actor/pg_loss" in m
         assert "actor/pg_clipfrac" not in m
+        assert not any(key.startswith("actor/gpg/") for key in m)
+        assert m["gpg/tokens_shared"] > 0
 
 
 def test_rollout_has_the_trainers_weights_after_every_update(trained):

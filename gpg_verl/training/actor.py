@@ -26,6 +26,7 @@ from gpg_verl.algorithm.updates import Update
 from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.metrics import TOKENS
 from gpg_verl.training.prefix_sharing import Passes, why_not_exact
 from gpg_verl.training.shortcuts import why_not_with_model
 
@@ -123,7 +124,7 @@ class GPGTrainingWorker(TrainingWorker):
         if agreement is not None:
             metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
         if plan.passes is not None:
-            metrics.update({f"gpg/{name}": [count] for name, count in self.counts.items()})
+            metrics.update({f"gpg/{name}": [self.counts[name]] for name in TOKENS})
         if not self.engine.is_mp_src_rank_with_outputs():
             return None
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics}).cpu()
