@@ -46,6 +46,8 @@ class GPGSettings:
     allow_kl: accept KL terms that GPG does not have; they bring the reference worker back.
     drop_truncated: leave responses that reached the maximum length out of the loss. They stay in their groups' means
         and in B, M and the denominators.
+    drop_unscored: leave responses without a reward (the reward function raised, or returned no number) out of the batch
+        and of their groups: neither the mean nor B nor a denominator counts them. By default one of them ends the run.
     max_skipped_steps: so many steps in a row may have no valid group before the run ends with a message.
     max_dropped_share: share of a data set's rows that veRL's filter may drop before the run ends with a message.
     max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
@@ -59,6 +61,7 @@ class GPGSettings:
     max_batches: int = 20
     allow_kl: bool = False
     drop_truncated: bool = False
+    drop_unscored: bool = False
     max_skipped_steps: int = 20
     max_dropped_share: float = 0.05
     max_rollout_gap: float | None = None
@@ -138,6 +141,7 @@ _READERS = {
     "max_batches": _count("max_batches"),
     "allow_kl": _flag("allow_kl"),
     "drop_truncated": _flag("drop_truncated"),
+    "drop_unscored": _flag("drop_unscored"),
     "max_skipped_steps": _count("max_skipped_steps"),
     "max_dropped_share": _share("max_dropped_share", "none"),
     "max_rollout_gap": _gap("max_rollout_gap"),

@@ -28,7 +28,7 @@ STEP = {
     *("__init__", "_balance_batch", "_build_replay_buffer", "_compute_advantage", "_compute_old_log_prob"),
     *("_fetch_one_gen_batch", "_get_required_batch_multiple", "_init_dataloader", "_init_resource_pool_mgr"),
     *("_load_checkpoint", "_save_checkpoint", "_submit_batch_to_rollout", "_update_actor", "step"),
-    *("fit", "on_init_end", "on_sample_end", "on_step_end"),
+    *("_setup", "_val_metrics_update", "fit", "on_init_end", "on_sample_end", "on_step_end"),
 }
 REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerSync": STEP,
@@ -42,6 +42,7 @@ REPLACED = {
     "gpg_verl.determinism:AgentLoopManagerSeeded": {"__init__", "generate_sequences"},
     "gpg_verl.determinism:AgentLoopWorkerSeeded": {"__init__", "_run_agent_loop"},
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
+    "gpg_verl.guards.unscored:RewardLoopWorkerChecked": {"_init_reward_fn", "compute_score"},
     "gpg_verl.cpu.platform:CPUPlatform": {
         *("communication_backend_name", "cudart", "current_device", "device_count", "device_module", "device_name"),
         *("empty_cache", "get_device_capability", "is_available", "is_ipc_supported", "is_platform_available"),
@@ -58,6 +59,7 @@ SEAMS = {
     ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
     ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/guards/unscored.py", "compute_score"): ["verl.experimental.reward_loop.reward_loop:RewardLoopWorker"],
     ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_evict_terminal_groups"): [BUFFER],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -26,6 +27,10 @@ from exactness import (
     without_shortcut,
 )
 from omegaconf import OmegaConf
+
+from gpg_verl.guards.unscored import NoReward
+
+NAN = float("nan")
 
 
 @pytest.mark.parametrize("updates", [1, 4], ids=["K=1", "K=4"])
@@ -101,6 +106,23 @@ def test_truncated_responses_left_out(one, tiny_folder):
     result = step(one, settled(tiny_folder, "+algorithm.gpg.drop_truncated=True"), rollouts)
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts, left_out=long)])
     assert result.metrics["gpg/B"] == PROMPTS * N
+
+
+def test_responses_without_a_reward_are_in_no_group(one, tiny_folder):
+    """The gradient is that of the rollout without them, counted nowhere: a group of one, and a group of none, too."""
+    unscored = [[1, 0, NAN, 1], WRONG, [NAN] * N, [1, NAN, NAN, NAN], *MIXED[4:]]
+    rollouts, config = recording(unscored), settled(tiny_folder, "+algorithm.gpg.drop_unscored=True")
+    dropped = step(one, config, rollouts)
+    without = copy.deepcopy(rollouts)
+    without.keys = [key for key in rollouts.keys if not rollouts.rows[key]["rm_scores"].isnan().any()]
+    assert_same(dropped.gradients, [by_definition(tiny_folder, without)])
+    assert dropped.metrics["gpg/rows_unscored"] == 1 + N + 3
+    assert dropped.metrics["gpg/B"] == len(without.keys)
+    assert dropped.metrics["gpg/groups_of_one"] == 1
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        step(one, settled(tiny_folder), rollouts)
+    with pytest.raises(NoReward, match="none of the step's 16 responses has a reward"):
+        step(one, config, recording([[NAN] * N] * 4))
 
 
 def test_no_valid_group_no_update(one, tiny_folder):

@@ -10,8 +10,16 @@ from test_refill import reference
 
 S, BETA_TH = 4, 0.5
 
-# Rewards of a group's sessions, by verdict.
-REWARDS = {"v": [1.0, 0.0, 0.0], "f": [0.0, 0.0, 0.0], "e": []}
+# Rewards of a group's sessions, by verdict; capitals: some, or all, have none.
+NAN = float("nan")
+REWARDS = {
+    "v": [1.0, 0.0, 0.0],
+    "f": [0.0, 0.0, 0.0],
+    "e": [],
+    "V": [1.0, NAN, 0.0],
+    "F": [NAN, 0.0, 0.0],
+    "E": [NAN, NAN, NAN],
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def tq():
 class Rollout:
     """Group i of the stream has the verdict `stream[i]`; at each poll, some of those in flight finish, in any order."""
 
-    def __init__(self, tq, mode: str, stream: str, seed: int = 0, **sampler):
+    def __init__(self, tq, mode: str, stream: str, seed: int = 0, drop_unscored: bool = False, **sampler):
         from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
         from gpg_verl.algorithm.refill import Refill
@@ -44,7 +52,9 @@ class Rollout:
         )
         self.buffer._wait_for_next_poll = self.poll
         ends = (self.stop, self.handed_back.extend) if mode == "sync" else ()
-        self.buffer.sample = self.sampler = RefilledSample(self.buffer, Refill(S, BETA_TH, max_batches=5), *ends)
+        refill = Refill(S, BETA_TH, max_batches=5)
+        self.sampler = RefilledSample(self.buffer, refill, *ends, drop_unscored=drop_unscored)
+        self.buffer.sample = self.sampler
 
     def dispatch(self, n: int) -> int:
         uids = [f"{self.step}-{len(self.uids) + i}" for i in range(n)]
@@ -187,6 +197,32 @@ def test_a_step_without_a_single_row_ends_the_run(rollout):
     r = rollout("sync", "e" * 100)
     r.dispatch(S)
     with pytest.raises(RuntimeError, match="all of the step's 20 prompts failed"):
+        r.sample()
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_responses_without_a_reward_are_left_out_of_the_verdicts(rollout, mode):
+    r = rollout(mode, "EFfVEv", drop_unscored=True)
+    r.dispatch(S)
+    batch, metrics = r.sample()
+    assert groups(batch) == [r.uids[i] for i in (3, 5, 1, 2)]
+    assert metrics["gpg/prompts_judged_sum"] == 6
+    assert len(batch) == S * 3 * 2  # the trainer takes the rows out
+
+
+@pytest.mark.parametrize(
+    ("stream", "drop_unscored", "error"),
+    [
+        ("fVff", False, "the rewards of 1 of 12 rows are NaN or infinite"),
+        ("E" * 100, True, "no response of the step's 20 prompts has a reward"),
+    ],
+)
+def test_responses_without_a_reward_end_the_run(rollout, stream, drop_unscored, error):
+    r = rollout("sync", stream, drop_unscored=drop_unscored)
+    r.dispatch(S)
+    for uid in r.uids[:]:
+        r.finish(uid)
+    with pytest.raises((ValueError, RuntimeError), match=error):
         r.sample()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import run_python
-from drills.harness import DrillRun
-from launch import launch, read
+from drills.harness import DrillRun, Remains
+from launch import read
 
 STEPS = 3
 DETERMINISTIC = (
@@ -26,9 +26,11 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(run, tiny_folder) -> Path:
-    """A whole run, with veRL's own comparison of trainer and rollout switched on (the old-log-prob pass)."""
-    process = launch(
+def first(run, tiny_folder) -> Remains:
+    """What is left of a whole run, with veRL's own comparison of trainer and rollout switched on (the old-log-prob
+    pass), one second after it ended well.
+    """
+    process = DrillRun(
         run,
         tiny_folder,
         "first",
@@ -39,8 +41,23 @@ def trained(run, tiny_folder) -> Path:
         "+algorithm.gpg.alpha=token",
         *DETERMINISTIC,
     )
-    assert process.wait(timeout=400) == 0, (run / "first.log").read_text()[-5000:]
+    try:
+        process.wait_for_step(STEPS - 1)
+        process.note_shared_memory()
+        assert process.wait_for_end(timeout=400).code == 0, process.log[-5000:]
+        return process.remaining(last=1)
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="module")
+def trained(run, first) -> Path:
     return run
+
+
+def test_a_run_that_ends_well_leaves_nothing(first):
+    assert first.gone_after is not None, first.at
+    assert first.shared_memory == first.temporary == []
 
 
 def test_the_first_lines_say_what_is_in_force(trained):
@@ -176,6 +193,10 @@ def test_a_dead_worker_ends_the_run_with_its_name_and_the_way_out(resumed):
     assert way_out.endswith(f"the same command goes on with step {STEPS + 1}.")
 
 
-def test_a_dead_run_leaves_nothing_running(resumed):
-    assert resumed["remains"].gone_after is not None, resumed["remains"].at
-    assert resumed["remains"].shared_memory == []
+def test_a_dead_run_leaves_its_logs(resumed):
+    remains = resumed["remains"]
+    assert remains.gone_after is not None, remains.at
+    assert remains.shared_memory == []
+    (session,) = (name for name in remains.temporary if name.startswith("ray/session_2"))
+    assert set(remains.temporary) == {session, "ray/session_latest"}
+    assert f"/{session}/logs\n" in resumed["run"].log

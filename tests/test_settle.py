@@ -290,6 +290,7 @@ def test_every_trainer_mode_has_gpgs_version(mode):
         ({"max_rollout_gap": float("inf")}, GPGSettings(max_rollout_gap=float("inf"))),
         ({"max_rollout_gap": None}, GPGSettings()),
         ({"share_prefixes": False}, GPGSettings(share_prefixes=False)),
+        ({"drop_unscored": True}, GPGSettings(drop_unscored=True)),
     ],
 )
 def test_settings_are_read(node, expected):
@@ -306,6 +307,7 @@ def test_settings_are_read(node, expected):
         {"max_dropped_share": 1.5},
         {"max_rollout_gap": 0},
         {"share_prefixes": 1},
+        {"drop_unscored": "error"},
         {"max_rollout_gap": float("nan")},
         [1],
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 
+from gpg_verl.guards.unscored import NoReward
 from gpg_verl.settings import GPGSettings
-from gpg_verl.training.trainer import GPGStep
+from gpg_verl.training.trainer import GPGStep, GPGTrainerSync
 
 
 def run_through(steps: list[dict], max_skipped_steps: int) -> None:
@@ -37,3 +39,29 @@ def test_a_run_in_which_nothing_is_ever_mixed_ends(before):
 )
 def test_a_step_that_lacks_no_mixed_group_is_not_a_skipped_one(step):
     run_through([step] * 5, max_skipped_steps=1)
+
+
+def validated(rewards: list[float], drop_unscored: bool) -> dict[str, float]:
+    """veRL's metrics of a validation of two prompts, with two responses each."""
+    run = object.__new__(GPGTrainerSync)
+    run.drop_unscored = drop_unscored
+    accuracies = [None if math.isnan(reward) else reward for reward in rewards]
+    expected = {("sums", "a"): 2, ("sums", "b"): 2}
+    infos = {"reward": rewards, "acc": accuracies}
+    return run._val_metrics_update(["sums"] * 4, ["a", "a", "b", "b"], infos, [1] * 4, expected_acc_counts=expected)
+
+
+@pytest.mark.parametrize("drop_unscored", [False, True])
+def test_a_validation_in_which_all_is_scored_is_verls(drop_unscored):
+    metrics = validated([1.0, 0.0, 1.0, 1.0], drop_unscored)
+    assert metrics["val-core/sums/acc/mean@2"] == metrics["val-aux/sums/reward/mean@2"] == 0.75
+
+
+def test_a_response_without_a_reward_is_to_the_validation_as_one_that_failed():
+    metrics = validated([1.0, 0.0, math.nan, 1.0], True)
+    assert metrics["val-core/sums/acc/mean@2"] == 0.5
+    assert metrics["val-aux/sums/acc_success_only/mean@2"] == 0.5
+    assert metrics["val-aux/sums/acc_success_only/mean@1"] == 1.0
+    assert not any(math.isnan(value) for value in metrics.values())
+    with pytest.raises(NoReward, match="1 of 4 responses of the validation have no reward"):
+        validated([1.0, 0.0, math.nan, 1.0], False)

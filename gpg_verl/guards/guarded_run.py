@@ -1,5 +1,5 @@
 """The guards around a run of veRL's V1 trainer: it waits for nobody who is dead, saves no half checkpoint, and loses no
-row of its data without a word.
+row of its data and no reward without a word.
 
 Knows veRL's trainer (0.9.1), not what it trains.
 """
@@ -16,6 +16,7 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
+from gpg_verl.guards.unscored import NoReward, first_unscored, rewards_checked
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
@@ -26,14 +27,18 @@ class GuardedRun:
 
     - waiting: every process whose work a step waits for is asked whether it lives (heartbeat.py),
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
-    - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py).
+    - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
+    - scoring: a response without a reward has NaN, and an error of the step names its row (unscored.py).
 
     max_dropped_share, max_dropped_share_key: the share that may be dropped, and the setting that says so, for messages;
         the trainer sets both before veRL reads the data.
+    drop_unscored, drop_unscored_key: the same of whether responses without a reward are left out, by the trainer.
     """
 
     max_dropped_share = 0.05
     max_dropped_share_key = "max_dropped_share"
+    drop_unscored = False
+    drop_unscored_key = "drop_unscored"
 
     def __init__(self, config):
         self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
@@ -42,6 +47,10 @@ class GuardedRun:
     def _init_dataloader(self):
         with filter_watched(self.max_dropped_share, self.max_dropped_share_key):
             super()._init_dataloader()
+
+    def _setup(self):
+        with rewards_checked():
+            super()._setup()
 
     # ---- waiting
 
@@ -70,10 +79,29 @@ class GuardedRun:
             super().fit(agent_loop_manager)
         except Died:
             raise
-        except Exception:
+        except Exception as error:
             # A death shows as whatever failed first for want of the dead.
             self.heartbeat.again(ANSWER_SECONDS)
+            self._explain(error)
             raise
+
+    def _explain(self, error):
+        """Raises what stands behind the error, where that is known better than where it showed."""
+        buffer = self.replay_buffer
+        for partition, whose in (("train", "step"), ("val", "validation")):
+            if (failed := buffer.failure_keys[partition]) and not buffer.partitions[partition]:
+                raise RuntimeError(all_failed(len(failed), whose)) from None
+        if self.drop_unscored and not isinstance(error, NoReward):
+            return
+        said = first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
+        if said is None:
+            return
+        if self.drop_unscored:
+            raise RuntimeError(f"{error}; the first: {said}") from None
+        raise RuntimeError(
+            f"{said}. Let every response have a number, or leave those without one out of their groups with "
+            f"+{self.drop_unscored_key}=True"
+        ) from None
 
     def on_sample_end(self):
         if self.replay_buffer.failure_keys["train"]:
@@ -109,6 +137,14 @@ class GuardedRun:
         removals = [worker.__ray_call__.remote(_make_remover(str(folder))) for worker in one_of_each_node]
         with contextlib.suppress(ray.exceptions.RayError):  # dead, or waiting for a rank whose save failed
             ray.get(removals, timeout=REMOVE_SECONDS)
+
+
+def all_failed(prompts: int, whose: str) -> str:
+    """Of a step, or a validation, whose prompts have no response at all."""
+    return (
+        f"all of the {whose}'s {prompts} prompts failed in the rollout, so there is nothing to go on with; the agent "
+        "loop's errors above say why"
+    )
 
 
 def _make_remover(folder: str):

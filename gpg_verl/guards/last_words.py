@@ -5,21 +5,19 @@ Without them they are a stack trace of Hydra, Ray and veRL, with what Ray's proc
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards import run_folder
 from gpg_verl.guards.heartbeat import Died
+from gpg_verl.guards.remains import nothing_stays
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
@@ -27,7 +25,6 @@ DRIVERS = ("__main__", "verl.trainer.main_ppo")
 STOPS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 stopped_by: list[int] = []  # the signal, where it was not SIGINT
 
-LEAVE_SECONDS = 10.0  # for Ray's workers to leave by themselves
 LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
 
 
@@ -50,14 +47,15 @@ def _with_last_words(original, ours):
     def run_ppo(config, task_runner_class):
         if not ours(config):
             return original(config, task_runner_class)
-        try:
-            return original(config, _Runner(task_runner_class))
-        except KeyboardInterrupt:
-            number = stopped_by.pop() if stopped_by else signal.SIGINT
-            cause, code = f"stopped by {STOPS[number]}", 128 + number
-        except Exception as error:
-            cause, code = _cause(error), 1
-        end_ray()
+        # Nsight's profiles are among Ray's logs (veRL 0.9.1).
+        with nothing_stays(keep_logs=OmegaConf.select(config, "global_profiler.tool") == "nsys") as remains:
+            try:
+                return original(config, _Runner(task_runner_class))
+            except KeyboardInterrupt:
+                number = stopped_by.pop() if stopped_by else signal.SIGINT
+                cause, code = f"stopped by {STOPS[number]}", 128 + number
+            except Exception as error:
+                cause, code, remains.keep_logs = _cause(error), 1, True
         sys.stdout.flush()
         print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.how_to_go_on(config)}", file=sys.stderr)
         raise SystemExit(code)
@@ -100,33 +98,3 @@ def _cause(error: Exception) -> str:
         return str(error).splitlines()[0]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:LONGEST]
-
-
-def end_ray() -> None:
-    """Ends the processes that this driver started, so that nothing of theirs is printed below the last words.
-
-    Where the driver started Ray, its workers are among its descendants. They end when they see that Ray is gone, but on
-    a busy machine one was seen to stay, with all its memory (Ray 2.60). A bucket of weights in shared memory stays if
-    the weight sync was under way, as Ray kills the process that would remove it.
-    """
-    import psutil
-    import ray
-
-    children = psutil.Process().children(recursive=True)
-    buckets = set().union(*(_buckets(process.pid) for process in children))
-    ray.shutdown()
-    for process in psutil.wait_procs(children, timeout=LEAVE_SECONDS)[1]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()[:1]).startswith("ray::"):  # a logger's service may have more to send
-                process.kill()
-    for bucket in buckets:
-        bucket.unlink(missing_ok=True)
-
-
-def _buckets(pid: int) -> set[Path]:
-    """veRL's buckets of weights that a process has mapped."""
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    return {Path(name) for name in re.findall(r"/dev/shm/verl_weights_\w+", maps)}

@@ -24,6 +24,8 @@ from gpg_verl.algorithm.ragged import row_rewards
 from gpg_verl.algorithm.refill import Cut, Refill, Verdict
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import resumed_folder
+from gpg_verl.guards.guarded_run import all_failed
+from gpg_verl.guards.unscored import NoReward
 from gpg_verl.settings import GPGSettings
 from gpg_verl.training.keys import RowKey
 
@@ -43,6 +45,7 @@ class RefilledSample:
         refill: the policy.
         stop: for a buffer that keeps nothing for the next step (`sync`): ends what the rollout is generating.
         hand_back: for such a buffer: takes the uids whose prompts the next step starts with. Both None otherwise.
+        drop_unscored: rewards that are NaN are left out; otherwise they are an error.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class RefilledSample:
         refill: Refill,
         stop: Callable[[], None] | None = None,
         hand_back: Callable[[list[str]], None] | None = None,
+        *,
+        drop_unscored: bool = False,
     ):
         for name, parameters in {
             "_sync_metadata_from_transfer_queue": (),
@@ -65,6 +70,7 @@ class RefilledSample:
         self.accumulate = seam(replay_buffer, "_accumulate_eviction_metrics", ("acc", "new", "stale_count"))
         self.buffer, self.refill = buffer, refill
         self.stop, self.hand_back = stop, hand_back
+        self.drop_unscored = drop_unscored
         self.verls_sample = buffer.sample
         self.dispatched = 0  # groups sent to the rollout since the last sample
 
@@ -104,10 +110,9 @@ class RefilledSample:
             last_debug_time = buffer._wait_for_next_poll(TRAIN, last_debug_time)
 
         if not cut.selected:
-            raise RuntimeError(
-                f"all of the step's {cut.judged} prompts failed in the rollout, so there is nothing to train on; the "
-                "agent loop's errors above say why"
-            )
+            if self._rows(cut.unused):
+                raise NoReward(f"no response of the step's {cut.judged} prompts has a reward")
+            raise RuntimeError(all_failed(cut.judged, "step"))
         if cut.bound_reached:
             logger.warning(
                 "β_th: %d of the step's %d groups are valid after %d prompts, the bound of algorithm.gpg.max_batches; "
@@ -147,10 +152,11 @@ class RefilledSample:
             uids, keys = (list(column) for column in zip(*scored, strict=True))
             data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=["rm_scores"])
             scores, magnitudes, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
-            counted = torch.ones(len(keys), dtype=torch.int64)
-            valid = group_statistics(scores, uids, counted, magnitudes=magnitudes).valid.tolist()
-            for uid, is_valid in zip(uids, valid, strict=True):
-                verdicts[uid] = Verdict.VALID if is_valid else Verdict.FLAT
+            counted = ~scores.isnan() if self.drop_unscored else torch.ones(len(keys), dtype=torch.bool)
+            valid = group_statistics(scores, uids, counted.long(), magnitudes=magnitudes).valid.tolist()
+            for uid, is_counted, is_valid in zip(uids, counted.tolist(), valid, strict=True):
+                if is_counted:
+                    verdicts[uid] = Verdict.VALID if is_valid else Verdict.FLAT
         for uid, verdict in verdicts.items():
             self.refill.judge(uid, verdict)
 
@@ -204,7 +210,8 @@ class RefillingStep:
             groups = self.config.data.train_batch_size // self.parameter_sync_step
             refill = Refill(groups, settings.beta_th, settings.max_batches)
             ends = (self._stop_generating, self._hand_back) if self.trainer_mode == "sync" else ()
-            buffer.sample = self.refilled_sample = RefilledSample(buffer, refill, *ends)
+            dropped = settings.drop_unscored
+            buffer.sample = self.refilled_sample = RefilledSample(buffer, refill, *ends, drop_unscored=dropped)
         # In `sync`, prompts outlive their requests: those in flight, and those that the next dispatches start with.
         self.prompts_in_flight: dict[str, object] = {}
         self.prompts_handed_back: deque = deque()

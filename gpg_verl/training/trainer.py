@@ -6,9 +6,12 @@ veRL's class, and the guards of any run (guards/guarded_run.py) around both. veR
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
+from itertools import compress
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -29,6 +32,7 @@ from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
 from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
+from gpg_verl.guards.unscored import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
@@ -75,6 +79,8 @@ class GPGStep(RefillingStep):
         self.settings = GPGSettings.from_node(config.algorithm.get("gpg"))
         self.max_dropped_share = self.settings.max_dropped_share
         self.max_dropped_share_key = "algorithm.gpg.max_dropped_share"
+        self.drop_unscored = self.settings.drop_unscored
+        self.drop_unscored_key = "algorithm.gpg.drop_unscored"
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
@@ -119,6 +125,15 @@ class GPGStep(RefillingStep):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
         print(told(self.why_not, checked=False), flush=True)
         super().on_init_end()
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
+        """A response without a reward is to veRL's validation as one that failed in the rollout."""
+        scored = ~np.isnan(np.asarray(reward_extra_infos_dict["reward"], dtype=float))
+        if not (scored.all() or self.drop_unscored):
+            raise NoReward(f"{(~scored).sum()} of {len(scored)} responses of the validation have no reward")
+        data_sources, sample_uids = (list(compress(values, scored)) for values in (data_sources, sample_uids))
+        infos = {key: list(compress(values, scored)) for key, values in reward_extra_infos_dict.items()}
+        return super()._val_metrics_update(data_sources, sample_uids, infos, *args, **kwargs)
 
     # ---- one step
 
@@ -174,6 +189,8 @@ class GPGStep(RefillingStep):
         return super()._get_required_batch_multiple(dp_size)
 
     def _balance_batch(self, batch, metrics, **kwargs):
+        if self.drop_unscored:
+            batch = self._scored(batch, metrics)
         if self.deterministic:
             batch.reorder(in_dispatch_order([RowKey.of(key) for key in batch.keys], self.dispatched))
         batch = self._share_out(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
@@ -183,6 +200,20 @@ class GPGStep(RefillingStep):
             version = self.global_steps - 1
             self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, ranks, version)
         return batch
+
+    def _scored(self, batch, metrics):
+        """The batch without the rows whose reward is NaN, as if the rollout had not made them."""
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
+        scores, _, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
+        unscored = [key for key, score in zip(batch.keys, scores.tolist(), strict=True) if math.isnan(score)]
+        metrics["gpg/rows_unscored_sum"] = len(unscored)
+        if len(unscored) == len(batch):
+            raise NoReward(f"none of the step's {len(batch)} responses has a reward")
+        if not unscored:
+            return batch
+        tq.kv_clear(keys=unscored, partition_id=batch.partition_id)
+        gone = set(unscored)
+        return batch.select_keys([key for key in batch.keys if key not in gone])
 
     def _share_out(self, batch, metrics):
         """veRL's balancing, by `share_out`: its Karmarkar-Karp takes 5 to 8 s for 65,536 rows (0.9.1)."""

@@ -81,6 +81,21 @@ def make_tiny(folder: Path) -> Path:
     return folder
 
 
+def shared_memory_of(processes: list[psutil.Process]) -> set[str]:
+    """The files in /dev/shm that they have mapped, by inode: a semaphore is mapped before it has its name."""
+    inodes = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            inodes.update(map(int, re.findall(r"(\d+)\s+/dev/shm/", maps)))
+    found = set()
+    for file in Path("/dev/shm").iterdir():
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if file.stat().st_ino in inodes:
+                found.add(str(file))
+    return found
+
+
 @dataclass
 class End:
     """How a run ended, and how long after its failure. `code` is None where it did not end in time and was killed."""
@@ -97,6 +112,8 @@ class Remains:
     gone_after: float | None
     """Seconds until the last process was gone; None where some stayed to the last look."""
     shared_memory: list[str]
+    temporary: list[str]
+    """Files and folders, but for Ray's of all its sessions."""
     ray_megabytes: float
 
 
@@ -126,6 +143,7 @@ class DrillRun:
             *overrides,
             GPG_DRILL_HOLD=str(self.hold),
             RAY_TMPDIR=str(self.ray_folder),
+            TMPDIR=str(self.ray_folder),
             SPT_NOENV="1",  # or Ray's process titles overwrite the environment in which a process is found
             **{MARK: self.id, **environment},
         )
@@ -202,10 +220,7 @@ class DrillRun:
 
     def note_shared_memory(self) -> None:
         """Remembers the files in /dev/shm that the run's processes have mapped."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error, OSError):
-                maps = Path(f"/proc/{process.pid}/maps").read_text()
-                self.shared_memory |= {line.split()[5] for line in maps.splitlines() if " /dev/shm/" in line}
+        self.shared_memory |= shared_memory_of(self.processes())
 
     # ---- moments
 
@@ -266,8 +281,15 @@ class DrillRun:
             at=at,
             gone_after=gone,
             shared_memory=sorted(file for file in self.shared_memory if Path(file).exists()),
+            temporary=sorted(str(path.relative_to(self.ray_folder)) for path in self._temporary()),
             ray_megabytes=sum(f.lstat().st_size for f in self.ray_folder.rglob("*") if not f.is_dir()) / 1e6,
         )
+
+    def _temporary(self) -> list[Path]:
+        ours = (self.hold, self.hold.with_suffix(".reached"))
+        of_all_sessions = ("ray_current_cluster", "prom_metrics_service_discovery.json")
+        left = [path for path in self.ray_folder.iterdir() if path.name != "ray" and path not in ours]
+        return left + [p for p in (self.ray_folder / "ray").glob("*") if p.name not in of_all_sessions]
 
     def kill(self) -> None:
         """Ends what is left of the run, and of nothing else."""

@@ -8,7 +8,8 @@ process; RSS), open files, threads, processes; beside them the bytes in shared m
 
 Writes OUT/soak.json (all samples), OUT/soak.md (the table) and OUT/soak.png. Exit code 1 if something is not flat:
 after a warm-up of 20 % of the steps, the median of the last fifth of the samples may be above that of the first fifth
-by 5 % of the level, or by the floor in FLOORS where the level is small. `--judge FILE` judges an earlier run's samples.
+by 5 % of the level, or by the floor in FLOORS where the level is small. Also if anything is left
+when the run has ended: a process, shared memory, a temporary folder. `--judge FILE` judges an earlier run's samples.
 
 Which processes are the run's: its descendants, and whatever else has its own value of the variable SOAK_RUN in its
 environment. One cache that fills up is kept small here, so that it hides nothing: oneDNN compiles each shape that vLLM
@@ -36,6 +37,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import tiny
+from harness import shared_memory_of
 
 MARKER = "SOAK_RUN"
 MB = 1e6
@@ -319,9 +321,11 @@ def main() -> int:
     marker, metrics = uuid.uuid4().hex, out / "run/metrics.jsonl"
     environment = {k: v for k, v in os.environ.items() if k != "VERL_PLATFORM"}
     environment |= {MARKER: marker, "VERL_FILE_LOGGER_PATH": str(metrics), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+    environment["TMPDIR"] = str(temp)
     environment["SPT_NOENV"] = "1"  # or Ray's workers write their titles over the environment in which they are found
     os.environ["RAY_AUTH_MODE"] = "token"  # as in a Ray that a run starts for itself: for asking its raylet
     samples: list[dict] = []
+    named: set[str] = set()  # files in shared memory
     console = Console()
     with (out / "run/log").open("w") as log:
         run = subprocess.Popen(
@@ -338,6 +342,7 @@ def main() -> int:
                 if step:
                     running = processes()
                     store = object_store(running)
+                    named |= shared_memory_of(running)
                     whole = surroundings(out / "run", temp, running, store)
                     samples.append({"step": step, "time": time.time(), "roles": sample(running), "whole": whole})
                     bar.update(task, completed=step, description="training")
@@ -346,8 +351,9 @@ def main() -> int:
                         memory = (f"{role} {of['uss_mb']:.0f}" for role, of in sorted(samples[-1]["roles"].items()))
                         console.print(f"step {step}, MB: {', '.join(memory)}", soft_wrap=True)
                 time.sleep(arguments.every)
-        time.sleep(5)  # what ends by itself
         left = [role_of(p) or "?" for p in processes() if p.pid != run.pid and p.status() != psutil.STATUS_ZOMBIE]
+        left += [name for name in sorted(named) if Path(name).exists()]
+        left += [str(path) for path in temp.iterdir() if path.name.startswith(("session", "gpg-"))]
     finally:
         for process in processes():
             with contextlib.suppress(psutil.Error):
@@ -367,7 +373,7 @@ def main() -> int:
     seconds = (samples[-1]["time"] - samples[0]["time"]) / max(1, samples[-1]["step"] - samples[0]["step"])
     console.print(
         f"exit code {run.returncode}, {samples[-1]['step']} steps of {seconds:.2f} s, {len(samples)} samples; "
-        f"left running: {', '.join(left) or 'nothing'}"
+        f"left: {', '.join(left) or 'nothing'}"
     )
     console.print(said_of(lines))
     return int(bool(growing) or run.returncode != 0 or bool(left))
