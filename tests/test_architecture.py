@@ -124,8 +124,8 @@ def test_examples_know_nothing_of_tests():
 
 
 def test_guards_do_not_know_what_is_trained():
-    """They could be offered to veRL: no setting of `algorithm.gpg`, no β_th, no advantage."""
+    """They could be offered to veRL: no setting of `algorithm.gpg`, no β_th, no advantage. (`GPG_GRACE` is a name.)"""
     files = next(room for room in ROOMS if room.name == "guards").files()
-    words = re.compile(r"GPG(?! or not)|algorithm\.gpg|β_th|advantage")
+    words = re.compile(r"GPG(?! or not|_GRACE)|algorithm\.gpg|β_th|advantage")
     found = {file.name: words.findall(file.read_text(encoding="utf-8")) for file in files}
     assert {name: words for name, words in found.items() if words} == {}

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from gpg_verl.guards import heartbeat, run_folder
 from gpg_verl.guards.heartbeat import Died, Heartbeat
 from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.preemption import Preempted
 from gpg_verl.settings import is_gpg
 
 
@@ -55,6 +56,7 @@ def failed_in_ray(cause: Exception):
         (ValueError("no such\n  model"), 1, "ValueError: no such model"),
         (failed_in_ray(MemoryError("7 GB more")), 1, "MemoryError: 7 GB more"),
         (failed_in_ray(Died("the worker 0 died (process 7)\nRay says: perhaps")), 1, "the worker 0 died (process 7)"),
+        (failed_in_ray(Preempted("asked to leave, after step 5")), 75, "asked to leave, after step 5"),
     ],
 )
 def test_the_last_words_are_what_ended_it_and_the_way_out(monkeypatch, capfd, tmp_path, ends_with, code, said):
@@ -171,6 +173,7 @@ import sys, types
 import ray
 from omegaconf import OmegaConf
 from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.preemption import Preempted
 from gpg_verl.settings import is_gpg
 
 def run_ppo(config, task_runner_class):

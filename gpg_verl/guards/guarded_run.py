@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from pathlib import Path
 
 import ray
@@ -16,6 +17,8 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
+from gpg_verl.guards.preemption import Leave, Preempted
+from gpg_verl.guards.run_folder import saves
 from gpg_verl.guards.unscored import NoReward, first_unscored, rewards_checked
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -27,6 +30,7 @@ class GuardedRun:
 
     - waiting: every process whose work a step waits for is asked whether it lives (heartbeat.py),
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
+    - leaving: asked to, it saves the step that it has done and ends (preemption.py),
     - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
     - scoring: a response without a reward has NaN, and an error of the step names its row (unscored.py).
 
@@ -42,6 +46,8 @@ class GuardedRun:
 
     def __init__(self, config):
         self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
+        self.leave = Leave()
+        self.saved_step = 0  # the last one saved, or resumed from
         super().__init__(config)
 
     def _init_dataloader(self):
@@ -58,8 +64,12 @@ class GuardedRun:
         buffer = super()._build_replay_buffer()
         seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
         self.heartbeat = Heartbeat(self._actors_waited_for)
-        buffer._wait_for_next_poll = Watch(buffer, self.heartbeat)
+        buffer._wait_for_next_poll = Watch(buffer, self._look_around)
         return buffer
+
+    def _look_around(self):
+        self.heartbeat()
+        self.leave.while_waiting()
 
     def _actors_waited_for(self):
         """(name, handle) of every process whose work a step waits for."""
@@ -77,7 +87,7 @@ class GuardedRun:
     def fit(self, agent_loop_manager):
         try:
             super().fit(agent_loop_manager)
-        except Died:
+        except (Died, Preempted):
             raise
         except Exception as error:
             # A death shows as whatever failed first for want of the dead.
@@ -112,15 +122,32 @@ class GuardedRun:
     def on_step_end(self):
         self.heartbeat.during(super().on_step_end)
 
+    # ---- leaving
+
+    def on_step_begin(self):
+        if self.leave.between_steps():
+            done = self.global_steps - 1
+            if done > self.saved_step and saves(self.config):
+                self.global_steps = done
+                self._save_checkpoint()
+            raise Preempted(f"asked to leave, after step {done}")
+        super().on_step_begin()
+
     # ---- saving
 
     def _load_checkpoint(self):
         super()._load_checkpoint()
+        self.saved_step = self.global_steps
         if self.global_steps > 0 and self.checkpoints is not None:
             folder, named = resumed_folder(self.config, self.global_steps)
             self.checkpoints.resumed_from(folder, self.global_steps, named)
 
     def _save_checkpoint(self):
+        began = time.time()
+        self._save_guarded()
+        self.saved_step, self.leave.save_seconds = self.global_steps, time.time() - began
+
+    def _save_guarded(self):
         if self.checkpoints is None:
             return super()._save_checkpoint()
         trainer = self.config.trainer

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards import run_folder
+from gpg_verl.guards import preemption, run_folder
 from gpg_verl.guards.heartbeat import Died
 from gpg_verl.guards.remains import nothing_stays
 
@@ -31,7 +31,8 @@ LONGEST = 600  # characters of a cause in the last words; the whole of it stands
 def report_end(ours: Callable[[DictConfig], bool]) -> None:
     """Wraps `main_ppo`'s `run_ppo`, which starts Ray and waits for the run: veRL's `main` has no seam around it.
 
-    A run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them.
+    A run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them; with 75
+    where it was preempted (preemption.py).
 
     Args:
         ours: whether that is meant for a run with this config; other runs of this process go on as in veRL.
@@ -47,15 +48,22 @@ def _with_last_words(original, ours):
     def run_ppo(config, task_runner_class):
         if not ours(config):
             return original(config, task_runner_class)
+        try:
+            grace = preemption.grace_seconds()
+        except ValueError as error:
+            raise SystemExit(f"gpg_verl: {error}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, lambda number, frame: preemption.ask(grace))
         # Nsight's profiles are among Ray's logs (veRL 0.9.1).
         with nothing_stays(keep_logs=OmegaConf.select(config, "global_profiler.tool") == "nsys") as remains:
             try:
-                return original(config, _Runner(task_runner_class))
+                return original(config, _Runner(task_runner_class, grace))
             except KeyboardInterrupt:
                 number = stopped_by.pop() if stopped_by else signal.SIGINT
                 cause, code = f"stopped by {STOPS[number]}", 128 + number
             except Exception as error:
-                cause, code, remains.keep_logs = _cause(error), 1, True
+                cause, code = _cause(error)
+                remains.keep_logs = code != preemption.EXIT_CODE
         sys.stdout.flush()
         print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.how_to_go_on(config)}", file=sys.stderr)
         raise SystemExit(code)
@@ -68,13 +76,18 @@ class _Runner:
     process (Ray 2.60), and the wait for the run.
     """
 
-    def __init__(self, runner):
+    def __init__(self, runner, grace: float | None):
         self._runner = runner
+        self._grace = grace
 
     def __getattr__(self, name):
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _leave)
+            signal.signal(signal.SIGTERM, _leave if self._grace is None else self._ask)
         return getattr(self._runner, name)
+
+    def _ask(self, number, frame):
+        signal.signal(signal.SIGTERM, _leave)  # who sends it twice means it
+        preemption.ask(self._grace)
 
 
 def _leave(number, frame):
@@ -83,18 +96,21 @@ def _leave(number, frame):
     raise KeyboardInterrupt
 
 
-def _cause(error: Exception) -> str:
-    """Prints the error as it came, and returns it in one line."""
+def _cause(error: Exception) -> tuple[str, int]:
+    """The error in one line and the exit code, after it was printed as it came where the run did not mean it."""
     import ray
 
-    if isinstance(error, ray.exceptions.RayTaskError):
+    told = error
+    while isinstance(error, ray.exceptions.RayTaskError):  # one for each process it came through
+        error = error.cause
+    if isinstance(error, preemption.Preempted):
+        return str(error), preemption.EXIT_CODE
+    if told is not error:
         # Its text is the trace of the process that failed; the driver's own says only that it waited.
-        print(f"\n{error}", file=sys.stderr, flush=True)
-        while isinstance(error, ray.exceptions.RayTaskError):  # one for each process it came through
-            error = error.cause
+        print(f"\n{told}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
     if isinstance(error, Died):
-        return str(error).splitlines()[0]
+        return str(error).splitlines()[0], 1
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:LONGEST]
+    return f"{type(error).__name__}: {text}"[:LONGEST], 1

@@ -1,7 +1,7 @@
 """Failure drills of what is saved: a disk that fills up, files that are cut, and what a resumed run computes.
 
     python tests/drills/checkpoints.py                  # all, about 15 minutes on 2 cores; mounts a small disk, as root
-    python tests/drills/checkpoints.py same-metrics     # or disk, cut
+    python tests/drills/checkpoints.py same-metrics     # or disk, cut, preempted
 
 The results go to runs/drills-checkpoints.json and, as rows of docs/drills.md, to runs/drills-checkpoints.md; the exit
 code is 1 where a drill misses what it expects.
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -258,7 +259,57 @@ def same_metrics(folder: Path, tiny_folder: Path) -> list[Row]:
     return rows
 
 
-DRILLS = {"disk": disk, "cut": cut, "same-metrics": same_metrics}
+def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
+    """Ten steps, preempted in the middle of three of them, against ten that are not."""
+    overrides = (
+        "trainer.total_training_steps=10",
+        "trainer.save_freq=100",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=False",
+        "actor_rollout_ref.rollout.full_determinism=True",
+    )
+    undisturbed = DrillRun(folder / "preempted-a", tiny_folder, "undisturbed", *overrides)
+    if undisturbed.wait_for_end(STARTS_WITHIN).code:
+        raise RuntimeError("\n".join(undisturbed.lines()[-40:]))
+    undisturbed.close()
+
+    row = Row("preempted", "SIGUSR1 to the driver in the middle of a step, three times in ten steps")
+    run, done, compared = DrillRun(folder / "preempted-b", tiny_folder, "part-0", *overrides), 0, 0
+    for part in range(4):
+        if part < 3:
+            run.wait_for_step(done + 1, STARTS_WITHIN)
+            with run.held():
+                run.failed()
+                run.process.send_signal(signal.SIGUSR1)
+        end = run.wait_for_end(STARTS_WITHIN)
+        remains = run.remaining(last=GONE_WITHIN)
+        run.close()
+        steps = sorted(run.steps())
+        row.code, row.seconds, row.gone_after = end.code, round(end.seconds, 1), remains.gone_after
+        row.last_words = [line for line in run.lines()[-6:] if line.startswith("gpg_verl: ")]
+        if end.code != (75 if part < 3 else 0):
+            row.misses.append(f"{run.name}: exit code {end.code}: {run.lines()[-3:]}")
+        if not steps or steps != list(range(done + 1, steps[-1] + 1)) or run.saved() != steps[-1]:
+            row.misses.append(f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
+        for step in steps:
+            a, b = undisturbed.steps()[step], run.steps()[step]
+            compared += len(a)
+            if differ := differences(a, b):
+                row.misses.append(f"{run.name}, step {step}: {differ}")
+            if texts(undisturbed, step) != texts(run, step):
+                row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+        done = max(steps, default=done)
+        if part < 3:
+            run = run.again(f"part-{part + 1}")
+    row.saved = row.reached = done
+    row.resumed = f"each step once, prompts, responses and {compared} metrics as undisturbed, equal to the bit"
+    if row.misses:
+        row.resumed = "see misses"
+    console.print(f"  {row.drill}: {row.resumed} {row.misses}", markup=False)
+    return [row]
+
+
+DRILLS = {"disk": disk, "cut": cut, "same-metrics": same_metrics, "preempted": preempted}
 
 
 def main() -> int:
