@@ -82,7 +82,7 @@ def _undecoded(rows):
 
 
 def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """The rows of a .jsonl, .json (a list of objects, or one a line), .parquet or .arrow file.
+    """The rows of a .jsonl or .json (a list of objects, or one a line), .parquet or .arrow file.
 
     columns: of a .parquet or .arrow file only these, where it has them.
     """
@@ -93,10 +93,10 @@ def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
 
 def _read_json(path: Path) -> Iterator[Row]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from None
-    if path.suffix == ".json" and text.lstrip().startswith("["):
+    if text.lstrip().startswith("["):
         rows = _parse(text, str(path))
     else:
         lines = enumerate(text.split("\n"), 1)
