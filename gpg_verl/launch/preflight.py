@@ -42,6 +42,18 @@ WHOLE_NUMBERS = {
     "trainer.total_training_steps": (1, True),
     "trainer.save_freq": (None, False),
     "trainer.critic_warmup": (0, False),
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (0, False),
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": (0, True),
+}
+# What is looked up as a name or path, and whether it may be left out.
+TEXTS = {
+    "actor_rollout_ref.model.path": True,
+    "data.prompt_key": False,
+    "data.custom_cls.path": True,
+    "reward.custom_reward_function.path": True,
+    "reward.reward_manager.module.path": True,
+    "trainer.default_local_dir": False,
+    "trainer.v1.sampler.custom_sampler.path": True,
 }
 
 ENGINES = ("megatron", "veomni", "torchtitan")  # veRL's names of a strategy, of its node and of `model_engine`
@@ -182,11 +194,16 @@ def typed_overrides() -> list[str] | None:
 
 
 def unusable_values(config: DictConfig) -> list[str]:
-    """Values that nothing can be judged with: not resolvable, or no whole numbers where something counts with them."""
+    """Values that nothing can be judged with: not resolvable, no number to count with, or no text to read."""
     try:
         OmegaConf.to_container(config, resolve=True)
     except Exception as error:  # of OmegaConf, or of a resolver of the user's
         return [f"a value cannot be resolved: {in_words(error)}"]
+    if OmegaConf.select(config, "trainer.v1") is None:
+        return [
+            "the config has no trainer.v1, so it is one of an older veRL: use the installed veRL's ppo_trainer "
+            "(hydra.searchpath and --config-path say where it comes from; model_engine=megatron is for Megatron)"
+        ]
     problems = []
     for key, (least, may_be_null) in WHOLE_NUMBERS.items():
         value = OmegaConf.select(config, key)
@@ -195,6 +212,10 @@ def unusable_values(config: DictConfig) -> list[str]:
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
             wanted = "a whole number" if least is None else f"a whole number from {least}"
             problems.append(f"{key}={value!r}: expected {wanted}{' or null' if may_be_null else ''}")
+    for key, may_be_null in TEXTS.items():
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, str) and not (value is None and may_be_null):
+            problems.append(f"{key}={value!r}: expected a text{' or null' if may_be_null else ''}")
     return problems
 
 
