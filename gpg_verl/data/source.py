@@ -61,6 +61,13 @@ def read_hub(data_set: DataSet, split: str, hub_id: str, revision: str | None) -
         )
         yield from _undecoded(rows)
     except Exception as error:  # whatever the hub, the network or a loader raises
+        if Path(hub_id).is_dir():
+            here = ", ".join(sorted(file.name for file in Path(hub_id).iterdir())[:9]) or "nothing"
+            raise DataError(
+                f"{hub_id}, split {chosen.hub_split}: this folder cannot be loaded as a data set "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). In it are {here}. All files must "
+                "be of one kind and have the names of the splits (train.jsonl, test.jsonl), or give --source FILE."
+            ) from None
         raise DataError(
             f"{hub_id}, split {chosen.hub_split}: cannot be loaded ({type(error).__name__}: {error}). Check the name "
             "and the network (HF_ENDPOINT names a mirror, HF_TOKEN a login), or download the file elsewhere and give "
