@@ -30,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument("--config-path", help="folder of a config of your own, as for main_ppo")
-    check.add_argument("--config-name", default="ppo_trainer", help="name of the config (default: %(default)s)")
+    check.add_argument(
+        "--config-path",
+        "-cp",
+        help="folder of a config of your own, as for main_ppo: absolute, pkg://, or relative to main_ppo's own folder",
+    )
+    check.add_argument("--config-name", "-cn", default="ppo_trainer", help="name of the config (default: %(default)s)")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="the Hydra overrides of your main_ppo command")
     arguments, unknown = parser.parse_known_args(argv)
     if arguments.command == "doctor":

@@ -14,7 +14,7 @@ import torch
 from gpg_verl.guards.checkpoints import TRACKER, CheckpointError, Checkpoints, Layout, damage, faults
 from gpg_verl.guards.last_words import LONGEST
 from gpg_verl.launch.check import compose
-from gpg_verl.launch.preflight import inspect
+from gpg_verl.launch.preflight import look
 
 FILES = [f"actor/{name}_world_size_1_rank_0.pt" for name in ("model", "optim", "extra_state")] + ["data.pt"]
 LAYOUT = Layout(shards=("model", "optim", "extra_state"), ranks=1, all_here=True)
@@ -108,7 +108,7 @@ def test_a_run_that_could_not_resume_does_not_start(harm, override, expected, di
         f"trainer.default_local_dir={directory}",
         *override.format(dir=directory).split(),
     ]
-    found = inspect(compose(overrides), overrides).all()
+    found = look(compose(overrides), overrides).all()
     assert len(found) == bool(expected), found
     for text in expected:
         assert text.format(dir=directory) in found[0]

@@ -268,6 +268,46 @@ def test_rows_without_gold(tmp_path, capsys, empty):
     assert "row 1 has no gold answer" in capsys.readouterr().err  # evaluation: another number of questions
 
 
+GSM8K_ROWS = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(20)]
+
+
+@pytest.mark.parametrize("answer", [5, "5", 5.0])
+def test_one_row_that_cannot_be_read_is_left_out(tmp_path, capsys, answer):
+    rows = [GSM8K_ROWS[0], GSM8K_ROWS[1] | {"answer": answer}, *GSM8K_ROWS[2:]]
+    assert len(prepare(tmp_path, "gsm8k", rows, "--split", "train")) == 19
+    assert f"(row 1 cannot be read: its answer is {answer!r}, without the ####" in capsys.readouterr().out
+    source = write_jsonl(tmp_path / "test.jsonl", rows)
+    arguments = ["gsm8k", "--split", "test", "--out", str(tmp_path / "o"), "--source", str(source), "--allow-count"]
+    assert main(arguments) == 1
+    assert "row 1 cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 20])
+def test_rows_that_are_all_unlike_the_set_are_another_set(tmp_path, capsys, count):
+    source = write_jsonl(tmp_path / "train.jsonl", [{"text": "something else"}] * count + GSM8K_ROWS[: count > 9])
+    arguments = ["gsm8k", "--split", "train", "--out", str(tmp_path), "--source", str(source), "--allow-count"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "row 0: no field answer; it has text. Is this another data set?" in error
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_questions_that_stand_twice_are_counted(tmp_path, capsys):
+    assert len(prepare(tmp_path, "gsm8k", [*GSM8K_ROWS, GSM8K_ROWS[3]], "--split", "train")) == 21
+    assert "1 question stood before in this set; they stay" in capsys.readouterr().out
+
+
+def test_a_folder_of_several_kinds_is_one_message(tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    write_jsonl(folder / "train.jsonl", GSM8K_ROWS)
+    (folder / "test.parquet").write_bytes(b"none")
+    assert main(["gsm8k", "--out", str(tmp_path), "--source", str(folder), "--allow-count"]) == 1
+    error = capsys.readouterr().err
+    assert "In it are test.parquet, train.jsonl" in error
+    assert "give --source FILE" in error
+    assert error.count("\n") == 1
+
+
 # --- prompts, through veRL's own data set ---------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from gpg_verl.guards.dropped_rows import filter_watched
+from gpg_verl.guards.guarded_run import GuardedRun
 
 ROWS = 20
 
@@ -142,3 +143,27 @@ def test_only_while_it_lasts(tmp_path, tokenizer, capsys):
     capsys.readouterr()
     assert len(read(texts(tmp_path, ROWS), tokenizer, watch=None)) == 0
     assert "gpg_verl" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("batch", "filled"), [(15, True), (16, False)])
+def test_too_few_rows_for_a_step_end_the_run_before_its_models(batch, filled, tmp_path, tokenizer):
+    """Of 20 rows the filter drops 5."""
+
+    class Trainer:  # what veRL's has when it has read its data
+        def _init_dataloader(self):
+            self.train_dataset = read(file, tokenizer, watch=None)
+            self.steps_per_epoch = len(self.train_dataset) // self.config.data.train_batch_size
+
+    class Run(GuardedRun, Trainer):
+        config = OmegaConf.create({"data": {"train_batch_size": batch, "train_files": "train.parquet"}})
+        max_dropped_share = 0.5
+
+        def __init__(self):
+            pass
+
+    file = texts(tmp_path, long=5)
+    if filled:
+        Run()._init_dataloader()
+        return
+    with pytest.raises(RuntimeError, match=r"15 rows of data.train_files=train.parquet .* data.train_batch_size=16"):
+        Run()._init_dataloader()

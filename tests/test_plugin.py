@@ -253,10 +253,12 @@ def test_doctor_finds_what_is_off(environment, message, tmp_path):
 
 
 def test_check_judges_settings_without_ray(tmp_path, tiny_folder):
-    good = run_python("-m", "gpg_verl", "check", *tiny.overrides(tiny_folder), cwd=tmp_path, COLUMNS="200")
+    """In a narrow pipe too, each key with its value is on one line, as it could be typed."""
+    good = run_python("-m", "gpg_verl", "check", *tiny.overrides(tiny_folder), cwd=tmp_path, COLUMNS="40")
     assert good.returncode == 0, good.stdout
     assert "0 errors, 0 warnings" in good.stdout
-    assert "gpg_sync" in good.stdout
+    assert "\n  trainer.v1.trainer_mode=gpg_sync  # GPG, was sync: " in good.stdout
+    assert "\n  +algorithm.gpg.max_rollout_gap=null\n" in good.stdout
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,17 @@ def test_check_judges_settings_without_ray(tmp_path, tiny_folder):
         ),
         (["trainer.stepps=3"], 1, ["stepps"]),
         (["algorithm.adv_estimator=grpo"], 1, ["this is not a GPG run"]),
+        (["actor_rollout_ref.actor.loss_agg_mode=mean"], 1, ["veRL refuses the configuration: Invalid loss_agg_mode"]),
+        (["data.train_batch_size=four"], 1, ["data.train_batch_size='four': expected a whole number from 1"]),
+        (["trainer.project_name=${nowhere}"], 1, ["a value cannot be resolved", "nowhere"]),
+        (
+            ["trainer.total_training_steps=1000"],
+            0,
+            ["=1000 is not reached: 30 epochs of 64 rows are 480 steps", "to 63"],
+        ),
+        (["--config-path=config", "--config-name=ppo_trainer.yaml"], 0, ["0 errors, 0 warnings"]),
+        (["--config-path=pkg://verl.trainer.config"], 0, ["0 errors, 0 warnings"]),
+        (["-cp", "nowhere"], 1, ["the config does not compose", "verl/trainer/nowhere"]),
     ],
 )
 def test_check_names_what_is_wrong(overrides, code, expected, tiny_folder, monkeypatch, capsys):

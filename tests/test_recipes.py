@@ -16,8 +16,8 @@ import pytest
 import smoke
 import tiny
 
-from gpg_verl.launch.check import compose, veto_of_verl
-from gpg_verl.launch.preflight import inspect
+from gpg_verl.launch.check import compose
+from gpg_verl.launch.preflight import look, validate, verls_validation
 from gpg_verl.report.compare import find_row
 from gpg_verl.report.paper import TABLES
 
@@ -126,9 +126,10 @@ def test_training_and_evaluation_pass_the_check(script, smoke):
     training, evaluation = dry(script, SMOKE=smoke)
     for overrides in (training, evaluation):
         config = compose(overrides)
-        findings = inspect(config, overrides) if "algorithm.adv_estimator=gpg" in overrides else None
-        assert veto_of_verl(config) == []
-        if findings:
+        if "algorithm.adv_estimator=gpg" not in overrides:
+            validate(config, verls_validation)
+        else:
+            findings = look(config, overrides)
             assert findings.settings == []
             assert findings.settled.notices == []  # on-policy, entropy computed, no row kept for nothing
     trained = as_dict(training)

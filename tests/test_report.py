@@ -168,6 +168,17 @@ def test_resume_merges_by_step_and_the_later_file_wins(tmp_path):
     assert run.notes == ["merged, the later file wins: metrics.1.jsonl, metrics.jsonl"]
 
 
+def test_two_starts_in_one_file_are_told_apart(tmp_path):
+    """A run that was started again, with another learning rate say, into the same file."""
+    file = write_run(tmp_path, {s: step_metrics(0.1 * s) for s in (1, 2, 3, 4)}) / "metrics.jsonl"
+    first = file.read_text()
+    write_run(tmp_path, {s: step_metrics(0.2 * s) for s in (1, 2)})
+    file.write_text(first + file.read_text())
+    run = load_run(tmp_path)
+    assert [row[:2] for row in training_cells(run)[1]] == [["1", "0.200"], ["2", "0.400"]]
+    assert run.notes == ["metrics.jsonl: 2 starts in one file, the later one wins"]
+
+
 def test_resume_that_has_not_logged_yet(tmp_path):
     write_run(tmp_path, STEPS, file="metrics.1.jsonl")
     (tmp_path / "metrics.jsonl").touch()

@@ -407,11 +407,12 @@ def test_errors(tmp_path, capsys, arguments, message):
 # --- tensorboard ----------------------------------------------------------------------------------
 
 
-def test_tensorboard_gives_what_the_file_logger_gives(tmp_path):
+@pytest.mark.parametrize("below", ["tensorboard", "tensorboard_log/project/experiment", "."])
+def test_tensorboard_gives_what_the_file_logger_gives(below, tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
     steps = {0: {"val-core/openai/gsm8k/acc/mean@1": 0.25}, 1: step_metrics(0.5), 2: step_metrics(0.75)}
-    folder = tmp_path / "run" / "tensorboard"
+    folder = tmp_path / "run" / below
     for attempt in ({0: steps[0], 1: step_metrics(0.1), 2: step_metrics(0.2)}, {1: steps[1], 2: steps[2]}):
         writer = SummaryWriter(folder)  # as veRL's logger writes it; the second attempt resumes at step 1
         for step, values in attempt.items():
@@ -425,3 +426,17 @@ def test_tensorboard_gives_what_the_file_logger_gives(tmp_path):
     assert run.column("critic/score/mean") == [0.5, 0.75]
     assert run.held_out[0].value == 0.25
     assert run.steps[1] == pytest.approx(steps[1])
+
+
+def test_what_is_none_of_tensorboards_files_is_named(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    garbage = tmp_path / "events.out.tfevents.1.garbage"
+    garbage.write_bytes(b"no record at all" * 9)
+    with pytest.raises(ReportError, match=r"tfevents\.1\.garbage: no record of tensorboard's in it"):
+        load_run(tmp_path)
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("critic/score/mean", 0.5, 1)
+    run = load_run(tmp_path)
+    assert run.column("critic/score/mean") == [0.5]
+    assert run.notes == ["events.out.tfevents.1.garbage: no record of tensorboard's in it, so it was left out"]

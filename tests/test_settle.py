@@ -206,6 +206,7 @@ def test_reward_fns_score_where_no_reward_is_named():
     "override",
     [
         "reward.custom_reward_function.path=mine.py",
+        "reward.custom_reward_function.path=null",  # veRL's own scorer, on purpose
         "reward.reward_model.enable=True",
         "reward.sandbox_fusion.url=http://sandbox",
         "reward.reward_manager.source=importlib",
@@ -319,3 +320,81 @@ def test_settings_that_are_not(node):
 
 def test_typed_keys():
     assert typed_keys(["a.b=1", "+c.d=x=y", "++e=2", "~f"]) == {"a.b", "c.d", "e", "f"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said", "way_out"),
+    [
+        ("trainer.critic_warmup=5", "does not update the actor before step 5", "leave the key out"),
+        (f"{ROLLOUT}.temperature=0", f"{ROLLOUT}.temperature=0 contradicts", "set it above 0"),
+        (f"{ROLLOUT}.temperature=0.0", "one response n times", "set it above 0"),
+        (f"{ROLLOUT}.top_k=1", f"{ROLLOUT}.top_k=1 contradicts", "set it to -1"),
+        (f"{ROLLOUT}.do_sample=False", f"{ROLLOUT}.do_sample=False contradicts", "leave the key out"),
+        (f"{ROLLOUT}.n=8.0", f"{ROLLOUT}.n=8.0 is not a whole number", f"write {ROLLOUT}.n=8"),
+        (f"{ROLLOUT}.n='8'", f"{ROLLOUT}.n='8' is not a whole number", f"write {ROLLOUT}.n=8"),
+        (f"{ROLLOUT}.n=True", f"{ROLLOUT}.n=True is not a whole number", f"write {ROLLOUT}.n=8"),
+        (
+            "custom_reward_function.path=mine.py",
+            "does not read this key",
+            "write reward.custom_reward_function.path=mine",
+        ),
+        ("reward_model.reward_manager=dapo", "does not read this key", "write reward.reward_manager.name=dapo"),
+    ],
+)
+def test_settings_that_would_change_gpg_without_a_word(override, said, way_out):
+    (contradiction,) = settled(override)[1].contradictions
+    assert said in contradiction
+    assert way_out in contradiction
+
+
+ACTOR = "actor_rollout_ref.actor"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unread"),
+    [
+        ([], None),
+        (["trainer.total_epochs=3", f"{ACTOR}.optim.lr=1e-5", "critic.enable=False"], None),
+        (["algorithm.gamma=0.9", f"{ACTOR}.clip_ratio_high=0.3"], f"{ACTOR}.clip_ratio_high, algorithm.gamma"),
+        (["algorithm.norm_adv_by_std_in_grpo=False"], "algorithm.norm_adv_by_std_in_grpo"),
+        (["critic.optim.lr=1e-5", f"{ACTOR}.policy_loss.dro_beta=1"], f"{ACTOR}.policy_loss.dro_beta, critic.optim.lr"),
+        ([f"{ACTOR}.kl_loss_coef=0.1"], f"{ACTOR}.kl_loss_coef"),
+        ([f"{ACTOR}.kl_loss_coef=0.1", f"{ACTOR}.use_kl_loss=True", "+algorithm.gpg.allow_kl=True"], None),
+        ([f"{ACTOR}.shuffle=True"], f"{ACTOR}.shuffle"),
+        ([f"{ACTOR}.shuffle=True", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm"], None),  # veRL's own update
+        (["+algorithm.gpg.max_batches=3"], "algorithm.gpg.max_batches"),
+        (["+algorithm.gpg.max_batches=3", "+algorithm.gpg.beta_th=0.6"], None),
+        (["reward_model.num_workers=3"], "reward_model.num_workers"),
+    ],
+)
+def test_what_was_typed_and_is_not_read_is_listed(overrides, unread):
+    _, result = settled(*overrides)
+    assert result.contradictions == []
+    lines = [line.partition(": ")[2] for line in result.notices if line.startswith("typed, but GPG does not read it")]
+    assert lines == ([] if unread is None else [unread])
+
+
+def test_filter_groups_are_named():
+    _, result = settled("algorithm.filter_groups.enable=True")
+    (line,) = (line for line in result.notices if line.startswith("algorithm.filter_groups.enable=True"))
+    assert "beta_th=1" in line
+
+
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize("experts", [None, 1, 8])
+def test_only_a_mixture_of_experts_keeps_rows_for_its_router(hub, experts, tmp_path, monkeypatch):
+    """And `check` asks no hub for it: a model that is not here says nothing."""
+    from transformers import AutoConfig, LlamaConfig
+
+    asked = []
+    original = AutoConfig.from_pretrained.__func__
+    monkeypatch.setattr(
+        AutoConfig,
+        "from_pretrained",
+        classmethod(lambda cls, *a, **k: asked.append(k.get("local_files_only")) or original(cls, *a, **k)),
+    )
+    LlamaConfig(**({} if experts is None else {"num_local_experts": experts})).save_pretrained(tmp_path)
+    model = "some/model-that-is-nowhere" if hub else tmp_path
+    _, result = settled("model_engine=megatron", f"actor_rollout_ref.model.path={model}")
+    assert any("moe_aux_loss_coeff=None" in line for line in result.notices) == (not hub and experts == 8)
+    assert asked == [True]

@@ -22,6 +22,7 @@ from gpg_verl.data.templates import Template
 from gpg_verl.data.write import TEXT_SCHEMA, VISION_SCHEMA, verl_row, write
 from reward_fns import audit
 
+OTHER_DATA = 10  # so many rows that cannot be read, and none before them that can, are another data set
 NAMED_ROWS = 5  # of the rows that fail a check, so many are named
 
 
@@ -73,7 +74,10 @@ class _Pass:
     asked: int = 0  # questions taken from them
     parts: Counter[str] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)  # rows that are not like the set's, in words
     leaked: dict[int, str] = field(default_factory=dict)
+    seen: set[checks.Identity] = field(default_factory=set)
+    repeated: int = 0
     lengths: list[int] = field(default_factory=list)
     scaled: int = 0
     broken: int = 0
@@ -124,7 +128,12 @@ class _Pass:
             try:
                 questions = [data_set.read(row) for row in expand(source_row)]
             except DataError as error:
-                raise DataError(f"{self.label}, row {number}: {error}. Is this another data set?") from None
+                self.failures[index] = f"cannot be read: {error}"
+                self.unread.append(f"row {number}: {error}")
+                if len(self.unread) == number + 1 == OTHER_DATA:
+                    break
+                self.read, self.asked, index = self.read + 1, self.asked + 1, index + 1
+                continue
             numbered = [(i, q) for i, q in enumerate(questions, index) if self._belongs(q)]
             self.read += len(numbered) == len(questions)
             index += len(questions)
@@ -135,6 +144,8 @@ class _Pass:
                 taken += 1
                 if taken == options.limit:
                     return
+        if self.unread and index <= len(self.unread):
+            raise DataError(f"{self.label}, {self.unread[0]}. Is this another data set?")
 
     def _belongs(self, question: Question) -> bool:
         """Rows of other levels are no part of the set; rows without one come from a file of its levels alone."""
@@ -149,7 +160,10 @@ class _Pass:
 
     def _problem(self, index: int, question: Question, picture, row: dict[str, object], known) -> str | None:
         """The first thing that is wrong with a row, in words."""
-        if file := known.get(checks.identity(question.text, picture)):
+        identity = checks.identity(question.text, picture)
+        self.repeated += identity in self.seen
+        self.seen.add(identity)
+        if file := known.get(identity):
             self.leaked[index] = file
         tokens = self.options.length(row["prompt"], picture) if self.options.length else 0
         self.lengths.append(tokens)
@@ -176,6 +190,8 @@ class _Pass:
             seen, most = _count(self.asked, "image"), f"{options.max_pixels:,}"
             self.said.append(f"{label}: {seen}, {self.scaled:,} scaled down to {most} pixels, {self.broken:,} broken")
         self.said.append(f"{label}: {self._compared()}")
+        if self.repeated:
+            self.said.append(f"{label}: {_count(self.repeated, 'question')} stood before in this set; they stay")
         if self.leaked and self.evaluates:
             files = ", ".join(sorted(set(self.leaked.values())))
             raise DataError(

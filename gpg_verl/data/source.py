@@ -61,6 +61,13 @@ def read_hub(data_set: DataSet, split: str, hub_id: str, revision: str | None) -
         )
         yield from _undecoded(rows)
     except Exception as error:  # whatever the hub, the network or a loader raises
+        if Path(hub_id).is_dir():
+            here = ", ".join(sorted(file.name for file in Path(hub_id).iterdir())[:9]) or "nothing"
+            raise DataError(
+                f"{hub_id}, split {chosen.hub_split}: this folder cannot be loaded as a data set "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). In it are {here}. All files must "
+                "be of one kind and have the names of the splits (train.jsonl, test.jsonl), or give --source FILE."
+            ) from None
         raise DataError(
             f"{hub_id}, split {chosen.hub_split}: cannot be loaded ({type(error).__name__}: {error}). Check the name "
             "and the network (HF_ENDPOINT names a mirror, HF_TOKEN a login), or download the file elsewhere and give "
@@ -82,7 +89,7 @@ def _undecoded(rows):
 
 
 def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """The rows of a .jsonl, .json (a list of objects, or one a line), .parquet or .arrow file.
+    """The rows of a .jsonl or .json (a list of objects, or one a line), .parquet or .arrow file.
 
     columns: of a .parquet or .arrow file only these, where it has them.
     """
@@ -93,10 +100,10 @@ def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
 
 def _read_json(path: Path) -> Iterator[Row]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from None
-    if path.suffix == ".json" and text.lstrip().startswith("["):
+    if text.lstrip().startswith("["):
         rows = _parse(text, str(path))
     else:
         lines = enumerate(text.split("\n"), 1)

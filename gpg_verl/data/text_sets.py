@@ -10,6 +10,7 @@ import math
 import re
 from decimal import Decimal
 
+from gpg_verl.data import DataError
 from gpg_verl.data.dataset import DataSet, Question, Row, Split, get_field, get_text
 from reward_fns import sources
 
@@ -34,10 +35,11 @@ def boxed(text: str) -> str | None:
 
 def read_gsm8k(row: Row) -> Question:
     """The gold is the number behind `####`, without thousands separators."""
-    _, mark, gold = str(get_field(row, "answer")).rpartition("####")
-    return Question(
-        get_text(row, "problem", "question"), [gold.replace(",", "").strip()] if mark and gold.strip() else []
-    )
+    answer = get_field(row, "answer")
+    _, mark, gold = str(answer).rpartition("####")
+    if answer not in (None, "") and not mark:
+        raise DataError(f"its answer is {answer!r:.60}, without the #### that stands before GSM8K's golds")
+    return Question(get_text(row, "problem", "question"), [gold] if (gold := gold.replace(",", "").strip()) else [])
 
 
 def read_math(row: Row) -> Question:

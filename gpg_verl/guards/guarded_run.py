@@ -53,6 +53,13 @@ class GuardedRun:
     def _init_dataloader(self):
         with filter_watched(self.max_dropped_share, self.max_dropped_share_key):
             super()._init_dataloader()
+        if self.steps_per_epoch == 0:  # veRL would divide by it once the models are up
+            data = self.config.data
+            raise RuntimeError(
+                f"{len(self.train_dataset)} rows of data.train_files={data.train_files} are left, fewer than "
+                f"data.train_batch_size={data.train_batch_size}: no step could be filled. Use more rows, a smaller "
+                "batch, or a filter that keeps more (data.max_prompt_length, data.train_max_samples)"
+            )
 
     def _setup(self):
         with rewards_checked():

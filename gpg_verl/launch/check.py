@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from gpg_verl.launch.settle import Settled
 from gpg_verl.settings import is_gpg
 
 # What decides how a GPG run trains, beyond what GPG itself implies.
@@ -30,10 +31,10 @@ def compose(overrides: list[str], config_path: str | None = None, config_name: s
     """veRL's config as `verl.trainer.main_ppo` would see it; raises Hydra's own errors for keys that do not exist."""
     import hydra
 
-    if config_path is None:
-        context = hydra.initialize_config_module("verl.trainer.config", version_base=None)
+    if config_path is not None and config_path.startswith("pkg://"):
+        context = hydra.initialize_config_module(config_path.removeprefix("pkg://"), version_base=None)
     else:
-        context = hydra.initialize_config_dir(os.path.abspath(config_path), version_base=None)
+        context = hydra.initialize_config_dir(str(config_folder(config_path or "config")), version_base=None)
     with context:
         composed = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     for key, value in composed.hydra.job.env_set.items():
@@ -43,73 +44,63 @@ def compose(overrides: list[str], config_path: str | None = None, config_name: s
     return config
 
 
+def config_folder(config_path: str) -> Path:
+    """Where Hydra looks for main_ppo's `--config-path`: a relative one begins at main_ppo's own folder."""
+    import verl
+
+    return (Path(verl.__file__).parent / "trainer" / config_path).resolve()
+
+
 def main(overrides: list[str], config_path: str | None = None, config_name: str = "ppo_trainer") -> int:
     import verl  # noqa: F401  loads the plugin, which makes the presets known
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from gpg_verl import cpu
     from gpg_verl.launch import preflight
 
-    console = Console(soft_wrap=True)
     try:
         config = compose(overrides, config_path, config_name)
-    except (HydraException, OmegaConfBaseException) as error:
-        detail = f" ({error.__cause__})" if error.__cause__ else ""
-        console.print(f"[red]error[/red] the config does not compose: {escape(str(error) + detail)}", highlight=False)
-        return 1
-    if not is_gpg(config):
-        console.print(
-            f"[red]error[/red] algorithm.adv_estimator={config.algorithm.adv_estimator}: this is not a GPG run; set "
-            "algorithm.adv_estimator=gpg",
-            highlight=False,
+        ours, estimator = is_gpg(config), OmegaConf.select(config, "algorithm.adv_estimator")
+    except Exception as error:  # of Hydra, OmegaConf, or what reads a config file
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        detail = f" ({preflight.in_words(error.__cause__)})" if error.__cause__ else ""
+        return said("error", f"the config does not compose: {preflight.in_words(error)}{detail}")
+    if not ours:
+        return said(
+            "error", f"algorithm.adv_estimator={estimator}: this is not a GPG run; set algorithm.adv_estimator=gpg"
         )
-        return 1
-    cpu.adopt(config)
-    findings = preflight.inspect(config, overrides)
-    errors, warnings = findings.settings, [*findings.files, *findings.machine]
-    if not errors:
-        errors += veto_of_verl(config)
+    findings = preflight.look(config, overrides)
+    warnings = [*findings.files, *findings.machine, *findings.warnings]
 
-    console.print(settings_table(config, findings.settled))
-    for notice in findings.settled.notices:
-        console.print(f"[blue]note[/blue]    {escape(notice)}", highlight=False)
+    if findings.settled is not None:
+        print("\n".join(trained_with(config, findings.settled)))
+        for notice in findings.settled.notices:
+            said("note", notice)
     for warning in warnings:
-        console.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False)
-    for error in errors:
-        console.print(f"[red]error[/red]   {escape(error)}", highlight=False)
-    console.print(f"{len(errors)} errors, {len(warnings)} warnings", highlight=False)
-    return 1 if errors else 0
+        said("warning", warning)
+    for error in findings.settings:
+        said("error", error)
+    print(f"{len(findings.settings)} errors, {len(warnings)} warnings")
+    return 1 if findings.settings else 0
 
 
-def veto_of_verl(config: DictConfig) -> list[str]:
-    """What veRL's own validation says to the settled config."""
-    import contextlib
-    import inspect
-    import io
-
-    import verl.utils.config
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-
-    validate = inspect.unwrap(verl.utils.config.validate_config)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            validate(config, need_reference_policy(config), need_critic(config))
-    except (AssertionError, ValueError, TypeError) as error:
-        return [f"veRL refuses the configuration: {escape(error)}"]
-    return []
+def said(kind: str, text: str) -> int:
+    """Prints a finding on a line of its own; its kind is coloured on a terminal."""
+    colour = {"note": "blue", "warning": "yellow", "error": "red"}[kind]
+    Console(soft_wrap=True).print(f"[{colour}]{kind:8}[/]{escape(text)}", highlight=False)
+    return 1
 
 
-def settings_table(config: DictConfig, settled) -> Table:
-    table = Table(title="what this run trains with", title_justify="left")
-    table.add_column("key", overflow="fold")
-    table.add_column("value", overflow="fold")
-    table.add_column("from", overflow="fold")
+def trained_with(config: DictConfig, settled: Settled) -> list[str]:
+    """What decides how the run trains, as overrides that can be copied, and where GPG's values come from."""
+    lines = ["what this run trains with:"]
     for key in SHOWN:
-        missing = OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name") and key.endswith("rollout.name")
-        table.add_row(key, "not set" if missing else str(OmegaConf.select(config, key)), "")
-    for name, value in vars(settled.settings).items():
-        table.add_row(f"algorithm.gpg.{name}", str(value), "")
-    for change in settled.changes:
-        table.add_row(change.key, str(change.after), f"GPG, was {change.before}: {change.why}")
-    return table
+        missing = key.endswith("rollout.name") and OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name")
+        lines.append(f"  {key}={'???' if missing else _typed(OmegaConf.select(config, key))}")
+    lines += [f"  +algorithm.gpg.{name}={_typed(value)}" for name, value in vars(settled.settings).items()]
+    lines += [f"  {c.key}={_typed(c.after)}  # GPG, was {_typed(c.before)}: {c.why}" for c in settled.changes]
+    return lines
+
+
+def _typed(value) -> str:
+    """As Hydra reads it."""
+    return "null" if value is None else str(value)

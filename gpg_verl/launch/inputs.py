@@ -1,16 +1,41 @@
-"""What a run reads: its model and its data files, looked at before Ray starts. Each function returns what is wrong."""
+"""What a run reads: its model, its data and its own Python files, judged before Ray starts.
+
+Each function returns what is wrong.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
+import math
 import os
+import symtable
+import tokenize
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from gpg_verl.launch.settle import REWARD_FNS
+from gpg_verl.launch.data_files import DataFile, Split
+from gpg_verl.launch.settle import REWARD_FNS, REWARD_MANAGER
 
-REQUIRED_COLUMNS = ("data_source", "reward_model")
+VERLS_SCORER = "pkg://verl.utils.reward_score"
+
+# What veRL loads from a file or package of the user's: the keys of its path and of the name in it, and when it does.
+CODE = (
+    ("reward.custom_reward_function.path", "reward.custom_reward_function.name", lambda config: True),
+    (
+        "reward.reward_manager.module.path",
+        "reward.reward_manager.name",
+        lambda config: OmegaConf.select(config, "reward.reward_manager.source") == "importlib",
+    ),
+    ("data.custom_cls.path", "data.custom_cls.name", lambda config: True),
+    (
+        "trainer.v1.sampler.custom_sampler.path",
+        "trainer.v1.sampler.custom_sampler.name",
+        lambda config: OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.name"),
+    ),
+)
 
 
 def model_problems(config: DictConfig) -> list[str]:
@@ -25,20 +50,13 @@ def model_problems(config: DictConfig) -> list[str]:
     return []
 
 
-def has_images(config: DictConfig) -> bool:
+def has_images(config: DictConfig, splits: list[Split]) -> bool:
     """Whether prompts may hold images: the data has a column for them, or the model reads them. Without the network, so
     a hub's model with remote data is not known.
     """
     image_key = OmegaConf.select(config, "data.image_key") or "images"
-    for split in ("train", "val"):
-        given = OmegaConf.select(config, f"data.{split}_files")
-        for name in list(given) if isinstance(given, ListConfig | list) else [given]:
-            try:
-                columns = _look_into(Path(os.path.expanduser(str(name))), config.data.prompt_key)[0]
-            except _Unreadable:
-                continue  # remote, or reported by data_problems
-            if image_key in columns:
-                return True
+    if any(image_key in file.features for split in splits for file in split.files):
+        return True
     file = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or "")) / "config.json"
     try:
         return "vision_config" in json.loads(file.read_text(encoding="utf-8"))
@@ -46,114 +64,140 @@ def has_images(config: DictConfig) -> bool:
         return False  # on the hub, or reported by model_problems
 
 
-def data_problems(config: DictConfig, split: str) -> list[str]:
-    """What is wrong with the files of `data.{split}_files`: missing, unreadable, without a column, too few rows."""
-    key = f"data.{split}_files"
-    given = OmegaConf.select(config, key)
-    files = list(given) if isinstance(given, ListConfig | list) else [given]
+def data_problems(config: DictConfig, train: Split, val: Split) -> list[str]:
+    """What is wrong with the data: files, columns and rows that something reads, and too few rows.
+
+    A data set class of the user's own reads what it likes.
+    """
     if OmegaConf.select(config, "data.custom_cls.path"):
-        return []  # the user's own data set class reads what it likes
-    problems: list[str] = []
-    rows = 0
-    for name in files:
-        if not isinstance(name, str) or not name:
-            problems.append(f"{key}={given}: expected the path of a parquet or jsonl file in veRL's format")
-            continue
-        if "://" in name:
-            return problems  # remote, read by veRL
-        try:
-            columns, count, malformed = _look_into(Path(os.path.expanduser(name)), config.data.prompt_key)
-        except _Unreadable as error:
-            problems.append(f"{key}: {name}: {error}")
-            continue
-        rows += count
-        wanted = (config.data.prompt_key, *REQUIRED_COLUMNS)
-        absent = [column for column in wanted if column not in columns]
-        if absent:
-            problems.append(
-                f"{key}: {name}: expected the columns {', '.join(wanted)}, without {', '.join(absent)} "
-                f"(found {', '.join(columns)}); veRL's format is described in its docs under 'Prepare data'"
-            )
-        elif malformed:
-            problems.append(f"{key}: {name}: {malformed}")
-    if split == "train" and not problems and rows < config.data.train_batch_size:
-        problems.append(
-            f"{key}: {rows} rows are fewer than data.train_batch_size={config.data.train_batch_size}: no step could be "
-            "filled; use more rows or a smaller batch"
-        )
+        return []
+    problems = [*train.problems, *val.problems]
+    for split in (train, val):
+        for file in split.files:
+            problems += [f"{split.key}: {file.name}: {fault}" for fault in _faults(config, file)]
+    if val.counted and val.rows == 0:
+        problems.append(f"{val.key}: 0 rows, and veRL cannot start without any; name a file that has some")
+    if train.counted and not problems:
+        problems += _too_few(config, train.rows)
     return problems
 
 
-def source_problems(config: DictConfig, split: str) -> list[str]:
-    """Data sources of sound files for which `reward_fns`, where it is what scores, has no entry: the first of each."""
-    if OmegaConf.select(config, "reward.custom_reward_function.path") != REWARD_FNS:
-        return []
-    if OmegaConf.select(config, "data.custom_cls.path"):
-        return []
-    import pandas as pd
+def _faults(config: DictConfig, file: DataFile) -> list[str]:
+    """The first bad row of each column that the run reads, or the columns that are not there."""
+    wanted = (config.data.prompt_key, *_scored_by(config))
+    if absent := [column for column in wanted if column not in file.features]:
+        found = ", ".join(file.features)
+        return [
+            f"expected the columns {', '.join(wanted)}, without {', '.join(absent)} (found {found}); "
+            "veRL's format is described in its docs under 'Prepare data'"
+        ]
+    faults = [file.faults[column] for column in (*wanted, "extra_info") if column in file.faults]
+    scorer = OmegaConf.select(config, "reward.custom_reward_function.path") or VERLS_SCORER
+    if "data_source" in wanted and scorer in (REWARD_FNS, VERLS_SCORER) and None in file.sources:
+        faults.append(f"row {file.sources[None]}: column data_source holds null, expected the name of a data source")
+    if "data_source" in wanted and scorer == REWARD_FNS:
+        faults += _unknown_source(file)
+    return faults
 
+
+def _scored_by(config: DictConfig) -> tuple[str, ...]:
+    """The columns that the reward manager hands to what scores; none where that is not one of veRL's or ours."""
+    reward = config.reward
+    if reward.reward_model.enable and not reward.custom_reward_function.path:
+        return ()  # the model reads the conversation
+    ours = OmegaConf.select(config, "reward.reward_manager.module.path") == REWARD_MANAGER["module.path"]
+    return ("data_source", "reward_model") if ours or reward.reward_manager.source == "register" else ()
+
+
+def _unknown_source(file: DataFile) -> list[str]:
     from reward_fns.sources import UnknownDataSource, task_of
 
-    given = OmegaConf.select(config, f"data.{split}_files")
-    problems = []
-    for name in list(given) if isinstance(given, ListConfig | list) else [given]:
-        path = Path(os.path.expanduser(name))
-        if not path.is_file():
-            continue  # remote
-        if path.suffix == ".parquet":
-            sources = pd.read_parquet(path, columns=["data_source"])["data_source"]
-        else:
-            sources = pd.read_json(path, lines=True)["data_source"]
-        for source in sources.unique():
-            try:
+    for source in file.sources:
+        try:
+            if source is not None:
                 task_of(source)
-            except UnknownDataSource as error:
-                problems.append(f"data.{split}_files: {name}: {error}")
-                break
+        except UnknownDataSource as error:
+            return [str(error)]
+    return []
+
+
+def _too_few(config: DictConfig, rows: int) -> list[str]:
+    data = config.data
+    most, needed = data.get("train_max_samples", -1), "data.train_batch_size"
+    kept = f"{rows} rows are"
+    if 0 < most < rows:
+        rows, kept = most, f"data.train_max_samples={most} is"
+    if (data.get("gen_batch_size") or 0) > data.train_batch_size:
+        needed = "data.gen_batch_size"
+    if rows >= (size := OmegaConf.select(config, needed)):
+        return []
+    return [
+        f"data.train_files: {kept} fewer than {needed}={size}: no step could be filled; use more rows or a smaller "
+        "batch"
+    ]
+
+
+def samples(splits: list[Split]) -> list[str]:
+    """Of which files only a part was looked at."""
+    return [
+        f"{split.key}: {file.name}: column {column} was looked at in {looked_at:,} of {file.rows:,} rows"
+        for split in splits
+        for file in split.files
+        for column, looked_at in file.looked_at.items()
+        if looked_at < file.rows and column not in file.faults
+    ]
+
+
+def last_step(config: DictConfig, train: Split) -> list[str]:
+    """A number of steps that the epochs do not reach: veRL saves and validates at the last step by that number."""
+    steps, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
+    if steps is None or not train.counted or OmegaConf.select(config, "data.custom_cls.path"):
+        return []
+    most = config.data.get("train_max_samples", -1)
+    rows = min(train.rows, most) if most > 0 else train.rows
+    an_epoch = rows // config.data.train_batch_size
+    if an_epoch == 0 or an_epoch * epochs >= steps:
+        return []
+    return [
+        f"trainer.total_training_steps={steps} is not reached: {epochs} epochs of {rows} rows are {an_epoch * epochs} "
+        "steps, and the last of them is neither saved nor validated for being the last; raise trainer.total_epochs to "
+        f"{math.ceil(steps / an_epoch)} or more"
+    ]
+
+
+def code_problems(config: DictConfig) -> list[str]:
+    """What veRL could not load from the user's own Python files, found without running them."""
+    problems = []
+    for path_key, name_key, used in CODE:
+        path, name = OmegaConf.select(config, path_key), OmegaConf.select(config, name_key)
+        if path and used(config) and (problem := _why_not_loaded(path, name)):
+            problems.append(f"{path_key}={path}: {problem}")
+            if "does not define" in problem:
+                problems[-1] += f"; name what it defines as {name_key}"
     return problems
 
 
-class _Unreadable(Exception):
-    pass
-
-
-def _look_into(path: Path, prompt_key: str) -> tuple[list[str], int, str | None]:
-    """(columns, rows, what is malformed in the columns that veRL reads) of a data file; raises _Unreadable."""
-    if not path.is_file():
-        raise _Unreadable("no such file; make it, or correct the path")
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+def _why_not_loaded(path: str, name: str | None) -> str | None:
+    if path.startswith("pkg://"):
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                columns, count = file.schema_arrow.names, file.metadata.num_rows
-                wanted = [column for column in (prompt_key, "reward_model") if column in columns]
-                first = next(file.iter_batches(1, columns=wanted)).to_pylist()[0] if count else {}
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _Unreadable(f"not a readable parquet file ({error}); write it again") from None
-        return columns, count, _malformed(first, prompt_key)
-    if path.suffix in (".json", ".jsonl"):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            line = lines.readline()
-            count = 1 + sum(1 for line in lines if line.strip())
-        try:
-            first = dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise _Unreadable(f"line 1 is not a JSON object ({error}); write one object a line") from None
-        return list(first), count, _malformed(first, prompt_key)
-    raise _Unreadable(f"veRL reads .parquet, .json and .jsonl, not {path.suffix or 'a file without suffix'}")
-
-
-def _malformed(row: dict, prompt_key: str) -> str | None:
-    """What veRL could not use in a row, judged by the first one."""
-    prompt = row.get(prompt_key)
-    if prompt_key in row and not (isinstance(prompt, list) and prompt and all("role" in m for m in prompt)):
-        return (
-            f"column {prompt_key} holds {str(prompt)[:60]!r}, expected a list of messages "
-            '[{"role": "user", "content": "..."}]'
-        )
-    gold = row.get("reward_model")
-    if "reward_model" in row and not (isinstance(gold, dict) and "ground_truth" in gold):
-        return f'column reward_model holds {str(gold)[:60]!r}, expected {{"style": "rule", "ground_truth": "..."}}'
-    return None
+            spec = importlib.util.find_spec(path.removeprefix("pkg://").replace("/", "."))
+        except Exception as error:  # whatever a package above it raises
+            return f"cannot be imported ({type(error).__name__}: {error})"
+        if spec is None:
+            return "no such package; install it, or correct the name"
+        if not (spec.origin or "").endswith(".py"):
+            return None  # compiled, or without code of its own
+        file = Path(spec.origin)
+    else:
+        file = Path(path.removeprefix("file://"))
+        if not file.is_file():
+            return "no such file; make it, or correct the path"
+    try:
+        with tokenize.open(file) as opened:
+            text = opened.read()
+        table, tree = symtable.symtable(text, str(file), "exec"), ast.parse(text)
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"cannot be loaded ({type(error).__name__}: {error}); mend it"
+    names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+    return None if stars or {name, "__getattr__"} & names else f"does not define {name}"

@@ -25,6 +25,38 @@ REWARD_MANAGER = {  # tells reward_fns whether an answer was cut off
 SEEDED_MANAGER = "gpg_verl.determinism.AgentLoopManagerSeeded"
 
 
+OLD_REWARD = {
+    "custom_reward_function.path": "reward.custom_reward_function.path",
+    "reward_model.enable": "reward.reward_model.enable",
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+    "sandbox_fusion.url": "reward.sandbox_fusion.url",
+}
+
+# Keys, and nodes with all below them, of other methods than GPG.
+UNREAD = (
+    *(f"algorithm.{key}" for key in ("gamma", "lam", "norm_adv_by_std_in_grpo", "use_pf_ppo", "pf_ppo")),
+    "algorithm.rollout_correction.loss_type",
+    *(f"actor_rollout_ref.actor.{key}" for key in ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c")),
+    *(f"actor_rollout_ref.actor.{key}" for key in ("tau_pos", "tau_neg", "policy_loss")),
+    "critic",
+    "trainer.max_critic_ckpt_to_keep",
+    "custom_reward_function",
+    "reward_model",
+    "sandbox_fusion",
+)
+UNREAD_WITHOUT_KL = (
+    "actor_rollout_ref.actor.kl_loss_coef",
+    "actor_rollout_ref.actor.kl_loss_type",
+    "actor_rollout_ref.ref",
+    "algorithm.kl_ctrl",
+    "algorithm.kl_penalty",
+)
+UNREAD_WITH_OUR_UPDATES = ("actor_rollout_ref.actor.shuffle", "actor_rollout_ref.actor.data_loader_seed")
+# Judged by themselves, above.
+JUDGED = ("critic.enable", "actor_rollout_ref.actor.policy_loss.loss_mode", *OLD_REWARD)
+
+
 @dataclass(frozen=True)
 class Change:
     """One key that GPG set, with veRL's value before and GPG's after."""
@@ -53,6 +85,7 @@ def settle(config: DictConfig, overrides: list[str] | None, images: bool = False
     settled.read_settings()
     settled.imply_the_method()
     settled.need_groups()
+    settled.name_old_keys()
     if settled.settings.beta_th > 0:
         settled.refill()
     settled.take_our_trainer()
@@ -62,6 +95,7 @@ def settle(config: DictConfig, overrides: list[str] | None, images: bool = False
     settled.seed_every_response()
     settled.drop_old_log_prob_pass()
     settled.say_what_stays()
+    settled.say_what_is_not_read()
     return settled
 
 
@@ -117,6 +151,11 @@ class Settled:
             "leave the key out",
         )
         self.imply("critic.enable", False, None, "GPG has no critic", "leave the key out")
+        if warmup := self.get("trainer.critic_warmup"):
+            self.contradictions.append(
+                f"trainer.critic_warmup={warmup} contradicts algorithm.adv_estimator=gpg: GPG has no critic to warm "
+                f"up, and veRL does not update the actor before step {warmup}; leave the key out"
+            )
         if not self.settings.allow_kl:
             why = "GPG has no KL term and starts no reference worker"
             fix = "set it to False, or keep it on purpose with +algorithm.gpg.allow_kl=True"
@@ -124,12 +163,37 @@ class Settled:
             self.imply("algorithm.use_kl_in_reward", False, False, why, fix)
 
     def need_groups(self) -> None:
-        n = self.get("actor_rollout_ref.rollout.n")
-        if not isinstance(n, int) or n < 2:
+        """Responses to compare: several, and not the same one several times."""
+        rollout = "actor_rollout_ref.rollout"
+        n = self.get(f"{rollout}.n")
+        if isinstance(n, bool) or not isinstance(n, int):
             self.contradictions.append(
-                f"actor_rollout_ref.rollout.n={n}: a group of one has no gradient, GPG compares the n responses to one "
-                "prompt; set actor_rollout_ref.rollout.n to 2 or more (the paper uses 8)"
+                f"{rollout}.n={n!r} is not a whole number, and veRL counts with it as it stands; write {rollout}.n=8"
             )
+        elif n < 2:
+            self.contradictions.append(
+                f"{rollout}.n={n}: a group of one has no gradient, GPG compares the n responses to one prompt; set "
+                f"{rollout}.n to 2 or more (the paper uses 8)"
+            )
+        for key, greedy, fix in (
+            ("temperature", 0, "set it above 0 (veRL's default is 1)"),
+            ("top_k", 1, "set it to -1 (all tokens, veRL's default) or more than 1"),
+            ("do_sample", False, "leave the key out"),
+        ):
+            if self.get(f"{rollout}.{key}") == greedy:
+                self.contradictions.append(
+                    f"{rollout}.{key}={greedy} contradicts algorithm.adv_estimator=gpg: greedy decoding gives a group "
+                    f"one response n times, which has no gradient; {fix}"
+                )
+
+    def name_old_keys(self) -> None:
+        """Older veRLs had what scores elsewhere. `main_ppo` composes those keys and does not read them (veRL 0.9.1)."""
+        for old, new in OLD_REWARD.items():
+            if value := self.get(old):
+                self.contradictions.append(
+                    f"{old}={value}: main_ppo does not read this key of older veRLs, so that reward would not score; "
+                    f"write {new}={value}"
+                )
 
     def refill(self) -> None:
         """β_th judges groups as they finish and decides which of them veRL samples; what else would do that, or hides
@@ -185,6 +249,7 @@ class Settled:
         """Our reward functions, where the user named nothing that scores."""
         named = (
             self.get("reward.custom_reward_function.path"),
+            "reward.custom_reward_function.path" in self.typed,  # null on purpose: veRL's own scorer
             self.get("reward.reward_model.enable"),
             self.get("reward.sandbox_fusion.url"),
             self.get("reward.reward_manager.source") != "register",
@@ -262,11 +327,31 @@ class Settled:
                 + (f" and {actor}.ppo_epochs=1" if self._epochs() > 1 else "")
             )
         known_mode = self.get("trainer.v1.trainer_mode") in TRAINER_MODES.values()
-        if known_mode and (reason := why_rows_stay(self.config)) is not None:
+        if known_mode and (reason := why_rows_stay(self.config, ask_hub=False)) is not None:
             self.notices.append(f"rows of zero-variance groups go through the actor too: {reason}")
         if not self.get(f"{actor}.calculate_entropy"):
             self.notices.append(
                 f"actor/entropy is not computed; {actor}.calculate_entropy=True shows it, without a gradient"
+            )
+
+    def say_what_is_not_read(self) -> None:
+        """What the user typed for a method that this is not. Only typed keys are known to be meant."""
+        unread = set(UNREAD)
+        if not (self.get("actor_rollout_ref.actor.use_kl_loss") or self.get("algorithm.use_kl_in_reward")):
+            unread.update(UNREAD_WITHOUT_KL)
+        if why_verl_updates(self.config) is None:
+            unread.update(UNREAD_WITH_OUR_UPDATES)
+        if self.settings.beta_th == 0:
+            unread.add("algorithm.gpg.max_batches")
+        found = sorted(key for key in self.typed if any(key == k or key.startswith(f"{k}.") for k in unread))
+        found = [key for key in found if key not in JUDGED]
+        if found:
+            self.notices.append(f"typed, but GPG does not read it: {', '.join(found)}")
+        if self.get("algorithm.filter_groups.enable") and self.settings.beta_th == 0:
+            self.notices.append(
+                "algorithm.filter_groups.enable=True: veRL drops groups of one reward and generates others before GPG "
+                "counts, so gpg/valid_share, M and α are of what it keeps, and gpg/prompts_refilled stays 0; "
+                "+algorithm.gpg.beta_th=1 instead of it asks for single prompts, and counts them"
             )
 
     def _updates(self) -> int:

@@ -36,6 +36,7 @@ LEAST_SECONDS = 0.01  # what takes less is not shown
 EXPECTED_METRICS = (REWARD, VALID_SHARE, ALPHA, LENGTH, *STAGES.values(), STEP_SECONDS, GRAD_NORM)
 
 EVENTS = "events.out.tfevents."  # how tensorboard's files are called
+EVENT_FOLDERS = ("tensorboard", "tensorboard_log")  # below the second veRL has a folder for project and experiment
 
 # A data source may itself hold slashes ("openai/gsm8k").
 HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(?P<kind>acc|reward)/mean@(?P<answers>\d+)")
@@ -106,10 +107,15 @@ def load_run(path: Path) -> Run:
     """The run in a folder, or in one metrics file; raises ReportError where there is none."""
     folder, files, events = _find_files(path)
     notes: list[str] = []
-    steps = _read_events(events) if events else _merge([_read_metrics(file, notes) for file in files])
+    if events:
+        steps = _read_events(events, notes)
+    else:
+        steps = _merge([start for file in files for start in _starts(file, _read_metrics(file, notes), notes)])
     if not steps:
         raise ReportError(
-            f"{[*files, *events][-1]}, line 1: the file holds no complete line. Expected one JSON line per step. The "
+            f"{events[-1]}: no step in it yet. The run may not have finished its first one; look at its log."
+            if events
+            else f"{files[-1]}, line 1: the file holds no complete line. Expected one JSON line per step. The "
             f"run may not have finished its first step yet, or have failed before it: look at its log."
         )
     if len(files) > 1:
@@ -128,7 +134,8 @@ def _find_files(path: Path) -> tuple[Path, list[Path], list[Path]]:
 
     if files := by_time(path.glob("metrics*.jsonl")):
         return path, files, []
-    if events := by_time([*path.glob(f"{EVENTS}*"), *(path / "tensorboard").rglob(f"{EVENTS}*")]):
+    folders = [path / name for name in EVENT_FOLDERS]
+    if events := by_time([*path.glob(f"{EVENTS}*"), *(file for f in folders for file in f.rglob(f"{EVENTS}*"))]):
         return path, [], events
     raise ReportError(
         f"{path}: no metrics file here. Expected a folder with metrics.jsonl, or the path of one. "
@@ -155,6 +162,20 @@ def _merge(attempts: list[list[tuple[int, dict[str, float]]]]) -> dict[int, dict
         for step, values in lines:
             steps[step] = steps.get(step, {}) | values
     return dict(sorted(steps.items()))
+
+
+def _starts(
+    file: Path, lines: list[tuple[int, dict[str, float]]], notes: list[str]
+) -> list[list[tuple[int, dict[str, float]]]]:
+    """The lines of each run that wrote into one file: where the steps go back, another one has started."""
+    starts: list[list[tuple[int, dict[str, float]]]] = []
+    for step, values in lines:
+        if not starts or step < starts[-1][-1][0]:
+            starts.append([])
+        starts[-1].append((step, values))
+    if len(starts) > 1:
+        notes.append(f"{file.name}: {len(starts)} starts in one file, the later one wins")
+    return starts
 
 
 def parse_line(line: bytes, where: str) -> tuple[int, dict[str, float]]:
@@ -208,7 +229,7 @@ def _read_metrics(file: Path, notes: list[str]) -> list[tuple[int, dict[str, flo
     return parsed
 
 
-def _read_events(files: list[Path]) -> dict[int, dict[str, float]]:
+def _read_events(files: list[Path], notes: list[str]) -> dict[int, dict[str, float]]:
     """The steps in tensorboard's files, one file per attempt."""
     try:
         from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
@@ -216,14 +237,23 @@ def _read_events(files: list[Path]) -> dict[int, dict[str, float]]:
         raise ReportError(
             f"{files[0]}: reading it takes the package tensorboard. Install it with: pip install tensorboard"
         ) from None
-    attempts = []
+    attempts, garbage = [], []
     for file in files:
         steps: dict[int, dict[str, float]] = {}
-        for event in LegacyEventFileLoader(str(file)).Load():  # ends at a record that was cut off
+        events = list(LegacyEventFileLoader(str(file)).Load())  # up to a record that was cut off
+        if not events:
+            garbage.append(file)
+        for event in events:
             for value in event.summary.value:
                 if value.HasField("simple_value") and math.isfinite(value.simple_value):
                     steps.setdefault(event.step, {})[value.tag] = value.simple_value
         attempts.append(sorted(steps.items()))
+    if len(garbage) == len(files):
+        raise ReportError(
+            f"{garbage[-1]}: no record of tensorboard's in it. Expected what veRL writes with "
+            "trainer.logger=[console,tensorboard]; delete the file, or name another one."
+        )
+    notes += [f"{file.name}: no record of tensorboard's in it, so it was left out" for file in garbage]
     return _merge(attempts)
 
 

@@ -14,8 +14,11 @@ from gpg_verl.settings import GPGSettings, verls_mode
 STRATEGIES = ("fsdp", "fsdp2", "megatron")
 
 
-def other_loss_term(config: DictConfig) -> str | None:
-    """What else than GPG's loss gives a row a gradient, so that none may be left out; None where nothing does."""
+def other_loss_term(config: DictConfig, ask_hub: bool = True) -> str | None:
+    """What else than GPG's loss gives a row a gradient, so that none may be left out; None where nothing does.
+
+    ask_hub: whether a model that is not on this machine is looked up; where not, it is taken to have no experts.
+    """
 
     def get(key: str):
         return OmegaConf.select(config, key)
@@ -33,21 +36,21 @@ def other_loss_term(config: DictConfig) -> str | None:
             return f"{key}=True gives every row a gradient"
     if get(f"{actor}.strategy") == "megatron":
         coefficient = f"{actor}.megatron.override_transformer_config.moe_aux_loss_coeff"
-        if get(coefficient) != 0 and _has_experts(get("actor_rollout_ref.model.path")):
+        if get(coefficient) != 0 and _has_experts(get("actor_rollout_ref.model.path"), ask_hub):
             return f"{coefficient}={get(coefficient)}: the router's loss gives every row a gradient (0 turns it off)"
     return None
 
 
-def _has_experts(model: str | None) -> bool:
-    """Whether the model is a mixture of experts, by the names that its config gives to their number; True if the config
-    cannot be read.
+def _has_experts(model: str | None, ask_hub: bool) -> bool:
+    """Whether the model is a mixture of experts, by the names that its config gives to their number; if the config
+    cannot be read, True where all was done to read it.
     """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model).to_dict()
+        config = AutoConfig.from_pretrained(model, local_files_only=not ask_hub).to_dict()
     except Exception:
-        return True
+        return ask_hub
     return any((config.get(key) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
@@ -71,9 +74,9 @@ def why_verl_updates(config: DictConfig) -> str | None:
     return None
 
 
-def why_rows_stay(config: DictConfig) -> str | None:
+def why_rows_stay(config: DictConfig, ask_hub: bool = True) -> str | None:
     """Why rows without gradient go through the actor all the same; None where they are left out."""
-    return other_loss_term(config) or why_verl_updates(config)
+    return other_loss_term(config, ask_hub) or why_verl_updates(config)
 
 
 def why_verls_passes(config: DictConfig) -> str | None:

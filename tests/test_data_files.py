@@ -1,0 +1,145 @@
+"""Data files as the look before a run reads them: what veRL trains on passes, and the first bad row is named."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpg_verl.data.source import read_file
+from gpg_verl.launch import data_files
+from gpg_verl.launch.data_files import Unreadable, read
+
+MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}]
+ROW = {
+    "data_source": "openai/gsm8k",
+    "prompt": MESSAGES,
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"index": 0},
+}
+LINE = json.dumps(ROW).encode()
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lines.jsonl", b"\n".join([LINE] * 3)),
+        ("lines.json", b"\n".join([LINE] * 3) + b"\n"),
+        ("list.json", json.dumps([ROW] * 3).encode()),
+        ("pretty.json", json.dumps([ROW] * 3, indent=2).encode()),
+        ("list.jsonl", json.dumps([ROW] * 3).encode()),
+        ("blank_first.jsonl", b"\n" + b"\n".join([LINE] * 3)),
+        ("blank_first.json", b"\n" + json.dumps([ROW] * 3).encode()),
+        ("bom.jsonl", BOM + b"\n".join([LINE] * 3)),
+        ("bom.json", BOM + json.dumps([ROW] * 3).encode()),
+        ("mixed_gold.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'"2"', b"2")])),
+        ("content_in_parts.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'"What is 1 + 1?"', b'[{"type": "text"}]')])),
+        ("no_extra.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'{"index": 0}', b"null")])),
+    ],
+)
+def test_what_verl_trains_on_is_read(name, content, tmp_path, capfd):
+    file = tmp_path / name
+    file.write_bytes(content)
+    verls = datasets.load_dataset("json", data_files=str(file))["train"]
+    capfd.readouterr()
+    found = read(str(file), "prompt")
+    assert (found.rows, list(found.features)) == (len(verls), verls.column_names) == (3, list(ROW))
+    assert (found.faults, found.sources) == ({}, {"openai/gsm8k": 0})
+    assert set(found.looked_at.values()) == {3}
+    assert len(list(read_file(file))) == 3  # the data tool reads it too
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken.jsonl", b"\n".join([LINE] * 4 + [b"{nope"]), "line 5 is not a JSON object"),
+        ("broken.json", json.dumps([ROW]).encode()[:-5], "not a JSON list"),
+        ("number.jsonl", LINE + b"\n7", "line 2 is not a JSON object (7)"),
+        ("latin.jsonl", b"\n".join([LINE] * 4 + [LINE.replace(b"What", b"caf\xe9")]), "row 4 is not UTF-8 text"),
+        ("empty.jsonl", b"", "holds no rows"),
+        ("blank.json", b" \n\n", "holds no rows"),
+        ("other.csv", b"a,b", "veRL reads .parquet, .json and .jsonl, not .csv"),
+        ("torn.parquet", b"PAR1", "not a readable parquet file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name, content, message, tmp_path, capfd):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Unreadable) as refused:
+        read(str(tmp_path / name), "prompt")
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "".join(capfd.readouterr()) == ""
+
+
+WRONG = {
+    "prompt": ["a text", None, [], ["a text"], [{"role": "user"}], [{"role": "user", "content": None}], [{}], 5],
+    "reward_model": ["2", None, {}, {"style": "rule"}, 2],
+    "extra_info": ["a text", 5, [1]],
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", WRONG)
+def test_the_first_bad_row_is_named(kind, column, tmp_path):
+    for number, wrong in enumerate(WRONG[column]):
+        file = tmp_path / f"{number}.{kind}"
+        rows = [ROW, ROW, {**ROW, column: wrong}, ROW]
+        if kind == "parquet":
+            try:
+                table = pyarrow.Table.from_pylist(rows)
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+                table = pyarrow.Table.from_pylist([{**ROW, column: wrong}] * 4)  # such a column holds nothing else
+            pyarrow.parquet.write_table(table, file)
+        else:
+            file.write_text("\n".join(map(json.dumps, rows)))
+        found = read(str(file), "prompt")
+        if column == "reward_model" and wrong in ({}, {"style": "rule"}) and "ground_truth" in str(found.features):
+            assert found.faults == {}  # the column has a type with a gold answer, so this row's is null
+            continue
+        (fault,) = found.faults.values()
+        assert f"column {column} holds " in fault
+        assert fault.startswith(("row 2: ", "row 0: ") if kind == "parquet" else "row 2: ")
+
+
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", None]), "content": st.sampled_from(["a", None])},
+    optional={"tool_calls": st.sampled_from([None, "call"])},
+)
+PROMPTS = st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), MESSAGE), max_size=3)), min_size=1, max_size=9)
+
+
+@given(prompts=PROMPTS, start=st.integers(0, 3))
+def test_columns_are_judged_as_their_rows(prompts, start):
+    """The quick look at a whole column finds what a look at each row finds, in slices too."""
+    message = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content", "tool_calls")])
+    column = pyarrow.array(prompts, type=pyarrow.list_(message)).slice(min(start, len(prompts) - 1))
+    by_rows = [row for row, value in enumerate(column.to_pylist()) if not data_files.PROMPT.sound(value)]
+    assert data_files.PROMPT.by_type(column) == next(iter(by_rows), None)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_large_file_is_looked_at_in_stretches(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "MOST", 100)
+    monkeypatch.setattr(data_files, "BATCH", 10)
+    rows = pd.DataFrame([ROW] * 1000)
+    file = tmp_path / f"large.{kind}"
+    if kind == "parquet":
+        rows.to_parquet(file, row_group_size=10)
+    else:
+        rows.to_json(file, orient="records", lines=True)
+    found = read(str(file), "prompt")
+    assert found.rows == 1000
+    assert set(found.looked_at.values()) == {100}
