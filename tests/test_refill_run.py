@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -27,8 +28,11 @@ wrapt.register_post_import_hook(
 """
 
 # Right where the first letter is one of four: most groups of four responses are all wrong, and steps need refilling.
+# For some letters there is no reward, in one way or another.
 HARD_REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    if solution_str[:1] in "xyz":
+        return {"x": None, "y": float("nan")}[solution_str[:1]]
     right = float(solution_str[:1] in "aeiu")
     return {"score": right, "acc": right}
 """
@@ -45,6 +49,7 @@ def runs(tmp_path_factory, tiny_folder) -> Path:
             tiny_folder,
             name,
             f"+algorithm.gpg.beta_th={BETA_TH}",
+            "+algorithm.gpg.drop_unscored=True",
             f"data.train_batch_size={PROMPTS}",
             f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
@@ -90,12 +95,21 @@ def test_first_lines_say_what_beta_th_changes(runs):
 def test_every_step_reaches_the_share(steps):
     assert sorted(steps) == list(range(1, 2 * STEPS + 1))
     for m in steps.values():
-        assert m["gpg/valid_share"] >= BETA_TH
+        flat = m["gpg/all_wrong_groups"] + m["gpg/all_right_groups"] + m["gpg/groups_of_one"]
+        assert 1 - flat / PROMPTS >= BETA_TH
         assert m["gpg/groups"] == m["gpg/prompts_used"] == PROMPTS
-        assert m["gpg/B"] == 4 * PROMPTS
+        assert m["gpg/B"] == 4 * PROMPTS - m["gpg/rows_unscored"]
+        assert 0 <= m["critic/score/mean"] <= 1
         assert m["gpg/refill_bound_reached"] == 0
         assert m["actor/grad_norm"] > 0
     assert sum(m["gpg/prompts_refilled"] for m in steps.values()) > 0
+
+
+def test_responses_without_a_reward_are_left_out_and_the_first_is_named(runs, steps):
+    assert sum(m["gpg/rows_unscored"] for m in steps.values()) > 0
+    said = f"gpg_verl: the reward function compute_score of {runs}/reward.py failed for the row with data_source="
+    assert said in (runs / "first.log").read_text()
+    assert not any(math.isnan(value) for m in steps.values() for value in m.values())
 
 
 def test_counts_add_up(steps, dispatched):

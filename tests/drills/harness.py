@@ -36,7 +36,8 @@ from launch import launch, read
 
 MARK = "GPG_DRILL"
 
-# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD.
+# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD; None while there is
+# $GPG_DRILL_HOLD.none.
 HELD_REWARD = """
 import os, pathlib, time
 hold = pathlib.Path(os.environ["GPG_DRILL_HOLD"])
@@ -46,7 +47,7 @@ def compute_score(*args, **kwargs):
     while hold.exists():
         hold.with_suffix(".reached").touch()
         time.sleep(0.05)
-    return reward(*args, **kwargs)
+    return None if hold.with_suffix(".none").exists() else reward(*args, **kwargs)
 """
 
 # What stands in a process's command line, by its part in a run; Ray writes an actor's class there.
@@ -286,9 +287,8 @@ class DrillRun:
         )
 
     def _temporary(self) -> list[Path]:
-        ours = (self.hold, self.hold.with_suffix(".reached"))
         of_all_sessions = ("ray_current_cluster", "prom_metrics_service_discovery.json")
-        left = [path for path in self.ray_folder.iterdir() if path.name != "ray" and path not in ours]
+        left = [path for path in self.ray_folder.iterdir() if path.name != "ray" and path.stem != self.hold.name]
         return left + [p for p in (self.ray_folder / "ray").glob("*") if p.name not in of_all_sessions]
 
     def kill(self) -> None:

@@ -144,6 +144,13 @@ def terminate_all(run: DrillRun) -> tuple[DrillRun, End]:
         return ended(run)
 
 
+def score_nothing(run: DrillRun) -> tuple[DrillRun, End]:
+    run.note_shared_memory()
+    run.failed()
+    run.hold.with_suffix(".none").touch()
+    return ended(run)
+
+
 def start_a_second(run: DrillRun) -> tuple[DrillRun, End]:
     """The first goes on when the second has ended."""
     with run.held():
@@ -205,6 +212,12 @@ DRILLS = [
         "`kill -9` of a reward worker, while it scores",
         while_scoring("reward worker"),
         ("reward worker 0 died", RESUMES),
+    ),
+    Drill(
+        "no-reward",
+        "a reward function that returns None",
+        score_nothing,
+        ("the reward function compute_score of ", "None is no number", "algorithm.gpg.drop_unscored=True", RESUMES),
     ),
     Drill(
         "agent-loop",
