@@ -31,7 +31,7 @@ wrapt.register_post_import_hook(
 # For some letters there is no reward, in one way or another.
 HARD_REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
-    if solution_str[:1] in "xyz":
+    if solution_str[:1] in ("x", "y", "z"):
         return {"x": None, "y": float("nan")}[solution_str[:1]]
     right = float(solution_str[:1] in "aeiu")
     return {"score": right, "acc": right}
