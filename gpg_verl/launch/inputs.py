@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from gpg_verl.compat.versions import NotHere
 from gpg_verl.launch.settle import REWARD_FNS
 
 REQUIRED_COLUMNS = ("data_source", "reward_model")
@@ -21,7 +22,8 @@ def model_problems(config: DictConfig) -> list[str]:
     looks_local = path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
         found = "no such folder" if not folder.exists() else "a folder without config.json"
-        return [f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}"]
+        kind = str if folder.exists() else NotHere
+        return [kind(f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}")]
     return []
 
 
@@ -64,7 +66,8 @@ def data_problems(config: DictConfig, split: str) -> list[str]:
         try:
             columns, count, malformed = _look_into(Path(os.path.expanduser(name)), config.data.prompt_key)
         except _Unreadable as error:
-            problems.append(f"{key}: {name}: {error}")
+            kind = str if os.path.exists(os.path.expanduser(name)) else NotHere
+            problems.append(kind(f"{key}: {name}: {error}"))
             continue
         rows += count
         wanted = (config.data.prompt_key, *REQUIRED_COLUMNS)

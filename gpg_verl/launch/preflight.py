@@ -17,7 +17,18 @@ from gpg_verl.guards import run_folder
 from gpg_verl.guards.checkpoints import resume_problems
 from gpg_verl.guards.last_words import report_end
 from gpg_verl.launch.inputs import data_problems, has_images, model_problems, source_problems
-from gpg_verl.launch.machine import disk_problems, memory_problems, version_problems
+from gpg_verl.launch.machine import (
+    attention_contradictions,
+    attention_problems,
+    disk_problems,
+    dummy_loading_is_safe,
+    elsewhere,
+    memory_problems,
+    parted,
+    sync_problems,
+    version_problems,
+    way_past,
+)
 from gpg_verl.launch.settle import Settled, settle
 from gpg_verl.settings import is_gpg
 
@@ -39,13 +50,16 @@ class Findings:
 def inspect(config: DictConfig, overrides: list[str] | None) -> Findings:
     """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can fix."""
     findings = Findings(machine=version_problems(config))
-    findings.settled = settle(config, overrides, images=has_images(config))
+    findings.settled = settle(config, overrides, images=has_images(config) and not dummy_loading_is_safe(config))
     findings.settings += findings.settled.contradictions
+    findings.settings += attention_contradictions(config)
     findings.settings += missing_values(config)
     findings.files += model_problems(config)
     for split in ("train", "val"):
         findings.files += data_problems(config, split) or source_problems(config, split)
     findings.files += resume_problems(config)
+    findings.machine += attention_problems(config)
+    findings.machine += sync_problems(config)
     findings.machine += memory_problems(config)
     findings.machine += disk_problems(config)
     return findings
@@ -63,19 +77,20 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
 
     findings = inspect(config, typed_overrides())
     findings.files += run_folder.claim(config)
-    if findings.all():
-        raise SystemExit(stop_message(findings.all()))
+    stopping, told = parted(findings.all(), elsewhere(config))
+    if stopping:
+        raise SystemExit(stop_message(stopping))
     try:
         validate_config(config, need_reference_policy(config), need_critic(config))
     except (AssertionError, ValueError, TypeError) as error:
         raise SystemExit(stop_message([f"veRL refuses the configuration: {error}"])) from None
     report_end(is_gpg)
-    print("\n".join(first_lines(findings.settled)), flush=True)
+    print("\n".join([*first_lines(findings.settled), *told]), flush=True)
 
 
 def stop_message(problems: list[str]) -> str:
     lines = "\n".join(f"  - {problem}" for problem in problems)
-    return f"\ngpg_verl: this run cannot start.\n{lines}\n"
+    return f"\ngpg_verl: this run cannot start.\n{lines}\n{way_past(problems)}"
 
 
 def first_lines(settled: Settled) -> list[str]:
