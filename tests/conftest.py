@@ -20,7 +20,10 @@ os.environ["VERL_PLATFORM"] = "cpu"
 
 # Files with real runs or several processes of torch: tests/run.sh has them one after the other in one process, and all
 # others beside it, as two real runs would not fit the memory that README asks for.
-RUNS = ("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision", "test_prefix_sharing")
+RUNS = (
+    *("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision", "test_prefix_sharing"),
+    "test_gpu_paths",
+)
 
 
 def pytest_collection_modifyitems(items):

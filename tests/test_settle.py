@@ -231,6 +231,8 @@ def test_kl_on_purpose():
         ("actor_rollout_ref.actor.ppo_epochs=2", "2 updates per rollout batch"),
         ("algorithm.rollout_correction.bypass_mode=False", "bypass_mode=False"),
         ("trainer.total_epochs=1", "actor/entropy is not computed"),
+        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True is not used"),
+        ("actor_rollout_ref.actor.data_loader_seed=7", "actor.data_loader_seed=7 is not used"),
     ],
 )
 def test_notices(override, notice):

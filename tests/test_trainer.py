@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import datasets
+import pandas as pd
 import pytest
 
 from gpg_verl.guards.unscored import NoReward
 from gpg_verl.settings import GPGSettings
-from gpg_verl.training.trainer import GPGStep, GPGTrainerSync
+from gpg_verl.training.trainer import GPGStep, GPGTrainerSync, columns_of
 
 
 def run_through(steps: list[dict], max_skipped_steps: int) -> None:
@@ -65,3 +67,51 @@ def test_a_response_without_a_reward_is_to_the_validation_as_one_that_failed():
     assert not any(math.isnan(value) for value in metrics.values())
     with pytest.raises(NoReward, match="1 of 4 responses of the validation have no reward"):
         validated([1.0, 0.0, math.nan, 1.0], False)
+
+
+class Data:
+    """A data set class of the user's: its rows stand in `dataframe`, of whatever kind."""
+
+    def __init__(self, dataframe=None):
+        if dataframe is not None:
+            self.dataframe = dataframe
+
+
+ROWS = {"data_source": ["a", "b", "a"], "images": [[], [], []]}
+
+
+class Polars(dict):
+    """As polars: columns by name, and a list of the names."""
+
+    columns = property(list)
+
+
+@pytest.mark.parametrize(
+    ("rows", "several", "looked_for_images"),
+    [
+        (lambda: datasets.Dataset.from_dict(ROWS), True, True),
+        (lambda: pd.DataFrame(ROWS), True, True),
+        (lambda: Polars(ROWS), True, True),
+        (lambda: pd.DataFrame({"data_source": ["a", "a"], "prompt": [1, 2]}), False, False),
+        (lambda: pd.DataFrame({"prompt": [1]}), False, False),
+        (lambda: [{"data_source": "a"}], False, True),  # no table that is known: batches are looked at instead
+        (lambda: None, False, True),
+    ],
+    ids=["datasets", "pandas", "polars", "one source", "no source", "a list", "none"],
+)
+def test_a_data_set_class_may_keep_its_rows_in_any_table(rows, several, looked_for_images):
+    class Verls:
+        def _init_dataloader(self):
+            self.train_dataset = Data(rows())
+
+    class Step(GPGStep, Verls):
+        def __init__(self):
+            self.settings = GPGSettings()
+            self.config = SimpleNamespace(data={})
+            self.image_check = SimpleNamespace(done=False)
+
+    step = Step()
+    step._init_dataloader()
+    assert step.several_sources == several
+    assert step.image_check.done != looked_for_images
+    assert columns_of(object()) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
-from gpg_verl.training.shortcuts import updates_per_batch, why_rows_stay
+from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, updates_per_batch, why_rows_stay
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
@@ -49,23 +49,25 @@ def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     padding=st.integers(0, 5),
     ranks=st.sampled_from([1, 2, 4]),
     micro=st.sampled_from([None, 1, 2, 3, 8]),
+    groups=st.sampled_from([1, 2, 4]),
 )
-def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ranks, micro):
+def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ranks, micro, groups):
+    """`groups`: virtual pipeline stages take as many passes at a time."""
     valid = [v for v, _, _ in rows] + [False] * padding
     tokens = [t for _, t, _ in rows] + [0] * padding
     mini_batches = [[i for i, (_, _, k) in enumerate(rows) if k == update] for update in range(4)]
 
-    missing = rows_missing(mini_batches, padding, valid, ranks=ranks, micro_batch_size=micro)
+    shape = {"ranks": ranks, "micro_batch_size": micro, "passes_in_groups": groups}
+    missing = rows_missing(mini_batches, padding, valid, **shape)
     tokens += [0] * missing
     updates = plan_updates(
         mini_batches,
         list(range(len(rows), len(tokens))),
         [*valid, *[False] * missing],
         tokens,
-        ranks=ranks,
-        micro_batch_size=micro,
         loss_agg_mode="token-mean",
         work=[1.0] * len(tokens),
+        **shape,
     )
     with_gradient = [[i for i in rows if valid[i]] for rows in mini_batches]
     expected = [(mini, kept) for mini, kept in zip(mini_batches, with_gradient, strict=True) if kept]
@@ -83,14 +85,51 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
         if micro is not None:
             assert update.micro_batch_size <= micro
             assert per_rank % update.micro_batch_size == 0
-            # No forward pass more than the rows need, and fewer than one row a pass and rank to fill it.
+            # No group of passes more than the rows need, and fewer than one row a pass and rank to fill it.
             passes = per_rank // update.micro_batch_size
-            assert passes == math.ceil(math.ceil(len(kept) / ranks) / micro)
+            assert passes == groups * math.ceil(math.ceil(len(kept) / ranks) / micro / groups)
             assert len(chosen) - len(kept) < ranks * (passes + 1)
         else:
-            assert len(chosen) - len(kept) < ranks
+            assert per_rank % groups == 0
+            assert len(chosen) - len(kept) < ranks * groups
         assert update.sequences == len(mini_batch)
         assert update.factor == pytest.approx(sum(tokens[i] for i in chosen) / sum(tokens[i] for i in mini_batch))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tokens=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    ranks=st.sampled_from([1, 2]),
+    micro=st.sampled_from([None, 1, 3]),
+    stages=st.sampled_from([2, 4]),
+)
+def test_virtual_pipeline_stages_get_whole_groups_of_passes(tokens, ranks, micro, stages):
+    """By veRL's own cut of a rank's rows, of which Megatron's engine asks just that (veRL 0.9.1)."""
+    import torch
+    from tensordict import TensorDict
+    from verl.utils import tensordict_utils as tu
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    rows = list(range(len(tokens)))
+    shape = {"ranks": ranks, "micro_batch_size": micro, "passes_in_groups": stages}
+    missing = rows_missing([rows], 0, [True] * len(rows), **shape)
+    lengths = tokens + [1] * missing
+    (update,) = plan_updates(
+        [rows],
+        list(range(len(rows), len(lengths))),
+        [True] * len(rows) + [False] * missing,
+        lengths,
+        loss_agg_mode="token-mean",
+        work=lengths,
+        **shape,
+    )
+    for part in update.rows:
+        ids = torch.nested.as_nested_tensor([torch.zeros(lengths[i]) for i in part], layout=torch.jagged)
+        data = TensorDict({"input_ids": ids}, batch_size=len(part))
+        size = {"micro_batch_size_per_gpu": update.micro_batch_size, "max_token_len_per_gpu": 64}
+        tu.assign_non_tensor(data, use_dynamic_bsz=micro is None, sp_size=1, **size)
+        passes, _ = prepare_micro_batches(data, dp_group=None, num_batches_divided_by=stages)
+        assert len(passes) % stages == 0
 
 
 @settings(deadline=None)
@@ -209,3 +248,49 @@ def test_updates_per_batch(overrides, updates):
     import verl  # noqa: F401
 
     assert updates_per_batch(compose([*GPG, *overrides])) == updates
+
+
+MEGATRON = ("actor_rollout_ref.actor.megatron.pipeline_model_parallel_size=4",)
+VIRTUAL = "actor_rollout_ref.actor.megatron.virtual_pipeline_model_parallel_size"
+TRANSFORMER = "+actor_rollout_ref.actor.megatron.override_transformer_config"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 1),
+        ([f"{VIRTUAL}=1"], 1),
+        ([f"{VIRTUAL}=2"], 4),  # as many as there are stages
+        ([f"{VIRTUAL}=2", f"{TRANSFORMER}.microbatch_group_size_per_vp_stage=8"], 8),
+    ],
+)
+def test_passes_in_groups(overrides, expected):
+    import verl  # noqa: F401
+
+    assert passes_in_groups(compose([*GPG, *MEGATRON, *overrides], config_name="ppo_megatron_trainer")) == expected
+    assert passes_in_groups(compose(GPG)) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "reason"),
+    [
+        ("llama", [], None),
+        ("llama", [f"{TRANSFORMER}.moe_z_loss_coeff=0.001"], None),  # no router
+        ("mixtral", [], "moe_aux_loss_coeff"),
+        ("mixtral", [f"{TRANSFORMER}.moe_aux_loss_coeff=0"], None),
+        ("mixtral", [f"{TRANSFORMER}.moe_aux_loss_coeff=0", f"{TRANSFORMER}.moe_z_loss_coeff=0"], None),
+        (
+            "mixtral",
+            [f"{TRANSFORMER}.moe_aux_loss_coeff=0", f"{TRANSFORMER}.moe_z_loss_coeff=0.001"],
+            "moe_z_loss_coeff=0.001",
+        ),
+    ],
+)
+def test_a_routers_loss_keeps_every_row(tmp_path, model, overrides, reason):
+    import verl  # noqa: F401
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(model).save_pretrained(tmp_path)
+    overrides = [*GPG, f"actor_rollout_ref.model.path={tmp_path}", *overrides]
+    found = other_loss_term(compose(overrides, config_name="ppo_megatron_trainer"))
+    assert found is None if reason is None else reason in found

@@ -206,13 +206,19 @@ class Actors:
 
     Args:
         config: veRL's whole config; its `actor_rollout_ref` makes the workers, `gpg_verl.training.actor.GPGActor`.
+        ranks: workers; with Ulysses, as many as the config says have a data-parallel rank together.
+        prepare: called in each worker's process before it is made.
     """
 
-    def __init__(self, config, ranks: int = 1):
+    def __init__(self, config, ranks: int = 1, prepare=None):
         self.ranks = ranks
-        self._dispatch_info = {"actor": list(range(ranks)), "ref": list(range(ranks))}
+        self.together = config.actor_rollout_ref.actor.fsdp_config.get("ulysses_sequence_parallel_size") or 1
+        data_parallel = [rank // self.together for rank in range(ranks)]
+        self._dispatch_info = {"actor": data_parallel, "ref": data_parallel}
         port = free_port()
         if ranks == 1:
+            if prepare is not None:
+                prepare()
             self.made_the_group = not torch.distributed.is_initialized()
             self.local = Rank(config, 0, 1, port)
             return
@@ -221,7 +227,7 @@ class Actors:
         self.pipes, self.processes = [], []
         for rank in range(ranks):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, config, rank, ranks, port), daemon=True)
+            process = context.Process(target=serve, args=(theirs, config, rank, ranks, port, prepare), daemon=True)
             process.start()
             self.pipes.append(ours)
             self.processes.append(process)
@@ -270,8 +276,8 @@ class Actors:
         return self._log_prob("compute_ref_log_prob", batch)
 
     def _log_prob(self, name, batch):
-        outputs = self.call(name, *self._parts(batch))
-        for part, output in zip(batch.chunk(self.ranks), outputs, strict=True):
+        outputs = self.call(name, *self._parts(batch))[:: self.together]
+        for part, output in zip(batch.chunk(self.ranks // self.together), outputs, strict=True):
             for field in ("log_probs", "entropy"):
                 if field in output:
                     values = TensorDict({field: output[field]}, batch_size=len(part))
@@ -279,10 +285,11 @@ class Actors:
         return batch
 
     def _parts(self, batch):
-        return [
+        parts = [
             (self.recording.kv_batch_get(part.keys, part.partition_id).exclude("uid"), part.extra_info)
-            for part in batch.chunk(self.ranks)
+            for part in batch.chunk(self.ranks // self.together)
         ]
+        return [parts[rank] for rank in self._dispatch_info["actor"]]
 
 
 class Rank:
@@ -391,12 +398,14 @@ def flat(tensors) -> torch.Tensor:
     from torch.distributed.tensor import DTensor
 
     whole = (t.full_tensor() if isinstance(t, DTensor) else t for t in tensors)
-    return torch.cat([t.detach().flatten() for t in whole])
+    return torch.cat([t.detach().flatten() for t in whole]).float().cpu()
 
 
-def serve(pipe, config, rank, ranks, port) -> None:
+def serve(pipe, config, rank, ranks, port, prepare) -> None:
     import verl  # noqa: F401  loads the plugin
 
+    if prepare is not None:
+        prepare()
     actor = None
     while True:
         request = pipe.recv()

@@ -41,14 +41,16 @@ class Update:
         return [i for part, count in zip(self.rows, self.filling, strict=True) for i in part[: len(part) - count]]
 
 
-def grid(rows: int, ranks: int, micro_batch_size: int | None) -> tuple[int, int | None]:
+def grid(rows: int, ranks: int, micro_batch_size: int | None, passes_in_groups: int = 1) -> tuple[int, int | None]:
     """(rows per rank, rows per rank and forward pass) for an update of at least so many rows: each rank gets the same
-    number, in whole passes of one size, at most `micro_batch_size`; None where veRL packs by tokens.
+    number, in whole passes of one size, at most `micro_batch_size`; None where veRL packs by tokens. The number of
+    passes is a multiple of `passes_in_groups`; where veRL packs, the number of rows is: it takes as many passes as
+    rows at most, and a multiple.
     """
     per_rank = math.ceil(rows / ranks)
     if micro_batch_size is None:
-        return per_rank, None
-    passes = math.ceil(per_rank / micro_batch_size)
+        return math.ceil(per_rank / passes_in_groups) * passes_in_groups, None
+    passes = math.ceil(per_rank / micro_batch_size / passes_in_groups) * passes_in_groups
     micro = math.ceil(per_rank / passes)
     return passes * micro, micro
 
@@ -76,6 +78,7 @@ def rows_missing(
     *,
     ranks: int,
     micro_batch_size: int | None,
+    passes_in_groups: int = 1,
 ) -> int:
     """How many rows a batch lacks for `plan_updates` to fill its grid; padding has to bring them. `spare`: how many
     rows of no mini-batch it has.
@@ -85,7 +88,7 @@ def rows_missing(
         rows = sum(has_gradient[i] for i in mini_batch)
         free += len(mini_batch) - rows
         if rows:
-            wanted += grid(rows, ranks, micro_batch_size)[0] * ranks - rows
+            wanted += grid(rows, ranks, micro_batch_size, passes_in_groups)[0] * ranks - rows
     return max(0, wanted - free)
 
 
@@ -99,6 +102,7 @@ def plan_updates(
     micro_batch_size: int | None,
     loss_agg_mode: str,
     work: Sequence[float],
+    passes_in_groups: int = 1,
     packed: bool = False,
     prompts: Sequence[tuple[str, float]] | None = None,
 ) -> list[Update]:
@@ -113,6 +117,7 @@ def plan_updates(
         micro_batch_size: rows per rank and forward pass; None where veRL packs by tokens.
         loss_agg_mode: veRL's aggregation mode.
         work: (rows of the batch,) what each row costs, by which the ranks are balanced.
+        passes_in_groups: of how many the number of a rank's forward passes must be a multiple.
         packed: whether the rows of a forward pass stand behind each other without padding: then passes get rows long
             and short, so that none is larger than the others; padded ones rows of about one length.
         prompts: (rows of the batch,) where rows of a prompt are computed together as one tree (`micro_batch_size` is
@@ -126,7 +131,7 @@ def plan_updates(
         rows = [i for i in mini_batch if has_gradient[i]]
         if not rows:
             continue
-        per_rank, micro = grid(len(rows), ranks, micro_batch_size)
+        per_rank, micro = grid(len(rows), ranks, micro_batch_size, passes_in_groups)
         inside = set(mini_batch)
         own = (i for i in free if i in inside)
         others = (i for i in free if i not in inside)

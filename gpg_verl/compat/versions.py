@@ -22,6 +22,12 @@ VERL = SpecifierSet("==0.9.1")
 TRY_VERL = "GPG_TRY_VERL"
 
 
+class NotHere(str):
+    """A message about what this machine lacks, and other machines, where a run's work is done, may have."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A package a run needs: its distributions (any of them will do), the versions wanted and how to get it."""

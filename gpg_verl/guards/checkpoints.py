@@ -59,7 +59,8 @@ class Layout:
 
 def runs_elsewhere(config: DictConfig) -> bool:
     """Whether the run is sent to a Ray cluster that is there already, whose disks may be others than this machine's."""
-    return bool(OmegaConf.select(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS"))
+    address = OmegaConf.select(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS")
+    return address not in (None, "", "local")  # `local` starts one here
 
 
 def faults(folder: Path, layout: Layout) -> list[str]:

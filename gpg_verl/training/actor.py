@@ -7,6 +7,7 @@ in size, and their denominators are those of the rows that they had; `train_mini
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,10 +88,11 @@ class GPGTrainingWorker(TrainingWorker):
         }
 
     def set_loss_fn(self, loss_fn):
-        super().set_loss_fn(loss_fn)
         actor = loss_fn.keywords["config"]
         if actor.calculate_entropy and not actor.entropy_coeff:
             _entropy_without_gradient(self.engine)
+            loss_fn = entropy_for_the_log(loss_fn)
+        super().set_loss_fn(loss_fn)
 
     def infer_batch(self, data):
         return super().infer_batch(positions_by_token(data))
@@ -235,6 +237,21 @@ def _entropy_without_gradient(engine) -> None:
     torch_functional.entropy_from_logits = torch.no_grad()(seam(torch_functional, "entropy_from_logits", ("logits",)))
     if hasattr(engine, "compute_entropy_from_logits"):
         engine.compute_entropy_from_logits = torch.no_grad()(engine.compute_entropy_from_logits)
+
+
+def entropy_for_the_log(loss_fn: functools.partial) -> functools.partial:
+    """veRL's loss, for which the entropy is a number. veRL subtracts it even with a coefficient of 0, so that every
+    engine computes its backward, with fused kernels and Megatron another pass over the vocabulary; and what veRL
+    checkpoints (`entropy_checkpointing`) has, without a graph of its own, no backward at all (veRL 0.9.1).
+    """
+
+    @functools.wraps(loss_fn.func)
+    def loss(*args, model_output, **others):
+        if "entropy" in model_output:
+            model_output["entropy"] = model_output["entropy"].detach()
+        return loss_fn.func(*args, model_output=model_output, **others)
+
+    return functools.partial(loss, *loss_fn.args, **loss_fn.keywords)
 
 
 class Asked:

@@ -35,9 +35,15 @@ def other_loss_term(config: DictConfig, ask_hub: bool = True) -> str | None:
         if get(key):
             return f"{key}=True gives every row a gradient"
     if get(f"{actor}.strategy") == "megatron":
-        coefficient = f"{actor}.megatron.override_transformer_config.moe_aux_loss_coeff"
-        if get(coefficient) != 0 and _has_experts(get("actor_rollout_ref.model.path"), ask_hub):
-            return f"{coefficient}={get(coefficient)}: the router's loss gives every row a gradient (0 turns it off)"
+        transformer = f"{actor}.megatron.override_transformer_config"
+        # veRL takes the first from the model's own config where it is not set; the second is off where it is not set.
+        for coefficient, off in (("moe_aux_loss_coeff", (0,)), ("moe_z_loss_coeff", (0, None))):
+            value = get(f"{transformer}.{coefficient}")
+            if value not in off and _has_experts(get("actor_rollout_ref.model.path"), ask_hub):
+                return (
+                    f"{transformer}.{coefficient}={value}: the router's loss gives every row a gradient "
+                    "(0 turns it off)"
+                )
     return None
 
 
@@ -134,6 +140,20 @@ def why_not_with_model(whole) -> str | None:
     if kind in ("dynamic", "longrope"):
         return f"{whole.model_type} scales its positions ({kind}) by the longest row of a pass"
     return None
+
+
+def passes_in_groups(config: DictConfig) -> int:
+    """What the number of a rank's forward passes must be a multiple of: virtual pipeline stages (Megatron) take turns
+    at groups of passes, as many as there are stages unless set otherwise.
+    """
+    actor = "actor_rollout_ref.actor"
+    megatron = OmegaConf.select(config, f"{actor}.megatron")
+    if OmegaConf.select(config, f"{actor}.strategy") != "megatron" or megatron is None:
+        return 1
+    if (megatron.get("virtual_pipeline_model_parallel_size") or 1) <= 1:
+        return 1
+    group = OmegaConf.select(megatron, "override_transformer_config.microbatch_group_size_per_vp_stage")
+    return group or megatron.get("pipeline_model_parallel_size") or 1
 
 
 def updates_per_batch(config: DictConfig) -> int:

@@ -41,6 +41,7 @@ from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.shortcuts import (
     other_loss_term,
+    passes_in_groups,
     updates_per_batch,
     why_not_shared,
     why_verl_updates,
@@ -84,6 +85,7 @@ class GPGStep(RefillingStep):
         self.other_loss_term = other_loss_term(config)
         self.planned = why_verl_updates(config) is None
         self.updates = updates_per_batch(config)
+        self.passes_in_groups = passes_in_groups(config)
         self.why_not = {"trees": why_not_shared(config), "rows": why_verls_passes(config)}  # of each kind of passes
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
@@ -114,12 +116,14 @@ class GPGStep(RefillingStep):
     def _init_dataloader(self):
         super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
-        if rows is None:
+        columns = columns_of(rows)
+        if columns is None:
             return
-        if "data_source" in rows.column_names:
-            self.several_sources = len(rows.unique("data_source")) > 1
+        if "data_source" in columns:
+            sources = rows.unique("data_source") if hasattr(rows, "column_names") else set(rows["data_source"])
+            self.several_sources = len(sources) > 1
         keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
-        self.image_check.done = not keys & set(rows.column_names)
+        self.image_check.done = not keys & columns
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
@@ -196,9 +200,9 @@ class GPGStep(RefillingStep):
         batch = self._share_out(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
         # At the first local update the rollout's newest weights are the trainer's, of the step before.
         if self.local_trigger_step == 0 and not self.image_check.done:
-            prompts, ranks = [RowKey.of(key).uid for key in batch.keys], self._data_parallel_size()
-            version = self.global_steps - 1
-            self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, ranks, version)
+            prompts, version = [RowKey.of(key).uid for key in batch.keys], self.global_steps - 1
+            multiple = self._data_parallel_size() * self.passes_in_groups
+            self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, multiple, version)
         return batch
 
     def _scored(self, batch, metrics):
@@ -368,6 +372,7 @@ class GPGStep(RefillingStep):
         shape = {
             "ranks": self._data_parallel_size(),
             "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
+            "passes_in_groups": self.passes_in_groups,
         }
         missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
         if missing:
@@ -412,6 +417,16 @@ class GPGStep(RefillingStep):
         if "actor" not in workers._dispatch_info:
             workers._dispatch_info["actor"] = workers._query_dispatch_info("actor")
         return max(workers._dispatch_info["actor"]) + 1
+
+
+def columns_of(rows) -> set[str] | None:
+    """The columns of a table: veRL's (datasets), or of a data set class of the user's (pandas, polars); None where it
+    has none that are known.
+    """
+    names = getattr(rows, "column_names", None)  # datasets
+    if names is None:
+        names = getattr(rows, "columns", None)
+    return None if names is None else set(names)
 
 
 def told(why_not: dict[str, str | None], checked: bool) -> str:

@@ -1,0 +1,127 @@
+"""The gradient of GPG's step on this machine's device, against the paper's definition in float64.
+
+    python examples/benchmark/gradient.py                       # on a GPU: fp32 and bf16, about a minute
+    python examples/benchmark/gradient.py --json gradient.json
+
+A tiny model, veRL's FSDP2 engine, recorded rollouts with groups of both kinds; the gradient is what the optimizer gets,
+before clipping. `again`: the same step once more, which shows how far a device is from repeating itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+os.environ["VERL_PLATFORM"] = "" if torch.cuda.is_available() else "cpu"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import tiny
+import verl  # noqa: F401
+from actors import Actors, Recording, recorded_step
+from definition import by_definition, difference
+
+GPU = torch.cuda.is_available()
+ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+PROMPTS, N = 8, 4
+REWARDS = [[1, 0, 0, 1], [0] * N, [1] * N, [1, 0, 0, 0], [0, 1, 1, 1], [0] * N, [0] * N, [1, 1, 0, 0]]
+PASSES = {"trees": True, "rows": False}
+PRECISIONS = ("fp32", "bf16")
+
+
+def settings(precision: str) -> list[str]:
+    """The engine's: a GPU's defaults but for the precision. sdpa, as flash-attn has no fp32."""
+    mixed = f"{{param_dtype: {precision}, reduce_dtype: fp32, buffer_dtype: fp32}}"
+    if not GPU:
+        return ["+preset=cpu", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype={precision}"]
+    return [
+        "trainer.nnodes=1",
+        "trainer.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.name=vllm",
+        f"{ACTOR}.strategy=fsdp2",
+        f"+{ACTOR}.fsdp_config.mixed_precision={mixed}",
+        f"+{MODEL}.override_config.attn_implementation=sdpa",
+        f"{MODEL}.use_remove_padding=True",
+    ]
+
+
+def config_of(folder: Path, precision: str, shared: bool):
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
+
+    on_cpus = ("+preset=cpu", "kv_cache_memory_bytes", "actor_rollout_ref.rollout.log_prob_micro")
+    overrides = [
+        *(o for o in tiny.overrides(folder, prompts=PROMPTS, n=N) if not any(part in o for part in on_cpus)),
+        *settings(precision),
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu=2",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
+        f"+algorithm.gpg.share_prefixes={shared}",
+    ]
+    config = compose(overrides)
+    settled = settle(config, overrides)
+    assert settled.contradictions == [], settled.contradictions
+    return config
+
+
+def measure(folder: Path, precision: str, seeds: int) -> list[dict]:
+    from gpg_verl.training.trainer import GPGTrainerSync
+
+    rows = []
+    with Actors(config_of(folder, precision, shared=True)) as actors:
+        actors.call("record_gradients", (0.1,))
+
+        def gradient(config, rollouts):
+            actors.call("reset", ("token-mean",))
+            run = recorded_step(GPGTrainerSync, config, rollouts, actors)
+            metrics, _ = run()
+            return actors.call("recorded")[0][0][0], metrics, run.trainer
+
+        for name, shared in PASSES.items():
+            config = config_of(folder, precision, shared)
+            apart, again, norms = [], [], []
+            for seed in range(seeds):
+                rollouts = Recording.random(REWARDS, vocabulary=30, prompt=6, response=(1, 16), words=3, seed=seed)
+                expected = by_definition(folder, rollouts)
+                first, metrics, trainer = gradient(config, rollouts)
+                second, *_ = gradient(config, rollouts)
+                apart.append(difference(first, expected))
+                again.append(difference(second, first))
+                norms.append((torch.linalg.norm(first) / torch.linalg.norm(expected)).item())
+            rows.append(
+                {
+                    "precision": precision,
+                    "passes": name,
+                    "in_force": bool(metrics["gpg/tokens_shared"]) == shared,
+                    "why_not": trainer.why_not[name],
+                    "difference": max(apart),
+                    "again": max(again),
+                    "norm": max(norms, key=lambda norm: abs(norm - 1)),
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="batches of rollouts (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    arguments = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant
+    device = torch.cuda.get_device_name() if GPU else "CPU"
+    figures = {"device": device, "torch": torch.__version__, "rows": []}
+    with tempfile.TemporaryDirectory() as folder:
+        made = tiny.make(Path(folder) / "tiny")
+        for precision in PRECISIONS:
+            figures["rows"] += measure(made, precision, arguments.seeds)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The page of a first run on a GPU: verdict, table, curves, and the same as JSON.
+
+    python examples/gpu_first_run.py runs/gpu_first_run/20260101-120000 --steps 10 --attention sdpa
+
+Reads what examples/gpu_first_run.sh left in the folder; writes page.html, plot.png and first_run.json there. Exit code
+1 where something is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from gpg_verl.compat import versions
+from gpg_verl.launch.machine import installed
+from gpg_verl.report import ReportError
+from gpg_verl.report.compare import Entry, group, load_entry
+from gpg_verl.report.metrics import REWARD, STEP_SECONDS
+from gpg_verl.report.page import STYLE, html_notes, html_picture, html_table
+from gpg_verl.report.plot import plot_groups
+
+RUNS = {
+    "gpg": "gpg-verl",
+    "rows": "gpg-verl, prefixes not shared",
+    "verl_gpg": "veRL's gpg",
+    "grpo_kl": "veRL's grpo with KL",
+}
+PARTS = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
+WARM_UP = 2  # steps that compile and fill caches
+AGREE = "training/rollout_probs_diff_mean"
+MEMORY = "perf/max_memory_allocated_gb"
+SHARED = "gpg/tokens_shared"
+
+# What is healthy. Probabilities in bf16: a few thousandths apart; another model: tenths. Gradients on a CPU: 3e-7 in
+# fp32, 7e-3 in bf16.
+LEARNED = 0.02  # reward gained; on CPUs the quickstart's ten steps gain 0.3 and more
+PROBABILITIES_APART = 0.02
+GRADIENT_APART = {"fp32": 1e-4, "bf16": 0.05}
+
+
+def facts_of(entry: Entry) -> dict:
+    run = entry.run
+    steps = [run.steps[step] for step in run.training_steps]
+    late = steps[WARM_UP:] or steps
+
+    def median(name: str) -> float | None:
+        values = [values[name] for values in late if name in values]
+        return statistics.median(values) if values else None
+
+    rewards = [values[REWARD] for values in steps if REWARD in values]
+    return {
+        "label": entry.label,
+        "steps": len(steps),
+        "step_s": median(STEP_SECONDS),
+        "parts_s": {part: median(f"timing_s/{part}") for part in PARTS},
+        "reward_first": rewards[0] if rewards else None,
+        "reward_last": statistics.fmean(rewards[-3:]) if rewards else None,
+        "held_out": [result.value for result in run.held_out],
+        "probabilities_apart": median(AGREE),
+        "memory_gb": max((values[MEMORY] for values in steps if MEMORY in values), default=None),
+        "tokens_shared": median(SHARED),
+    }
+
+
+def verdicts(runs: dict[str, dict | None], gradient: dict | None, steps: int) -> list[tuple[bool, str]]:
+    """(as it should be, what was seen) of each question."""
+    found = []
+    for name, run in runs.items():
+        done = run["steps"] if run else 0
+        found.append((done == steps, f"{RUNS[name]}: {done} of {steps} steps"))
+    ours = runs.get("gpg")
+    if ours:
+        first, last = ours["reward_first"], ours["reward_last"]
+        learned = first is not None and last >= first + LEARNED
+        seen = f"{_number(first)} in the first step, {_number(last)} in the last three"
+        found.append((learned, f"it learns: mean reward {seen}"))
+        apart = ours["probabilities_apart"]
+        agree = apart is not None and apart <= PROBABILITIES_APART
+        seen = f"probabilities {_number(apart)} apart in the mean (up to {PROBABILITIES_APART})"
+        found.append((agree, f"trainer and rollout agree: {seen}"))
+        shared = ours["tokens_shared"]
+        found.append((bool(shared), f"prefixes are shared: {_number(shared)} tokens of a step are not computed again"))
+    rows = gradient["rows"] if gradient else []
+    if len(rows) < 4:
+        found.append((False, "the gradient on this GPU was not measured in both precisions"))
+    for row in rows:
+        allowed = GRADIENT_APART[row["precision"]]
+        right = row["in_force"] and row["difference"] <= allowed
+        found.append(
+            (
+                right,
+                f"gradient in {row['precision']} over {row['passes']}: {row['difference']:.1e} from the definition "
+                f"(up to {allowed:g}), norm {row['norm']:.6f} of it, two equal steps {row['again']:.1e} apart"
+                + (f"; {row['why_not']}" if row["why_not"] else ""),
+            )
+        )
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "not seen" if value is None else f"{value:.4g}"
+
+
+def table(runs: dict[str, dict | None]) -> tuple[list[str], list[list[str]]]:
+    parts = (part.replace("_", " ") for part in PARTS)
+    header = ["", "", "step, s", "× gpg-verl", *parts, "peak GB", "reward", "held out"]
+    lines, base = [], (runs.get("gpg") or {}).get("step_s")
+    for name, run in runs.items():
+        if run is None:
+            lines.append([RUNS[name], "", *["-"] * (len(header) - 2)])
+            continue
+        ratio = run["step_s"] / base if base and run["step_s"] else None
+        parts = [_number(run["parts_s"][part]) if run["parts_s"][part] else "-" for part in PARTS]
+        held = " → ".join(_number(value) for value in run["held_out"]) or "-"
+        reward = f"{_number(run['reward_first'])} → {_number(run['reward_last'])}"
+        lines.append(
+            [RUNS[name], "", _number(run["step_s"]), _number(ratio), *parts, _number(run["memory_gb"]), reward, held]
+        )
+    return header, lines
+
+
+def machine() -> dict:
+    import torch
+
+    found = {package.name: versions.found(package) for package in versions.PACKAGES}
+    named = {name: version[1] if version else "not installed" for name, version in found.items()}
+    named["flash-attn"] = installed("flash-attn") or "not installed"
+    card = None
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        memory = torch.cuda.get_device_properties(0).total_memory
+        card = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, {memory / 2**30:.0f} GiB"
+    return {"gpu": card or "none", "cuda": torch.version.cuda, "python": sys.version.split()[0], "packages": named}
+
+
+def write(folder: Path, steps: int, attention: str) -> bool:
+    """Writes the three files; whether all is as it should be."""
+    entries: dict[str, Entry | None] = {}
+    for name in RUNS:
+        if not (folder / name).is_dir():
+            continue  # not asked for
+        try:
+            entries[name] = load_entry(folder / name)
+        except ReportError as error:
+            print(f"{RUNS[name]}: {error}", file=sys.stderr)
+            entries[name] = None
+    if not entries:
+        raise SystemExit(f"{folder}: expected {' or '.join(RUNS)} in it, as examples/gpu_first_run.sh makes them")
+    runs = {name: entry and facts_of(entry) for name, entry in entries.items()}
+    file = folder / "gradient.json"
+    gradient = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    found, where = verdicts(runs, gradient, steps), {**machine(), "attention": attention}
+    good = all(right for right, _ in found)
+    whole = {
+        "as_it_should_be": good,
+        "verdicts": [{"right": right, "seen": seen} for right, seen in found],
+        "machine": where,
+        "runs": runs,
+        "gradient": gradient,
+    }
+    (folder / "first_run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+
+    picture = ""
+    if read := [entry for entry in entries.values() if entry]:
+        plot_groups(group(read), folder / "plot.png")
+        picture = html_picture(folder / "plot.png", "learning curves")
+    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    page = [
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>First run on a GPU</title><style>{STYLE}</style>",
+        f"<h1>{'All is as it should be' if good else 'Something is not as it should be'}</h1>",
+        html_notes([f"{'✓' if right else '✗'} {seen}" for right, seen in found]),
+        html_table(*table(runs)),
+        f"<p>Seconds: medians of the steps after the first {WARM_UP}.</p>",
+        html_notes(
+            [f"{where['gpu']}, CUDA {where['cuda']}, attention {attention}", f"Python {where['python']}, {packages}"]
+        ),
+        picture,
+    ]
+    (folder / "page.html").write_text("\n".join(page), encoding="utf-8")
+    for right, seen in found:
+        print(f"{'ok ' if right else 'off'} {seen}")
+    print(f"{folder / 'page.html'}; please send us {folder / 'first_run.json'}")
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, required=True, help="that each run was to do")
+    parser.add_argument("--attention", required=True, help="that the model was loaded with")
+    arguments = parser.parse_args()
+    return 0 if write(arguments.folder, arguments.steps, arguments.attention) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""examples/gpu_first_run.sh up to where the GPU begins: its commands, its one line without a GPU, its page, and the
+measurement of the gradient, on this machine's CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run_python
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = "examples/gpu_first_run.sh"
+
+specification = importlib.util.spec_from_file_location("gpu_first_run", ROOT / "examples/gpu_first_run.py")
+page = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(page)
+
+
+def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    variables = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PY": sys.executable, **variables}
+    return subprocess.run(
+        ["bash", SCRIPT, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    done = script(OUT=str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "torch finds no GPU on this machine" in line
+    assert "examples/quickstart.sh" in line  # the way out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("variable", "value"), [("STEPS", "0"), ("N", "x"), ("PY", "/no/such/python")])
+def test_a_variable_that_is_wrong_is_named_in_one_line(variable, value):
+    done = script(**{variable: value})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"{variable}={value}" in line
+
+
+def commands(*arguments: str, **variables: str) -> list[list[str]]:
+    printed = script(*arguments, DRY_RUN="1", **variables).stdout.replace("\\\n", " ")
+    return [shlex.split(line)[3:] for line in printed.splitlines()]
+
+
+def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
+    import verl  # noqa: F401
+
+    from gpg_verl.launch.check import compose, veto_of_verl
+    from gpg_verl.launch.preflight import inspect
+
+    setting = "actor_rollout_ref.rollout.enforce_eager=True"
+    found = commands(setting, OUT=str(tmp_path), MODEL=str(tmp_path / "model"))
+    assert len(found) == len(page.RUNS)
+    common = set.intersection(*map(set, found))
+    assert setting in common
+    for overrides, name in zip(found, page.RUNS, strict=True):
+        own = [o for o in overrides if o not in common and str(tmp_path / name) not in o]
+        assert all(o.startswith(("algorithm.", "+algorithm.gpg.", "actor_rollout_ref.actor.")) for o in own), own
+        config = compose(overrides)
+        if name in ("gpg", "rows"):  # the others run without this package
+            assert inspect(config, overrides).settings == []
+        assert veto_of_verl(config) == []
+        actor = config.actor_rollout_ref
+        assert (actor.actor.strategy, actor.model.use_remove_padding) == ("fsdp", True)  # veRL's defaults
+    assert len(commands(RUNS="gpg")) == 1
+
+
+# ---- the page
+
+
+def make_run(folder: Path, name: str, steps: int = 4, **metrics: float) -> None:
+    (folder / name).mkdir()
+    (folder / name / "run.json").write_text(json.dumps({"row": page.RUNS[name]}))
+    with (folder / name / "metrics.jsonl").open("w") as lines:
+        for step in range(1, steps + 1):
+            data = {
+                "critic/score/mean": 0.3 + 0.1 * step,
+                "timing_s/step": 100.0 if step <= page.WARM_UP else 2.0,
+                "timing_s/gen": 1.0,
+                "timing_s/update_actor": 0.5,
+                page.AGREE: 0.004,
+                page.MEMORY: 3.0,
+                page.SHARED: 900.0 if name == "gpg" else 0.0,
+                **metrics,
+            }
+            print(json.dumps({"step": step, "data": data}), file=lines)
+
+
+def make_gradient(folder: Path, **changed) -> None:
+    rows = [
+        {"precision": precision, "passes": passes, "in_force": True, "why_not": None}
+        | {"difference": 3e-7 if precision == "fp32" else 7e-3, "again": 0.0, "norm": 1.0}
+        | changed
+        for precision in ("fp32", "bf16")
+        for passes in ("trees", "rows")
+    ]
+    (folder / "gradient.json").write_text(json.dumps({"device": "a card", "torch": "2.11.0", "rows": rows}))
+
+
+def judged(folder: Path) -> list[str]:
+    """What is not as it should be."""
+    good = page.write(folder, steps=4, attention="sdpa")
+    whole = json.loads((folder / "first_run.json").read_text())
+    wrong = [verdict["seen"] for verdict in whole["verdicts"] if not verdict["right"]]
+    assert good == whole["as_it_should_be"] == (not wrong)
+    text = (folder / "page.html").read_text()
+    assert ("All is as it should be" in text) == good
+    return wrong
+
+
+def test_a_good_run(tmp_path, capsys):
+    for name, seconds in (("gpg", 2.0), ("rows", 2.5), ("verl_gpg", 4.0), ("grpo_kl", 5.0)):
+        make_run(tmp_path, name, **{"timing_s/step": seconds})
+    make_gradient(tmp_path)
+    assert judged(tmp_path) == []
+    text = (tmp_path / "page.html").read_text()
+    for part in ("veRL&#x27;s gpg", "<td>2.5</td>", "attention sdpa", "data:image/png;base64,"):
+        assert part in text
+    whole = json.loads((tmp_path / "first_run.json").read_text())
+    assert whole["runs"]["verl_gpg"]["step_s"] == 4.0
+    assert {"verl", "vllm", "torch", "flash-attn"} <= whole["machine"]["packages"].keys()
+    assert str(tmp_path / "page.html") in capsys.readouterr().out
+
+
+def test_seconds_are_those_of_the_steps_that_are_warm(tmp_path):
+    make_run(tmp_path, "gpg")
+    make_gradient(tmp_path)
+    judged(tmp_path)
+    assert json.loads((tmp_path / "first_run.json").read_text())["runs"]["gpg"]["step_s"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "gradient", "steps", "wrong"),
+    [
+        ({"critic/score/mean": 0.4}, {}, 4, "it learns"),
+        ({page.AGREE: 0.3}, {}, 4, "trainer and rollout agree"),
+        ({page.SHARED: 0.0}, {}, 4, "prefixes are shared"),
+        ({}, {"difference": 0.5}, 4, "0.5"),
+        ({}, {"in_force": False, "why_not": "the engine is another"}, 4, "the engine is another"),
+        ({}, None, 4, "was not measured"),
+        ({}, {}, 3, "3 of 4 steps"),
+    ],
+)
+def test_what_is_not_as_it_should_be(tmp_path, metrics, gradient, steps, wrong):
+    make_run(tmp_path, "gpg", steps, **metrics)
+    if gradient is not None:
+        make_gradient(tmp_path, **gradient)
+    found = judged(tmp_path)
+    assert found
+    assert all(wrong in seen or "5.0e-01" in seen for seen in found)
+
+
+def test_a_run_that_logged_nothing_has_its_line(tmp_path):
+    make_run(tmp_path, "gpg")
+    (tmp_path / "grpo_kl").mkdir()
+    make_gradient(tmp_path)
+    assert judged(tmp_path) == ["veRL's grpo with KL: 0 of 4 steps"]
+
+
+def test_another_folder_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="expected gpg or rows"):
+        page.write(tmp_path, steps=4, attention="sdpa")
+
+
+@pytest.mark.real_run
+def test_the_gradient_is_measured(tmp_path):
+    file = tmp_path / "gradient.json"
+    done = run_python(str(ROOT / "examples/benchmark/gradient.py"), "--seeds", "1", "--json", str(file), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["precision"], row["passes"]) for row in rows] == [
+        (precision, passes) for precision in ("fp32", "bf16") for passes in ("trees", "rows")
+    ]
+    for row in rows:
+        assert row["in_force"], row
+        assert row["difference"] <= (1e-6 if row["precision"] == "fp32" else 0.05)

@@ -1,0 +1,201 @@
+"""The combinations that GPUs take, on a CPU: veRL's engine with its GPU defaults, over gpu_stand_ins.py. The
+gradient is that of the definition and of veRL's own update on all rows.
+
+A core in every run of the suite; the others, marked `gpu_others`, where CI is set (tests/run.sh).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import gpu_stand_ins
+import pytest
+import torch
+from exactness import (
+    ACTOR,
+    MIXED,
+    PROMPTS,
+    assert_same,
+    by_definition,
+    difference,
+    recording,
+    settled,
+    step,
+    without_shortcut,
+)
+
+MODEL, ROLLOUT, FSDP = "actor_rollout_ref.model", "actor_rollout_ref.rollout", f"{ACTOR}.fsdp_config"
+TOKENS = 48  # of a micro-batch; a row has up to 22
+
+PACKED = [f"{MODEL}.use_remove_padding=True", f"{MODEL}.override_config.attn_implementation=flash_attention_2"]
+DYNAMIC = [
+    setting
+    for part, tokens in (
+        (ACTOR, "ppo_max_token_len_per_gpu"),
+        (ROLLOUT, "log_prob_max_token_len_per_gpu"),
+        ("actor_rollout_ref.ref", "log_prob_max_token_len_per_gpu"),
+    )
+    for setting in (
+        f"{part}.{'' if part == ACTOR else 'log_prob_'}use_dynamic_bsz=True",
+        f"{part}.{tokens}={TOKENS}",
+    )
+]
+CHECKPOINTING = [f"{MODEL}.enable_gradient_checkpointing=True"]
+OFFLOAD = [f"{FSDP}.param_offload=True", f"{FSDP}.optimizer_offload=True"]
+GPU = [*PACKED, *DYNAMIC, *CHECKPOINTING, *OFFLOAD]
+FSDP1 = [f"{ACTOR}.strategy=fsdp"]
+FUSED = [f"{MODEL}.use_fused_kernels=True", f"{MODEL}.fused_kernel_options.impl_backend=torch"]
+ENTROPY = [f"{ACTOR}.calculate_entropy=True"]
+ROW_BY_ROW = ["+algorithm.gpg.share_prefixes=False"]
+
+
+def parts(number: int) -> list[str]:
+    return [f"{FSDP}.ulysses_sequence_parallel_size={number}"]
+
+
+@pytest.fixture
+def compare(tiny_folder):
+    """compare(settings): ours against veRL's own update on all rows, and against the definition; returns our result."""
+
+    def compare(settings, ranks=1, updates=1, rewards=MIXED, prepare=gpu_stand_ins.install, sharded=False, **shape):
+        from actors import Actors
+
+        settings = [*settings, f"{ACTOR}.ppo_mini_batch_size={PROMPTS // updates}"]
+        config, rollouts = settled(tiny_folder, *settings), recording(rewards, seed=3, **shape)
+        definition = by_definition(tiny_folder, rollouts) if updates == 1 else None
+        with Actors(config, ranks, prepare) as actors:
+            actors.call("record_gradients", *[(0.1,)] * ranks)
+            whole = step(actors, config, rollouts, without_shortcut(updates))
+            part = step(actors, config, rollouts)
+        assert_same(part.gradients, [g for g in whole.gradients if g.any()])
+        assert difference(part.parameters, whole.parameters) <= 1e-6
+        assert part.scheduled == 1
+        if definition is not None and not sharded:
+            assert_same(part.gradients, [definition])
+        if definition is not None:
+            assert part.metrics["actor/grad_norm"] == pytest.approx(torch.linalg.norm(definition).item(), rel=1e-5)
+        return part
+
+    return compare
+
+
+others = pytest.mark.gpu_others
+
+
+# ---- the core
+
+
+def test_gpu_defaults(compare):
+    """Packed rows, dynamic micro-batches, checkpointing, offload; an update's passes are over trees, and row by row."""
+    part = compare(GPU)
+    assert part.metrics["gpg/tokens_shared"]
+    assert part.trainer.why_not == {"trees": None, "rows": None}
+
+
+def test_gpu_defaults_of_several_updates_and_workers(compare):
+    part = compare(GPU, ranks=2, updates=4)
+    assert part.metrics["gpg/updates"] > 1
+
+
+def test_fsdp1(compare):
+    """veRL's default. Its parameters are flat, in another order than the model's."""
+    part = compare([*GPU, *FSDP1], updates=4, prepare=gpu_stand_ins.install_fsdp1)
+    assert part.metrics["gpg/tokens_shared"]
+
+
+@pytest.mark.parametrize("more", [ENTROPY, [*ENTROPY, f"{FSDP}.entropy_checkpointing=True"]], ids=["plain", "kept"])
+def test_the_entropy_of_the_log_has_no_backward(compare, more):
+    """veRL's own update, in `compare` too, has what is checkpointed in the graph of the loss."""
+    part = compare([*PACKED, *DYNAMIC, *more])
+    assert part.metrics["actor/entropy"] > 0
+
+
+def test_no_engine_computes_the_backward_of_the_entropy_of_the_log():
+    """Fused kernels and Megatron have an entropy with a graph of their own."""
+    from gpg_verl.training.actor import entropy_for_the_log
+
+    def verls(config, model_output, data, dp_group=None):
+        return model_output["log_probs"].sum() - config * model_output["entropy"].sum(), {}
+
+    logits = torch.randn(3, requires_grad=True)
+    output = {"log_probs": 2 * logits, "entropy": logits.clone()}
+    graph = output["entropy"].grad_fn
+    graph.register_hook(lambda *_: pytest.fail("a backward of the entropy"))
+    loss_fn = entropy_for_the_log(functools.partial(verls, config=0.0))
+    assert loss_fn.keywords == {"config": 0.0}  # where the worker looks for its settings
+    loss, _ = loss_fn(model_output=output, data=None)
+    loss.backward()
+    assert torch.equal(logits.grad, torch.full((3,), 2.0))
+    assert torch.equal(output["entropy"], logits.detach())
+
+
+def test_ulysses(compare):
+    """Two workers have the halves of a sequence; passes are veRL's own, entropy checkpointed."""
+    part = compare([*PACKED, *DYNAMIC, *parts(2), *ENTROPY, f"{FSDP}.entropy_checkpointing=True"], ranks=2)
+    assert "cuts sequences into parts" in part.trainer.why_not["rows"]
+    assert part.metrics["actor/entropy"] > 0
+
+
+# ---- the others
+
+
+@others
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ([*GPU, *ROW_BY_ROW], {}),
+        ([*PACKED, *ROW_BY_ROW], {"updates": 4}),  # static micro-batches of packed rows
+        ([*GPU, *FSDP1], {"ranks": 2, "prepare": gpu_stand_ins.install_fsdp1, "sharded": True}),
+        ([*PACKED, *DYNAMIC, *FUSED, *ENTROPY, *parts(2)], {"ranks": 2}),
+        ([*PACKED, *DYNAMIC, *parts(2)], {"ranks": 4, "rewards": [[1, 0, 0, 0], *[[0] * 4] * 7]}),
+        ([*GPU, *ROW_BY_ROW], {"ranks": 2, "rewards": [[1, 0], *[[0] * 2] * 7]}),
+        ([*PACKED, *DYNAMIC, *ENTROPY, f"{FSDP}.entropy_from_logits_with_chunking=True"], {}),
+    ],
+    ids=[
+        "row by row",
+        "static micro-batches",
+        "FSDP1, two workers",
+        "Ulysses, fused kernels",
+        "Ulysses beside data parallel ranks",
+        "a row a rank",
+        "entropy in chunks",
+    ],
+)
+def test_others(compare, settings, more):
+    compare(settings, **more)
+
+
+@others
+def test_qwen2_vl(tiny_vision_folder):
+    """On two workers, by Ulysses and each for itself: veRL changes the model's class in the process that makes one."""
+    from actors import Actors
+    from test_exactness_vision import MODE
+    from test_exactness_vision import recording as with_images
+
+    rollouts = with_images(tiny_vision_folder, text_only=(0, 2), seed=3)
+    longest = max(tag["seq_len"] for tag in rollouts.tags.values())
+    definition = by_definition(tiny_vision_folder, rollouts, mode=MODE)
+    dynamic = [setting.replace(f"={TOKENS}", f"={3 * longest}") for setting in DYNAMIC]
+    for parallel in (1, 2):
+        settings = [f"{ACTOR}.loss_agg_mode={MODE}", *PACKED, *dynamic, *parts(parallel)]
+        config = settled(tiny_vision_folder, *settings)
+        with Actors(config, 2, gpu_stand_ins.install_for_qwen2_vl) as actors:
+            actors.call("record_gradients", *[(0.1,)] * 2)
+            assert_same(step(actors, config, rollouts).gradients, [definition])
+
+
+# ---- these tests can fail
+
+
+def test_the_comparison_notices_rows_that_see_each_other(compare, monkeypatch):
+    """Flash attention that takes the packed rows of a pass for one: then veRL's gradient is not the definition's."""
+
+    def as_one_row(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
+        causal=False, deterministic=False, **others,
+    ):  # fmt: skip
+        return gpu_stand_ins.flash_attn_func(q[None], k[None], v[None], causal=causal)[0]
+
+    monkeypatch.setattr(gpu_stand_ins, "flash_attn_varlen_func", as_one_row)
+    with pytest.raises(AssertionError):
+        compare([*PACKED, *DYNAMIC, *ROW_BY_ROW])
