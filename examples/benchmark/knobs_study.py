@@ -115,7 +115,8 @@ def draw(cell: Cell, p: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, to
         valid = (1 - right**RESPONSES - (1 - right) ** RESPONSES).mean(-1)
         alive = (cell.share / valid).clamp(max=1.0)
     alive = u[..., 0] < alive.unsqueeze(-1)
-    prompts = torch.where(alive, u[..., 1] * learnable, learnable + u[..., 2] * len(task.DEAD)).long()
+    # Each rounded down by itself: a sum may round up to one prompt too many.
+    prompts = torch.where(alive, (u[..., 1] * learnable).long(), learnable + (u[..., 2] * len(task.DEAD)).long())
     up_to = p.cumsum(-1)[torch.arange(len(p)).unsqueeze(-1), prompts][..., :-1].contiguous()
     return prompts, torch.searchsorted(up_to, u[..., 3:].contiguous())
 
