@@ -108,7 +108,7 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     assert rows[1][3] == "-0.095 ± 0.006"
     *_, how, beyond = compared_notes(found)
     assert "Holm's correction for the 3 comparisons" in how
-    assert beyond.startswith("beyond noise: GRPO by step")
+    assert beyond.startswith("beyond noise: GRPO by step -0.095; ")
 
 
 def test_inside_the_noise_nothing_is_called_different(tmp_path):

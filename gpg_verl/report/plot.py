@@ -97,7 +97,9 @@ def plot_seeds(groups: Sequence[Group], path: Path) -> None:
             for i, g in enumerate(groups):
                 curve = seeds.mean_curve(g.runs, measure, axis)
                 x, mean = [x for x, _ in curve], [found.mean for _, found in curve]
-                panel.plot(x, mean, color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], markersize=4)
+                # Seeds' seconds differ, so there are points of each between those of the others.
+                marker = "" if axis == "seconds" else MARKERS[i % len(MARKERS)]
+                panel.plot(x, mean, color=f"C{i % 10}", marker=marker, markersize=4)
                 if len(g.runs) > 1:
                     half = [found.half or 0.0 for _, found in curve]
                     low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))

@@ -185,7 +185,7 @@ def compared_cells(compared: Compared) -> tuple[list[str], list[list[str]]]:
         for axis in axes:
             test = next((c for c in compared.comparisons if (c.label, c.axis) == (label, axis)), None)
             row += [_with_half(compared.means[label, axis], ".3f")]
-            row += ["", ""] if test is None else [_with_half(test.difference, "+.3f"), f"{test.p_holm:.2f}"]
+            row += ["", ""] if test is None else [_with_half(test.difference, "+.3f"), _p(test.p_holm)]
         rows.append(row)
     return header, rows
 
@@ -202,7 +202,11 @@ def compared_notes(compared: Compared) -> list[str]:
         )
         beyond = [c for c in tests if c.p_holm < 0.05]
         found.append(
-            "beyond noise: " + ("; ".join(f"{c.label} {AXES[c.axis]}" for c in beyond) or "no difference in this table")
+            "beyond noise: "
+            + (
+                "; ".join(f"{c.label} {AXES[c.axis]} {c.difference.mean:+.3f}" for c in beyond)
+                or "no difference in this table"
+            )
         )
     return found
 
@@ -211,6 +215,10 @@ def compared_json(compared: Compared) -> dict:
     means = [{"row": label, "axis": axis, **vars(mean)} for (label, axis), mean in compared.means.items()]
     tests = [vars(c) | {"difference": vars(c.difference)} for c in compared.comparisons]
     return {"measure": compared.measure, "means": means, "comparisons": tests, "notes": compared_notes(compared)}
+
+
+def _p(p: float) -> str:
+    return "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
 def _with_half(mean: Interval, spec: str) -> str:
