@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from knobs_study import CELLS, MEASURES, METHODS, OPTIMIZERS, PAIRS
+from knobs_study import CELLS, CLIP, MEASURES, METHODS, OPTIMIZERS, PAIRS
 from rich.console import Console
 from rich.table import Table
 
 from gpg_verl.report.statistics import holm, interval, paired
+
+# A method whose rate is at an end of the grid might have a better one beyond it.
+DAGGER, AT_END = " †", "a best rate was at an end of the grid"
 
 
 def area(x: np.ndarray, y: np.ndarray, end: float) -> float:
@@ -45,25 +48,39 @@ def analyse(out: Path) -> dict:
     methods, pairs, gradient = [], [], []
     for file in files:
         found = dict(np.load(file))
-        for optimizer in dict.fromkeys(key.partition("/")[0] for key in found if key.endswith("/success")):
+        optimizers = dict.fromkeys(key.partition("/")[0] for key in found if key.endswith("/success"))
+        for optimizer in optimizers:
             where = {"cell": file.stem, "optimizer": optimizer}
             _, rates, one = OPTIMIZERS[optimizer]
             for what in MEASURES:
-                by_rate, values = outcome(found, optimizer, what), {}
+                by_rate, values, at_end = outcome(found, optimizer, what), {}, set()
                 for m, of_rates in by_rate.items():
                     values[m], chosen = of_rates[:, rates.index(one)], [one]
                     if what != "one rate":
                         values[m], best = at_best_rate(of_rates)
                         chosen = [rates[i] for i in best[:2]]  # of the two halves
+                        if {rates[0], rates[-1]} & set(chosen):
+                            at_end.add(m)
                     found_here = vars(interval(values[m].tolist()))
                     methods.append(where | {"measure": what, "method": m, **found_here, "rates": chosen})
                 for ours, theirs in PAIRS:
                     test = paired(values[ours].tolist(), values[theirs].tolist())
-                    pair = {"measure": what, "method": ours, "against": theirs}
+                    pair = {"measure": what, "method": ours, "against": theirs, "at end": bool(at_end & {ours, theirs})}
                     pairs.append(where | pair | vars(test.interval) | {"p": test.p})
         for method in METHODS:
             for what in ("cosine", "noise", "alpha", "alpha varies"):
                 seen = interval(found[f"gradient/{method}/{what}"].tolist())
+                gradient.append({"cell": file.stem, "method": method, "what": what, **vars(seen)})
+            optimizer = next(iter(optimizers))
+            at_one = {what: found[f"{optimizer}/{method}/{what}"] for what in ("norm", "valid")}
+            _, rates, one = OPTIMIZERS[optimizer]
+            at_one = {what: column[:, rates.index(one)] for what, column in at_one.items()}
+            for what, of_seeds in {
+                "above 1": (at_one["norm"] > CLIP).mean(-1),
+                "valid, first step": at_one["valid"][:, 0],
+                "valid, last step": at_one["valid"][:, -1],
+            }.items():
+                seen = interval(of_seeds.astype(float).tolist())
                 gradient.append({"cell": file.stem, "method": method, "what": what, **vars(seen)})
     for what in MEASURES:
         same = [pair for pair in pairs if pair["measure"] == what and pair["p"] is not None]
@@ -90,23 +107,33 @@ def tell(found: dict) -> None:
                 cells = [of(found["methods"], cell=cell, optimizer=o, measure=what, method=m) for o in optimizers]
                 table.add_row(method.label, *map(with_half, cells))
             console.print(table)
-        table = Table(title=f"{CELLS[cell].label}: one batch's gradient at the start")
-        for header in ("method", "cosine with the exact gradient", "noise of a batch / expectation", "α", "std α / α"):
-            table.add_column(header, justify="left" if header == "method" else "right")
+        table = Table(title=f"{CELLS[cell].label}: one batch's gradient at the start, and the run at one rate")
+        columns = {
+            "cosine": "cosine with exact",
+            "noise": "noise / expectation",
+            "alpha": "α",
+            "alpha varies": "std α / α",
+            "above 1": "norm above 1",
+            "valid, first step": "valid, first",
+            "valid, last step": "last step",
+        }
+        table.add_column("method")
+        for header in columns.values():
+            table.add_column(header, justify="right")
         for m, method in METHODS.items():
-            cells = [
-                of(found["gradient"], cell=cell, method=m, what=w) for w in ("cosine", "noise", "alpha", "alpha varies")
-            ]
+            cells = [of(found["gradient"], cell=cell, method=m, what=what) for what in columns]
             table.add_row(method.label, *map(with_half, cells))
         console.print(table)
     for what in MEASURES:
         pairs = [pair for pair in found["pairs"] if pair["measure"] == what]
         beyond = [pair for pair in pairs if pair.get("p after Holm", 1) < 0.05]
         console.print(f"\n{MEASURES[what]}: {len(pairs)} comparisons, {len(beyond)} beyond noise (p < 0.05 after Holm)")
+        if any(pair["at end"] for pair in beyond):
+            console.print(f"  {DAGGER.strip()} {AT_END}")
         for pair in beyond:
             console.print(
                 f"  {CELLS[pair['cell']].label}, {OPTIMIZERS[pair['optimizer']][0]}: {METHODS[pair['method']].label} − "
-                f"{METHODS[pair['against']].label} = {with_half(pair, '+.3f')}"
+                f"{METHODS[pair['against']].label} = {with_half(pair, '+.3f')}{DAGGER * pair['at end']}"
             )
 
 
@@ -138,7 +165,8 @@ def picture_differences(found: dict, what: str, file: Path) -> None:
         panel.set_xticks(range(len(PAIRS)), [f"{METHODS[a].label}\n− {METHODS[b].label}" for a, b in PAIRS], fontsize=7)
     figure.suptitle(
         f"Difference in success rate, mean over the run, {MEASURES[what]}\n"
-        f"± 95 % interval over {rows[0]['n']} seeds; bold: beyond noise after Holm for {len(rows)} comparisons",
+        f"± 95 % interval over {rows[0]['n']} seeds; bold: beyond noise after Holm for {len(rows)} comparisons"
+        + (f"; {DAGGER.strip()} {AT_END}" if any(row["at end"] for row in rows) else ""),
         fontsize=10,
     )
     figure.savefig(file, dpi=100)
