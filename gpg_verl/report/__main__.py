@@ -16,8 +16,9 @@ from gpg_verl.report.compare import Entry, Group, find_row, group, load_entry, t
 from gpg_verl.report.metrics import ENTROPY, GRAD_NORM, LENGTH, REWARD, TRUNCATED, load_run
 from gpg_verl.report.page import write_page
 from gpg_verl.report.paper import TABLES, PaperTable
-from gpg_verl.report.plot import plot_groups
-from gpg_verl.report.table import notes, print_groups, print_paper_table, print_run, summary
+from gpg_verl.report.plot import plot_groups, plot_seeds
+from gpg_verl.report.seeds import compare, compared_json
+from gpg_verl.report.table import notes, print_compared, print_groups, print_paper_table, print_run, summary
 from gpg_verl.report.watch import watch
 
 PROG = "python -m gpg_verl.report"
@@ -70,13 +71,19 @@ def report(paths: list[Path], table: str | None, rows: list[str], out: Path | No
     except OSError as error:
         raise ReportError(f"{out}: cannot make this folder ({error.strerror}). Name another: --out DIR.") from None
     plot_groups(groups, out / "curves.png")
-    write_page(tables, groups, out / "curves.png", out / "report.html")
-    (out / "report.json").write_text(json.dumps(as_json(tables, groups), ensure_ascii=False, indent=1) + "\n")
+    compared = compare(groups)
+    if compared:
+        plot_seeds(groups, out / "seeds.png")
+    write_page(tables, groups, out / "curves.png", out / "report.html", compared, out / "seeds.png")
+    found = as_json(tables, groups) | ({"compared": compared_json(compared)} if compared else {})
+    (out / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
 
     for chosen in tables:
         print_paper_table(chosen, groups)
     if len(groups) > 1:
         print_groups(groups)
+    if compared:
+        print_compared(compared)
     for g in groups:
         for run in g.runs:
             print(f"{g.label} ({run.folder}): {summary(run)}")
@@ -84,7 +91,8 @@ def report(paths: list[Path], table: str | None, rows: list[str], out: Path | No
         print(f"note: left out: {error}")
     if not tables:
         print("note: no run says which row of the paper's tables it is: see --table and --row")
-    print(f"\n{out / 'report.html'}\n{out / 'curves.png'}\n{out / 'report.json'}")
+    pictures = [out / name for name in ("curves.png", "seeds.png")[: 2 if compared else 1]]
+    print("", out / "report.html", *pictures, out / "report.json", sep="\n")
     return 0
 
 
@@ -137,8 +145,10 @@ def build_parser() -> argparse.ArgumentParser:
         f"       {PROG} show --help\n       {PROG} watch --help",
         help="runs beside the paper's tables, with curves, a page and JSON",
         description="Put runs beside the paper's table and draw their learning curves. Several runs of one row are\n"
-        "seeds of it: mean and spread. A run says which row it is in its run.json, as recipes write it, or\n"
-        "by --table and --row. RUN/eval, a validation with trainer.val_only=True, holds its results.",
+        "seeds of it: mean and spread. Two rows with several seeds each are compared by step, by response and by\n"
+        "second, with intervals and a paired test against the first row; a run's seed is in its folder's name\n"
+        "(gpg-seed2). A run says which row it is in its run.json, as recipes write it, or by --table and --row.\n"
+        "RUN/eval, a validation with trainer.val_only=True, holds its results.",
         epilog=f"examples:\n  {PROG} runs/t1-gpg-rs1-seed*\n"
         f"  {PROG} runs/mine --table T1 --row GPG-RS1 --out report\n"
         f"  {PROG} show runs/quickstart      # one run's steps as a table",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpg_verl.report.compare import Group, table_lines, table_notes
 from gpg_verl.report.paper import PaperTable
+from gpg_verl.report.seeds import Compared, compared_cells, compared_notes
 from gpg_verl.report.table import SPREAD, group_cells, held_out_cells, notes, summary
 
 STYLE = """
@@ -25,7 +26,15 @@ ul { color: #555 }
 """
 
 
-def write_page(tables: Sequence[PaperTable], groups: Sequence[Group], curves: Path, file: Path) -> None:
+def write_page(
+    tables: Sequence[PaperTable],
+    groups: Sequence[Group],
+    curves: Path,
+    file: Path,
+    compared: Compared | None,
+    seeds: Path,
+) -> None:
+    """`seeds`: the picture of `compared`, where there is one."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Report</title><style>{STYLE}</style>"]
     for table in tables:
         parts.append(f"<h1>{escape(table.name)}: {escape(table.title)} (%)</h1>")
@@ -35,6 +44,11 @@ def write_page(tables: Sequence[PaperTable], groups: Sequence[Group], curves: Pa
         parts.append("<h1>Side by side</h1>")
         parts.append(html_table(*group_cells(groups)))
         parts.append(html_notes([SPREAD]))
+    if compared:
+        parts.append(f"<h1>Methods compared: {escape(compared.measure)}, mean over the run</h1>")
+        parts.append(html_table(*compared_cells(compared)))
+        parts.append(html_notes(compared_notes(compared)))
+        parts.append(html_picture(seeds, "means and intervals"))
     parts.append("<h1>Learning curves</h1>")
     parts.append(html_picture(curves, "learning curves"))
     parts.append("<h1>Runs</h1>")

@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 from statistics import fmean
 
-from gpg_verl.report import ReportError
+from gpg_verl.report import ReportError, seeds
 from gpg_verl.report.compare import Group
 from gpg_verl.report.metrics import (
     ALPHA,
@@ -82,6 +82,42 @@ def plot_groups(groups: Sequence[Group], path: Path) -> None:
         raise ReportError(
             f"{path}: cannot write the plot ({error}). Name a writable place, ending in .png or .pdf: --plot FILE."
         ) from None
+
+
+def plot_seeds(groups: Sequence[Group], path: Path) -> None:
+    """Training reward and held-out results of several methods by step, by response and by second: the mean where all
+    seeds of a method are, and its 95 % interval.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    for panels, measure in zip(figure.subplots(2, 3, sharey="row"), seeds.MEASURES, strict=True):
+        for panel, (axis, how) in zip(panels, seeds.AXES.items(), strict=True):
+            for i, g in enumerate(groups):
+                curve = seeds.mean_curve(g.runs, measure, axis)
+                x, mean = [x for x, _ in curve], [found.mean for _, found in curve]
+                # Seeds' seconds differ, so there are points of each between those of the others.
+                marker = "" if axis == "seconds" else MARKERS[i % len(MARKERS)]
+                panel.plot(x, mean, color=f"C{i % 10}", marker=marker, markersize=4)
+                if len(g.runs) > 1:
+                    half = [found.half or 0.0 for _, found in curve]
+                    low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
+                    panel.fill_between(x, low, high, color=f"C{i % 10}", alpha=0.12, linewidth=0)
+            panel.set(title=f"{measure}, {how}", xlabel="step" if axis == "step" else f"{axis} of a run so far")
+            if axis == "step":
+                _by_step(panel)
+            panel.grid(alpha=0.3)
+            if not any(line.get_xdata().size for line in panel.lines):
+                panel.text(0.5, 0.5, "not logged", transform=panel.transAxes, ha="center", va="center", color="grey")
+        panels[0].set_ylabel(measure)
+    lines = [
+        Line2D([], [], color=f"C{i % 10}", marker=MARKERS[i % len(MARKERS)], label=f"{g.label} ({len(g.runs)} runs)")
+        for i, g in enumerate(groups)
+    ]
+    title = "mean where all runs of a method are; band: 95 % interval over its seeds (Student's t)"
+    figure.legend(handles=lines, loc="outside upper center", ncols=3, title=title)
+    figure.savefig(path, dpi=100)
 
 
 def _unit_of_time(groups: Sequence[Group]) -> str:

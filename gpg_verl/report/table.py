@@ -24,6 +24,7 @@ from gpg_verl.report.metrics import (
     Run,
 )
 from gpg_verl.report.paper import PaperTable
+from gpg_verl.report.seeds import Compared, compared_cells, compared_notes
 
 
 def print_paper_table(table: PaperTable, groups: Sequence[Group]) -> None:
@@ -86,6 +87,13 @@ def print_groups(groups: Sequence[Group]) -> None:
     _print_table("side by side", group_cells(groups))
     if any(len(g.runs) > 1 for g in groups):
         print(f"note: {SPREAD}")
+    print()
+
+
+def print_compared(compared: Compared) -> None:
+    _print_table(f"{compared.measure}, mean over the run", compared_cells(compared))
+    for note in compared_notes(compared):
+        print(f"note: {note}")
     print()
 
 
