@@ -27,13 +27,13 @@ CODE = (
     (
         "reward.reward_manager.module.path",
         "reward.reward_manager.name",
-        lambda config: config.reward.reward_manager.source == "importlib",
+        lambda config: OmegaConf.select(config, "reward.reward_manager.source") == "importlib",
     ),
-    ("data.custom_cls.path", "data.custom_cls.name", lambda config: config.data.custom_cls.name),
+    ("data.custom_cls.path", "data.custom_cls.name", lambda config: True),
     (
         "trainer.v1.sampler.custom_sampler.path",
         "trainer.v1.sampler.custom_sampler.name",
-        lambda config: config.trainer.v1.sampler.custom_sampler.name,
+        lambda config: OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.name"),
     ),
 )
 
@@ -105,7 +105,7 @@ def _scored_by(config: DictConfig) -> tuple[str, ...]:
     reward = config.reward
     if reward.reward_model.enable and not reward.custom_reward_function.path:
         return ()  # the model reads the conversation
-    ours = reward.reward_manager.module.path == REWARD_MANAGER["module.path"]
+    ours = OmegaConf.select(config, "reward.reward_manager.module.path") == REWARD_MANAGER["module.path"]
     return ("data_source", "reward_model") if ours or reward.reward_manager.source == "register" else ()
 
 
@@ -123,10 +123,10 @@ def _unknown_source(file: DataFile) -> list[str]:
 
 def _too_few(config: DictConfig, rows: int) -> list[str]:
     data = config.data
-    least, needed = data.train_max_samples, "data.train_batch_size"
+    most, needed = data.get("train_max_samples", -1), "data.train_batch_size"
     kept = f"{rows} rows are"
-    if 0 < (least or -1) < rows:
-        rows, kept = least, f"data.train_max_samples={least} is"
+    if 0 < most < rows:
+        rows, kept = most, f"data.train_max_samples={most} is"
     if (data.get("gen_batch_size") or 0) > data.train_batch_size:
         needed = "data.gen_batch_size"
     if rows >= (size := OmegaConf.select(config, needed)):
@@ -153,7 +153,8 @@ def last_step(config: DictConfig, train: Split) -> list[str]:
     steps, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
     if steps is None or not train.counted or OmegaConf.select(config, "data.custom_cls.path"):
         return []
-    rows = min(train.rows, config.data.train_max_samples) if config.data.train_max_samples > 0 else train.rows
+    most = config.data.get("train_max_samples", -1)
+    rows = min(train.rows, most) if most > 0 else train.rows
     an_epoch = rows // config.data.train_batch_size
     if an_epoch == 0 or an_epoch * epochs >= steps:
         return []

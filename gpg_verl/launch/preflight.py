@@ -206,14 +206,14 @@ def unusable_values(config: DictConfig) -> list[str]:
         ]
     problems = []
     for key, (least, may_be_null) in WHOLE_NUMBERS.items():
-        value = OmegaConf.select(config, key)
+        value = OmegaConf.select(config, key, default=1)  # veRL has defaults of its own for some that are not there
         if value is None and may_be_null:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
             wanted = "a whole number" if least is None else f"a whole number from {least}"
             problems.append(f"{key}={value!r}: expected {wanted}{' or null' if may_be_null else ''}")
     for key, may_be_null in TEXTS.items():
-        value = OmegaConf.select(config, key)
+        value = OmegaConf.select(config, key, default="")
         if not isinstance(value, str) and not (value is None and may_be_null):
             problems.append(f"{key}={value!r}: expected a text{' or null' if may_be_null else ''}")
     return problems
