@@ -148,7 +148,7 @@ def test_ulysses(compare):
         ([*GPU, *FSDP1], {"ranks": 2, "prepare": gpu_stand_ins.install_fsdp1, "sharded": True}),
         ([*PACKED, *DYNAMIC, *FUSED, *ENTROPY, *parts(2)], {"ranks": 2}),
         ([*PACKED, *DYNAMIC, *parts(2)], {"ranks": 4, "rewards": [[1, 0, 0, 0], *[[0] * 4] * 7]}),
-        ([*GPU, *ROW_BY_ROW], {"ranks": 2, "rewards": [[1, 0], *[[0] * 2] * 7]}),
+        (GPU, {"ranks": 2, "rewards": [[1, 0, 0, 0], *[[0] * 4] * 7]}),
         ([*PACKED, *DYNAMIC, *ENTROPY, f"{FSDP}.entropy_from_logits_with_chunking=True"], {}),
     ],
     ids=[
@@ -157,7 +157,7 @@ def test_ulysses(compare):
         "FSDP1, two workers",
         "Ulysses, fused kernels",
         "Ulysses beside data parallel ranks",
-        "a row a rank",
+        "one valid group, two workers",
         "entropy in chunks",
     ],
 )
