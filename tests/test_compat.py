@@ -28,7 +28,7 @@ STEP = {
     *("__init__", "_balance_batch", "_build_replay_buffer", "_compute_advantage", "_compute_old_log_prob"),
     *("_fetch_one_gen_batch", "_get_required_batch_multiple", "_init_dataloader", "_init_resource_pool_mgr"),
     *("_load_checkpoint", "_save_checkpoint", "_submit_batch_to_rollout", "_update_actor", "step"),
-    *("_setup", "_val_metrics_update", "fit", "on_init_end", "on_sample_end", "on_step_end"),
+    *("_setup", "_val_metrics_update", "fit", "on_init_end", "on_sample_end", "on_step_begin", "on_step_end"),
 }
 REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerSync": STEP,

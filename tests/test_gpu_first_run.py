@@ -55,8 +55,8 @@ def commands(*arguments: str, **variables: str) -> list[list[str]]:
 def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
     import verl  # noqa: F401
 
-    from gpg_verl.launch.check import compose, veto_of_verl
-    from gpg_verl.launch.preflight import inspect
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.preflight import look, validate, verls_validation
 
     setting = "actor_rollout_ref.rollout.enforce_eager=True"
     found = commands(setting, OUT=str(tmp_path), MODEL=str(tmp_path / "model"))
@@ -68,8 +68,8 @@ def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
         assert all(o.startswith(("algorithm.", "+algorithm.gpg.", "actor_rollout_ref.actor.")) for o in own), own
         config = compose(overrides)
         if name in ("gpg", "rows"):  # the others run without this package
-            assert inspect(config, overrides).settings == []
-        assert veto_of_verl(config) == []
+            assert look(config, overrides).settings == []
+        validate(config, verls_validation)
         actor = config.actor_rollout_ref
         assert (actor.actor.strategy, actor.model.use_remove_padding) == ("fsdp", True)  # veRL's defaults
     assert len(commands(RUNS="gpg")) == 1

@@ -16,7 +16,7 @@ from gpg_verl.compat.versions import NotHere
 from gpg_verl.launch import doctor, machine
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.machine import elsewhere, parted
-from gpg_verl.launch.preflight import inspect, stop_message
+from gpg_verl.launch.preflight import look, stop_message
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_attention_that_the_model_would_be_loaded_with(
 def test_check_warns_of_attention_and_a_run_stops(overrides, environment):
     environment({})
     overrides = [*overrides, f"~{ATTENTION}"]
-    findings = inspect(compose(overrides), overrides)
+    findings = look(compose(overrides), overrides)
     assert not findings.settings
     assert [isinstance(problem, NotHere) for problem in findings.machine] == [True]
     assert BY_PIP in stop_message(findings.all())
@@ -206,7 +206,7 @@ THIN = [  # what a driver without GPU, model, data and disk lacks
 @pytest.mark.parametrize(("override", "lacking"), THIN)
 def test_what_a_thin_driver_lacks_is_told_and_what_is_wrong_anywhere_stops(overrides, tiny_folder, override, lacking):
     more = [*overrides, override.format(folder=tiny_folder)]
-    found = inspect(compose(more), more).all()
+    found = look(compose(more), more).all()
     assert parted(found, None) == (found, [])
     stopping, told = parted(found, "the run goes to the Ray at head:6379")
     assert (len(stopping), len(told)) == ((0, 1) if lacking else (1, 0))
