@@ -362,8 +362,6 @@ ACTOR = "actor_rollout_ref.actor"
         (["critic.optim.lr=1e-5", f"{ACTOR}.policy_loss.dro_beta=1"], f"{ACTOR}.policy_loss.dro_beta, critic.optim.lr"),
         ([f"{ACTOR}.kl_loss_coef=0.1"], f"{ACTOR}.kl_loss_coef"),
         ([f"{ACTOR}.kl_loss_coef=0.1", f"{ACTOR}.use_kl_loss=True", "+algorithm.gpg.allow_kl=True"], None),
-        ([f"{ACTOR}.shuffle=True"], f"{ACTOR}.shuffle"),
-        ([f"{ACTOR}.shuffle=True", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm"], None),  # veRL's own update
         (["+algorithm.gpg.max_batches=3"], "algorithm.gpg.max_batches"),
         (["+algorithm.gpg.max_batches=3", "+algorithm.gpg.beta_th=0.6"], None),
         (["reward_model.num_workers=3"], "reward_model.num_workers"),

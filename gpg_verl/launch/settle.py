@@ -52,7 +52,6 @@ UNREAD_WITHOUT_KL = (
     "algorithm.kl_ctrl",
     "algorithm.kl_penalty",
 )
-UNREAD_WITH_OUR_UPDATES = ("actor_rollout_ref.actor.shuffle", "actor_rollout_ref.actor.data_loader_seed")
 # Judged by themselves, above.
 JUDGED = ("critic.enable", "actor_rollout_ref.actor.policy_loss.loss_mode", *OLD_REWARD)
 
@@ -346,8 +345,6 @@ class Settled:
         unread = set(UNREAD)
         if not (self.get("actor_rollout_ref.actor.use_kl_loss") or self.get("algorithm.use_kl_in_reward")):
             unread.update(UNREAD_WITHOUT_KL)
-        if why_verl_updates(self.config) is None:
-            unread.update(UNREAD_WITH_OUR_UPDATES)
         if self.settings.beta_th == 0:
             unread.add("algorithm.gpg.max_batches")
         found = sorted(key for key in self.typed if any(key == k or key.startswith(f"{k}.") for k in unread))
