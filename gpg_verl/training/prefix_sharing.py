@@ -507,7 +507,7 @@ def why_not_exact(passes: Passes, *, trees: bool, use_remove_padding: bool) -> s
             with passes.during_update(trees):
                 engine.forward_backward_batch(data, weighted(-1))
             left = gradient_norm(engine.module)
-        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError) as error:
             return f"{name}: {type(error).__name__}: {error}"
         finally:
             engine.optimizer_zero_grad()
