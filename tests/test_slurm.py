@@ -1,0 +1,169 @@
+"""The course of examples/cluster/slurm.sbatch, with stand-ins of Slurm's commands and of Ray's.
+
+A node's part is a process that lives until it is killed, as `ray start --block` does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples/cluster/slurm.sbatch"
+
+SCONTROL = """
+case $1-$2 in
+    show-hostnames) printf 'n1\\nn2\\n' ;;
+    show-node) echo "NodeName=$3 NodeAddr=127.0.0.${3#n} State=ALLOCATED" ;;
+    requeue-*) echo "$2" >"$SEEN/requeued" ;;
+esac
+"""
+SRUN = """
+echo "$@" >>"$SEEN/srun"
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+# What slurm.sbatch asks of Python: a token, Ray's parts, to wait for all nodes, and here the run.
+PYTHON = """
+case $* in
+    "-c "*) echo token ;;
+    *" start "*) echo "$@" >>"$SEEN/started"; [ -z "${RAY_FAILS:-}" ] || exit 1; exec sleep 600 ;;
+    "- "*) while [ "$(wc -l <"$SEEN/started" 2>/dev/null || echo 0)" -lt "$2" ]; do sleep 0.05; done ;;
+esac
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts the script as Slurm does, with the command of a job."""
+    seen, venv = tmp_path / "seen", tmp_path / "venv/bin"
+    for folder in (seen, venv, tmp_path / "scratch"):
+        folder.mkdir(parents=True)
+    for name, text in (("scontrol", SCONTROL), ("srun", SRUN), ("python", PYTHON)):
+        (venv / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (venv / name).chmod(0o755)
+
+    def start(*command: str, **variables: str) -> subprocess.Popen:
+        slurm = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_CPUS_ON_NODE": "2",
+            "SLURM_GPUS_ON_NODE": "4",
+        }
+        return subprocess.Popen(
+            ["bash", SCRIPT, *command],
+            env={
+                "PATH": f"{venv}:{os.environ['PATH']}",
+                "VENV": str(tmp_path / "venv"),
+                "SCRATCH": str(tmp_path / "scratch"),
+                "SEEN": str(seen),
+                "SLURM_SUBMIT_DIR": str(tmp_path),
+                **slurm,
+                **variables,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    start.seen, start.folder = seen, tmp_path
+    return start
+
+
+def left(folder: Path) -> list[str]:
+    """Folders of Ray's, and processes of the job, which have its scratch folder in their environment."""
+    found = [str(path) for path in (folder / "scratch").iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"SCRATCH={folder}/scratch".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_the_job_ends_with_the_commands_code_and_leaves_nothing(job, code):
+    process = job("bash", "-c", f'echo "$RAY_ADDRESS $NNODES $GPUS ${{SEED:-none}}"; exit {code}')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "127.0.0.1:20007 2 4 none" in output
+    assert not (job.seen / "requeued").exists()
+    assert left(job.folder) == []
+
+
+def test_ray_starts_once_a_node_with_folders_and_addresses_of_its_own(job):
+    process = job("true", RAY_ARGS="--num-cpus=16")
+    assert process.wait(timeout=60) == 0
+    head, other = sorted((job.seen / "started").read_text().splitlines(), key=lambda line: "--head" not in line)
+    assert "--node-ip-address=127.0.0.1" in head
+    assert "--port=20007" in head
+    assert "--node-ip-address=127.0.0.2" in other
+    assert "--address=127.0.0.1:20007" in other
+    for number, line in enumerate((head, other)):
+        assert f"--temp-dir={job.folder}/scratch/ray-7-{number}" in line
+        assert "--num-cpus=16" in line
+
+
+def test_a_recipe_gets_the_number_of_its_array_job_as_seed(job, tmp_path):
+    (tmp_path / "recipe.sh").write_text('[ "$SEED" = 3 ] && [ "$1" = row ]')
+    assert job("recipe.sh", "row", SLURM_ARRAY_TASK_ID="3").wait(timeout=60) == 0
+
+
+DRIVER = "trap 'exit 75' USR1; touch $SEEN/running; while true; do sleep 0.1; done # verl.trainer.main_ppo"
+
+
+def test_a_preempted_run_is_told_and_its_job_queued_again(job, tmp_path):
+    """The signal comes to the batch script; the run's driver is a child of a recipe's."""
+    (tmp_path / "recipe.sh").write_text(
+        f"set -e\nbash -c {DRIVER!r} || exit $?\necho never\n".replace("$SEEN", str(job.seen))
+    )
+    process = job("recipe.sh")
+    wait_until((job.seen / "running").exists)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "never" not in output
+    assert (job.seen / "requeued").read_text() == "7\n"
+    assert left(job.folder) == []
+
+
+def test_scancel_ends_all(job):
+    process = job("bash", "-c", "touch $SEEN/running; exec sleep 600")
+    wait_until((job.seen / "running").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not (job.seen / "requeued").exists()
+    assert left(job.folder) == []
+
+
+def test_a_ray_that_does_not_start_ends_the_job(job):
+    process = job("true", RAY_FAILS="1")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Ray ended on a node before all had joined" in output
+    assert left(job.folder) == []
+
+
+@pytest.mark.parametrize(("command", "variables", "said"), [
+    ([], {}, "which command?"),
+    (["true"], {"VENV": "/nowhere"}, "VENV=/nowhere: no such folder"),
+])  # fmt: skip
+def test_what_it_cannot_start_with_is_named(job, command, variables, said):
+    process = job(*command, **variables)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said in output
