@@ -173,10 +173,17 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
         cpu.adopt(config)
         return validate_config(config, use_reference_policy, use_critic)
 
-    findings = look(config, typed_overrides(), validate_config, claim=True)
+    said = io.StringIO()  # by veRL, that all is well: for a run that starts
+
+    def validate_quietly(*arguments):
+        with contextlib.redirect_stdout(said):
+            validate_config(*arguments)
+
+    findings = look(config, typed_overrides(), validate_quietly, claim=True)
     stopping, told = parted(findings.all(), elsewhere(config))
     if stopping:
         raise SystemExit(stop_message(stopping))
+    print(said.getvalue(), end="")
     report_end(is_gpg)
     warnings = [f"gpg_verl: {warning}" for warning in findings.warnings]
     print("\n".join([*first_lines(findings.settled), *warnings, *told]), flush=True)
