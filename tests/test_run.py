@@ -181,9 +181,10 @@ def test_gpg_runs_no_old_log_prob_pass(resumed):
 
 def test_a_second_run_in_the_folder_is_refused(resumed):
     assert resumed["refused"].code == 1
-    said = "\n".join(resumed["refusal"][-4:])  # the memory may be too little for a second one too
-    assert f"another run saves there (process {resumed['run'].process.pid} on " in said
-    assert "checks passed" not in said  # veRL's word, which the folder is not in
+    *_, begin, folder = (line for line in resumed["refusal"] if line.startswith(("gpg_verl: ", "  - trainer.")))
+    assert begin == "gpg_verl: this run cannot start."
+    assert f"another run saves there (process {resumed['run'].process.pid} on " in folder
+    assert not any("checks passed" in line for line in resumed["refusal"])  # veRL's word, which the folder is not in
 
 
 def test_a_dead_worker_ends_the_run_with_its_name_and_the_way_out(resumed):

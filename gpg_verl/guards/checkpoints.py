@@ -57,10 +57,15 @@ class Layout:
         )
 
 
+def named_ray(config: DictConfig | None) -> str | None:
+    """The address of the Ray that a run is told to join; `local` starts one here."""
+    named = OmegaConf.select(config, "ray_kwargs.ray_init.address") if config is not None else None
+    return named or os.environ.get("RAY_ADDRESS")
+
+
 def runs_elsewhere(config: DictConfig) -> bool:
     """Whether the run is sent to a Ray cluster that is there already, whose disks may be others than this machine's."""
-    address = OmegaConf.select(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS")
-    return address not in (None, "", "local")  # `local` starts one here
+    return named_ray(config) not in (None, "", "local")
 
 
 def faults(folder: Path, layout: Layout) -> list[str]:

@@ -39,11 +39,24 @@ CODE = (
 )
 
 
+def model_folder(config: DictConfig) -> Path:
+    """Where the model is, if it is on this machine."""
+    return Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""))
+
+
+def model_config(config: DictConfig) -> dict:
+    """What stands in the model's config.json; nothing of one on the hub, or that `model_problems` reports."""
+    try:
+        return json.loads((model_folder(config) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 def model_problems(config: DictConfig) -> list[str]:
     path = OmegaConf.select(config, "actor_rollout_ref.model.path")
     if not path:
         return ["actor_rollout_ref.model.path is not set: give a folder with a Hugging Face model, or a hub id"]
-    folder = Path(os.path.expanduser(path))
+    folder = model_folder(config)
     looks_local = path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
         found = "no such folder" if not folder.exists() else "a folder without config.json"
@@ -59,11 +72,7 @@ def has_images(config: DictConfig, splits: list[Split]) -> bool:
     image_key = OmegaConf.select(config, "data.image_key") or "images"
     if any(image_key in file.features for split in splits for file in split.files):
         return True
-    file = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or "")) / "config.json"
-    try:
-        return "vision_config" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # on the hub, or reported by model_problems
+    return "vision_config" in model_config(config)
 
 
 def data_problems(config: DictConfig, train: Split, val: Split) -> list[str]:

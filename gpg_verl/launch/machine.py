@@ -16,7 +16,8 @@ from packaging.version import Version
 
 from gpg_verl.compat import versions
 from gpg_verl.compat.versions import NotHere
-from gpg_verl.guards.checkpoints import free_bytes, runs_elsewhere
+from gpg_verl.guards.checkpoints import free_bytes, named_ray, runs_elsewhere
+from gpg_verl.launch.inputs import model_config, model_folder
 from gpg_verl.settings import verls_mode
 
 # Peak memory of a CPU run, fitted to what a model of 135M parameters took: Python processes, plus copies of the
@@ -37,8 +38,7 @@ def elsewhere(config: DictConfig | None = None) -> str | None:
     said = os.environ.get(WORK_ELSEWHERE)
     if said is not None:
         return f"{WORK_ELSEWHERE}={said}" if said not in ("", "0") else None
-    address = OmegaConf.select(config, "ray_kwargs.ray_init.address") if config is not None else None
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = named_ray(config)
     if address == "local":
         return None
     if address:
@@ -134,20 +134,20 @@ def attention_problems(config: DictConfig) -> list[str]:
     """The attention that FSDP's model would be loaded with and that is not installed: veRL's default is flash-attn's,
     which is not among the packages of veRL[vllm]. The run would fail after Ray and vLLM have started.
     """
-    asked = _attention(config)
+    asked, model = _attention(config), model_config(config).get("model_type")
     if asked is None:
         return []
     if asked in FLASH and not has_flash(asked):
         name = FLASH[asked][1]
         default = "" if OmegaConf.select(config, ATTENTION) else ", veRL's default"
-        padded = _model_type(config) in CALL_FLASH
-        return [NotHere(f"{ATTENTION}={asked}{default}: {name} is not installed; {ways_to_attention(padded)}")]
+        ways = ways_to_attention(padded=model in CALL_FLASH)
+        return [NotHere(f"{ATTENTION}={asked}{default}: {name} is not installed; {ways}")]
     packed = OmegaConf.select(config, "actor_rollout_ref.model.use_remove_padding")
-    if _model_type(config) in CALL_FLASH and packed and installed("flash-attn") is None:
+    if model in CALL_FLASH and packed and installed("flash-attn") is None:
         return [
             NotHere(
-                f"actor_rollout_ref.model.use_remove_padding=True: for {_model_type(config)} veRL calls flash-attn, "
-                f"which is not installed, whatever {ATTENTION} is; {ways_to_attention(padded=True)}"
+                f"actor_rollout_ref.model.use_remove_padding=True: for {model} veRL calls flash-attn, which is "
+                f"not installed, whatever {ATTENTION} is; {ways_to_attention(padded=True)}"
             )
         ]
     return []
@@ -177,14 +177,6 @@ def _attention(config: DictConfig) -> str | None:
     ):
         return None
     return OmegaConf.select(config, ATTENTION) or "flash_attention_2"
-
-
-def _model_type(config: DictConfig) -> str | None:
-    file = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or "")) / "config.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError):
-        return None  # on the hub, or reported by model_problems
 
 
 # ---- the rest
@@ -277,8 +269,7 @@ def disk_problems(config: DictConfig) -> list[str]:
 
 def _shapes(config: DictConfig) -> list[list[int]]:
     """The shapes of a local safetensors checkpoint, from the files' headers; none where there is no such folder."""
-    folder = Path(os.path.expanduser(OmegaConf.select(config, "actor_rollout_ref.model.path") or ""))
-    shapes = []
+    folder, shapes = model_folder(config), []
     for file in folder.glob("*.safetensors") if folder.is_dir() else []:
         with file.open("rb") as f:
             (length,) = struct.unpack("<Q", f.read(8))

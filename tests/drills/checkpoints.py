@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness import DrillRun, make_tiny
@@ -206,6 +206,19 @@ def texts(run: DrillRun, step: int) -> list[tuple[str, str]]:
     return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
 
 
+def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row) -> int:
+    """Notes in the row what differs in these steps; how many metrics were compared."""
+    compared = 0
+    for step in steps:
+        a, b = undisturbed.steps()[step], run.steps()[step]
+        compared += len(a)
+        if differ := differences(a, b):
+            row.misses.append(f"{run.name}, step {step}: {differ}")
+        if texts(undisturbed, step) != texts(run, step):
+            row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+    return compared
+
+
 def same_metrics(folder: Path, tiny_folder: Path) -> list[Row]:
     rows = []
     refills = ("+algorithm.gpg.beta_th=0.8", "actor_rollout_ref.rollout.n=2")  # half of such groups are mixed
@@ -242,13 +255,7 @@ def same_metrics(folder: Path, tiny_folder: Path) -> list[Row]:
             row.misses.append(f"resumed steps {sorted(resumed.steps())}, expected 4 to 6")
         compared = 0
         for run, steps in ((killed, range(1, 5)), (resumed, range(4, 7))):
-            for step in steps:
-                a, b = undisturbed.steps()[step], run.steps()[step]
-                compared += len(a)
-                if differ := differences(a, b):
-                    row.misses.append(f"{run.name}, step {step}: {differ}")
-                if texts(undisturbed, step) != texts(run, step):
-                    row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+            compared += compare(undisturbed, run, steps, row)
         if not any(m["gpg/valid_share"] > 0 for m in undisturbed.steps().values()):
             row.misses.append("no group was mixed")
         row.resumed = f"prompts, responses and {compared} metrics of 7 steps compared, equal to the bit"
@@ -291,13 +298,7 @@ def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
             row.misses.append(f"{run.name}: exit code {end.code}: {run.lines()[-3:]}")
         if not steps or steps != list(range(done + 1, steps[-1] + 1)) or run.saved() != steps[-1]:
             row.misses.append(f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
-        for step in steps:
-            a, b = undisturbed.steps()[step], run.steps()[step]
-            compared += len(a)
-            if differ := differences(a, b):
-                row.misses.append(f"{run.name}, step {step}: {differ}")
-            if texts(undisturbed, step) != texts(run, step):
-                row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+        compared += compare(undisturbed, run, steps, row)
         done = max(steps, default=done)
         if part < 3:
             run = run.again(f"part-{part + 1}")
