@@ -12,6 +12,7 @@ _CURRENCY = r"[$€£¥₹]"
 # Every repetition is bounded and digits are ASCII: "４2" is not 2. What follows must not continue the number, nor
 # make it a term of a sum or a product: "100 - 20 = 80" is not 100.
 NUMBER = re.compile(
+    r"(?=[-−+$€£¥₹.0-9])"  # says no more than what follows, but at once where no number begins
     rf"(?:(?P<sign>[-−+])[ ]?)?(?:{_CURRENCY}[ ]?)?(?P<late_sign>-?)"
     rf"(?:(?P<whole>{_DIGITS})(?P<decimals>\.[0-9]{{1,40}})?|(?P<bare>\.[0-9]{{1,40}}))"
     r"(?:[ ](?P<mixed>[0-9]{1,9}/[0-9]{1,9})|[ ]?/[ ]?(?P<under>[0-9]{1,40}))?"
@@ -66,8 +67,8 @@ def last(text: str) -> Fraction | None:
 def _value(match: re.Match) -> Fraction | None:
     if match["sign"] and match["late_sign"]:
         return None
-    whole = (match["whole"] or "0").replace(",", "") + (match["decimals"] or match["bare"] or "")
-    value = Fraction(whole)
+    whole, decimals = (match["whole"] or "0").replace(",", ""), match["decimals"] or match["bare"]
+    value = Fraction(whole + decimals if decimals else int(whole))  # of text it takes ten times as long
     if match["mixed"]:
         over, under = map(int, match["mixed"].split("/"))
         if under == 0:
