@@ -6,6 +6,8 @@ Chosen by `VERL_PLATFORM=cpu` or by the preset `+preset=cpu`, which sets it.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 
 # Read by the processes themselves, so they are set in each before anything reads them.
 ENVIRONMENT = {
@@ -20,6 +22,8 @@ ENVIRONMENT = {
     # Ray keeps a record of each of the last 100,000 calls, for a dashboard that a CPU run does not start: 0.5 MB for
     # every step of a tiny run. 1000 has it back, for `ray_kwargs.timeline_json_file`.
     "RAY_task_events_report_interval_ms": "0",
+    # Workers that Ray starts before anyone asks for one; a run's have an environment of their own and take none.
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 
@@ -77,16 +81,30 @@ def adopt(config) -> None:
 
 
 def join_running_ray(config) -> list[str]:
-    """The preset says how large a Ray the run starts for itself. Where it joins a running one, that one's nodes have
-    said so (`ray start --num-cpus=16 --num-gpus=1`), and `ray.init` refuses to be told.
+    """The preset says how large a Ray the run starts for itself, and how its workers start. Where it joins a running
+    one, that one's nodes have said so (`ray start --num-cpus=16 --num-gpus=1`), and `ray.init` refuses to be told.
 
     Returns a line for the log.
     """
     ray_init = config.ray_kwargs.ray_init
     address = os.environ.get("RAY_ADDRESS") or ray_init.get("address")
     if address in (None, "local"):
+        fork_workers(ray_init)
         return []
     sizes = {key: ray_init.get(key) for key in ("num_cpus", "num_gpus", "object_store_memory")}
     ray_init.update(dict.fromkeys(sizes))
     told = ", ".join(f"{key}={value}" for key, value in sizes.items() if value is not None)
     return [f"gpg_verl: joins the Ray at {address}, whose nodes have their own sizes; not used: {told or 'nothing'}"]
+
+
+def fork_workers(ray_init) -> None:
+    """The run's processes are forked from one that has imported what they need (fork_server.py): a third of the time to
+    the first step. A `py_executable` of the user's stays, `runtime_env.py_executable=python` among them.
+    """
+    from omegaconf import OmegaConf
+
+    from gpg_verl.cpu import fork_client
+
+    if hasattr(os, "pidfd_open") and OmegaConf.select(ray_init, "runtime_env.py_executable") is None:
+        command = shlex.join([sys.executable, "-I", "-S", fork_client.__file__])
+        OmegaConf.update(ray_init, "runtime_env.py_executable", command, force_add=True)
