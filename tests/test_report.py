@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from gpg_verl.report import ReportError
 from gpg_verl.report.__main__ import main
 from gpg_verl.report.metrics import load_run
 from gpg_verl.report.table import held_out_cells, notes, summary, training_cells
-from gpg_verl.report.watch import MetricsTail, Progress, error_message
+from gpg_verl.report.watch import STAGES, MetricsTail, Progress, Stage, error_message
 
 ROOT = Path(__file__).parents[1]
 ACCURACY = "val-core/openai/gsm8k/acc/mean@1"
@@ -287,6 +288,28 @@ def test_progress_line():
     assert progress.describe(2, STEPS[2]).endswith("12.0 s/step  0:01:44 left  held-out 0.500")
 
 
+def test_the_stage_of_a_start_is_told_by_its_log(tmp_path):
+    with (tmp_path / "log").open("w", buffering=1) as log:
+        stage, seen = Stage(tmp_path / "log"), []
+        for line in STAGES:
+            for part in (line[:5], line[5:]):  # as a log may be read
+                log.write(part)
+                log.flush()
+                seen.append(stage.now())
+            log.write(" and more\n")
+        log.write("ray init kwargs: said by somebody else\n")
+        assert seen[1::2] == list(STAGES.values())
+        assert stage.now() == "first step"
+
+
+@pytest.mark.parametrize("line", [line for line in STAGES if line])
+def test_the_lines_that_tell_a_stage_are_veRLs_and_Rays(line):
+    verl, ray = (Path(find_spec(name).origin).parent for name in ("verl", "ray"))
+    files = [verl / "trainer/main_ppo.py", verl / "trainer/ppo/v1/trainer_base.py", ray / "_private/worker.py"]
+    text = "".join(file.read_text() for file in files)
+    assert line.rstrip(":") in text
+
+
 def test_tail_skips_an_earlier_run_and_follows_truncation(tmp_path):
     file = write_run(tmp_path, {1: STEPS[1], 2: STEPS[2]}) / "metrics.jsonl"
     os.utime(file, (1, 1))
@@ -380,7 +403,7 @@ def test_watch_a_run_to_its_end(tmp_path, capsys):
     write_run(tmp_path, {99: step_metrics(0.9)})  # an earlier run's
     assert main(watch(tmp_path, TRAIN, "--steps", "2")) == 0
     first, *steps = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
-    assert first == "starting (Ray, vLLM, FSDP)"
+    assert first == STAGES[""]
     assert [line.split("  ")[0] for line in steps] == ["step 0/2", "step 1/2", "step 2/2"]
     assert steps[2].endswith("0:00:00 left  held-out 0.500")
     assert (tmp_path / "logs" / "train.log").read_text() == "Ray starts\n"
@@ -484,6 +507,6 @@ def test_watch_shows_a_bar_on_a_terminal(tmp_path):
     os.close(terminal)
     assert watcher.wait() == 0
     text = shown.decode()
-    assert "starting (Ray, vLLM, FSDP)" in text
+    assert STAGES[""] in text
     assert "━" in text
     assert "step 2/2  reward 0.30" in text

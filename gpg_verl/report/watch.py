@@ -23,7 +23,18 @@ from gpg_verl.report.metrics import (
     parse_line,
 )
 
-STARTING = "starting (Ray, vLLM, FSDP)"
+# What a start is waiting for, from each of these lines of veRL 0.9.1 and Ray on.
+STAGES = {
+    "": "starting: settings, model and data are looked at",
+    "ray init kwargs:": "starting: Ray",
+    "Started a local Ray instance": "starting: the trainer",
+    "Connected to Ray cluster": "starting: the trainer",
+    "dataloader initialized": "starting: the model in the trainer",
+    "model engine initialized": "starting: the rollout server",
+    "ready to fit": "first validation",
+    "Training Progress:": "first step",
+}
+LONGEST_STAGE = max(map(len, STAGES))
 POLL_SECONDS = 0.2
 PLAIN_HEARTBEAT_SECONDS = 30  # how often a log without a terminal says that the start is still going on
 STRAGGLER_SECONDS = 5  # what a finished command's left-over processes get to end by themselves
@@ -40,7 +51,7 @@ def watch(run: Path, log: Path, command: list[str], steps: int | None = None, gr
     """
     # The command inherits this variable, so its veRL writes there.
     metrics = MetricsTail(Path(os.environ.get("VERL_FILE_LOGGER_PATH") or run / "metrics.jsonl"))
-    progress = Progress(steps)
+    progress, stage = Progress(steps), Stage(log)
     with received_signals() as signals:
         child = start(command, log)
         forwarded, kill_at = 0, float("inf")
@@ -53,7 +64,7 @@ def watch(run: Path, log: Path, command: list[str], steps: int | None = None, gr
                     if ended:
                         break
                     if not progress.begun:
-                        show(STARTING, None, False)
+                        show(stage.now(), None, False)
                     for number in signals[forwarded:]:
                         forwarded += 1
                         kill_at = min(kill_at, time.monotonic() + grace)
@@ -106,6 +117,26 @@ class MetricsTail:
         return parsed
 
 
+class Stage:
+    """Which part of its start a command is in, by its log."""
+
+    def __init__(self, log: Path):
+        self.log = log
+        self.offset = 0
+        self.names = list(STAGES.values())
+        self.reached = 0
+
+    def now(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.offset - LONGEST_STAGE))  # a line may have been cut
+            text = file.read().decode(errors="replace")
+            self.offset = file.tell()
+        for place, line in enumerate(STAGES):
+            if line in text:
+                self.reached = max(self.reached, place)
+        return self.names[self.reached]
+
+
 class Progress:
     """One line of text per step, with the time left."""
 
@@ -134,13 +165,13 @@ class Progress:
 
 @contextmanager
 def display(steps: int | None):
-    """A function show(text, step or None, keep): a live bar on a terminal, else one plain line per step."""
+    """A function show(text, step or None, keep): a live bar on a terminal, else one plain line per stage and step."""
     if sys.stdout.isatty() and not os.environ.get("CI"):
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         with Bar(TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False)) as bar:
-            task = bar.add_task(STARTING, total=steps)
+            task = bar.add_task(STAGES[""], total=steps)
 
             def show(text: str, step: int | None, keep: bool) -> None:
                 bar.update(task, description=text, completed=step)
@@ -150,14 +181,14 @@ def display(steps: int | None):
             yield show
     else:
         began = time.monotonic()
-        said_at = float("-inf")
+        said, said_at = "", began
 
         def show(text: str, step: int | None, keep: bool) -> None:
-            nonlocal said_at
+            nonlocal said, said_at
             now = time.monotonic()
-            if step is None and now - said_at < PLAIN_HEARTBEAT_SECONDS:
+            if step is None and text == said and now - said_at < PLAIN_HEARTBEAT_SECONDS:
                 return
-            said_at = now
+            said, said_at = text, now
             print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
 
         yield show
