@@ -32,6 +32,7 @@ if __name__ == "__main__":
         "own": os.environ["OWN"],
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "parent": os.getppid(),
+        "group": os.getpgrp(),
         "main": __name__,
         "preloaded": preloaded,
         "random": np.random.random(),
@@ -87,6 +88,7 @@ def start(tmp_path, raylet, monkeypatch):
             ],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(small), "RAY_RAYLET_PID": str(raylet.pid), "OWN": "1", **environment},
+            preexec_fn=lambda: os.setpgid(0, 0),  # as a raylet does
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -117,6 +119,9 @@ def test_a_worker_is_a_fork_with_the_files_environment_folder_and_arguments_of_w
         assert worker["arguments"] == ["worker.py", f"--raylet-name={tmp_path}/raylet", name]
         assert (worker["folder"], worker["main"], worker["preloaded"]) == (str(tmp_path), "__main__", True)
         assert worker["threads"] is None  # the server's own setting
+    # A raylet kills the group of a worker that has died: no worker is in another's, and the server in none of theirs.
+    assert [worker["group"] for worker in seen] == [first.pid, second.pid]
+    assert os.getpgid(seen[0]["parent"]) == seen[0]["parent"]
     assert seen[0]["random"] != seen[1]["random"]
     assert second.wait(20) == 3
 

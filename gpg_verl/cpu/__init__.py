@@ -98,13 +98,23 @@ def join_running_ray(config) -> list[str]:
 
 
 def fork_workers(ray_init) -> None:
-    """The run's processes are forked from one that has imported what they need (fork_server.py): a third of the time to
-    the first step. A `py_executable` of the user's stays, `runtime_env.py_executable=python` among them.
+    """The run's processes are forked from one that has imported what they need (fork_server.py), which halves the time
+    to the first step. A `py_executable` of the user's stays, `runtime_env.py_executable=python` among them.
     """
     from omegaconf import OmegaConf
 
+    if hasattr(os, "pidfd_open") and OmegaConf.select(ray_init, "runtime_env.py_executable") is None:
+        OmegaConf.update(ray_init, "runtime_env.py_executable", fork_command(), force_add=True)
+
+
+def forks_workers(config) -> bool:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.py_executable") == fork_command()
+
+
+def fork_command() -> str:
+    """What Ray takes for Python then."""
     from gpg_verl.cpu import fork_client
 
-    if hasattr(os, "pidfd_open") and OmegaConf.select(ray_init, "runtime_env.py_executable") is None:
-        command = shlex.join([sys.executable, "-I", "-S", fork_client.__file__])
-        OmegaConf.update(ray_init, "runtime_env.py_executable", command, force_add=True)
+    return shlex.join([sys.executable, "-I", "-S", fork_client.__file__])

@@ -55,6 +55,7 @@ def start_server(address: str) -> int:
         listener.listen(128)
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)  # where a worker dies, its raylet kills the worker's group
             os.dup2(listener.fileno(), 0)
             os.closerange(3, MOST_FILES * 16)
             command = "import sys; sys.path.remove(''); from gpg_verl.cpu.fork_server import main; main()"
@@ -70,7 +71,13 @@ def ask(server: socket.socket, arguments: list[str], files: list[int] | None) ->
         files: whose numbers are this process's and the new one's; the standard ones where None.
     """
     files = [number for number in files or (0, 1, 2) if number != server.fileno()]
-    request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
+    request = {
+        "arguments": arguments,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "files": files,
+        "group": os.getpgrp(),
+    }
     message = json.dumps(request).encode()
     try:
         socket.send_fds(server, [len(message).to_bytes(SIZE, "big")], files)

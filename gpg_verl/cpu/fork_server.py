@@ -199,6 +199,10 @@ def become(request: dict, before: dict[str, str], imported: dict[str, str], exec
 
     environment = request["environment"]
     environment |= {key: value for key, value in imported.items() if environment.get(key) == before.get(key)}
+    try:
+        os.setpgid(0, request["group"])  # as one whom the client had started: its group is killed with it, and no other
+    except OSError:  # a group of another session
+        os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(request["folder"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from packaging.version import Version
 
+from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.compat.versions import NotHere
 from gpg_verl.guards.checkpoints import free_bytes, named_ray, runs_elsewhere
@@ -23,6 +24,7 @@ from gpg_verl.settings import verls_mode
 # Peak memory of a CPU run, fitted to what a model of 135M parameters took: Python processes, plus copies of the
 # fp32 weights (trainer, gradient, two AdamW moments, vLLM with its packed copy, transfer), plus the KV cache.
 CPU_BASE_BYTES = 7.5e9
+CPU_FORKED_BASE_BYTES = 3e9  # where the processes share what they have imported (cpu/fork_server.py)
 CPU_WEIGHT_COPIES = 8
 
 
@@ -240,7 +242,8 @@ def memory_problems(config: DictConfig) -> list[str]:
 def cpu_bytes_needed(config: DictConfig, shapes: list[list[int]]) -> float:
     """Peak memory of a CPU run, in bytes."""
     kv_cache = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes") or 0
-    return CPU_BASE_BYTES + CPU_WEIGHT_COPIES * 4 * sum(map(math.prod, shapes)) + kv_cache
+    base = CPU_FORKED_BASE_BYTES if cpu.forks_workers(config) else CPU_BASE_BYTES
+    return base + CPU_WEIGHT_COPIES * 4 * sum(map(math.prod, shapes)) + kv_cache
 
 
 def disk_problems(config: DictConfig) -> list[str]:
