@@ -183,17 +183,8 @@ class Images:
 
     @classmethod
     def of(cls, data: TensorDict, config) -> Images | None:
-        """None where no row has any. Raises NotExact for what is neither image nor video."""
-        rows = data.get("multi_modal_inputs", None)
-        rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
-        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
-        known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
-        others = {name for row in rows for name in row} - known
-        if others:
-            raise NotExact(
-                f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart"
-            )
+        """None where no row has any. For rows that `why_apart` lets pass."""
+        rows = _shown(data)
         if not any(rows):
             return None
         ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
@@ -206,8 +197,6 @@ class Images:
                     continue
                 sizes = row[grid].prod(-1).tolist()
                 places = start + np.flatnonzero(ids[start:end] == getattr(config, token))
-                if len(places) * merged != sum(sizes):
-                    raise NotExact(f"a row whose {pixels} and tokens do not match")
                 parts, done = row[pixels].split(sizes), 0
                 for part, shape, size in zip(parts, row[grid], sizes, strict=True):
                     number = _number_of(part, (kind, *shape.tolist()), alike)
@@ -226,6 +215,30 @@ class Images:
                 inputs[pixels] = torch.cat([part for part, _ in items]).to(device)
                 inputs[grid] = torch.stack([shape for _, shape in items]).to(device)
         return inputs
+
+
+def _shown(data: TensorDict) -> list[dict]:
+    """What the rows bring beside their tokens; [] where nothing is said of any."""
+    rows = data.get("multi_modal_inputs", None)
+    rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def why_apart(data: TensorDict, config) -> str | None:
+    """Why these rows must be computed one by one; None where trees are known to be exact for what they show."""
+    rows = _shown(data)
+    known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+    known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
+    others = {name for row in rows for name in row} - known
+    if others:
+        return f"rows bring {', '.join(sorted(others))}, and which tokens that is for is not known"
+    for i, row in enumerate(rows):
+        for pixels, grid, token in KINDS:
+            if pixels in row:
+                shown = int((data["input_ids"][i] == getattr(config, token)).sum())
+                if shown * config.vision_config.spatial_merge_size**2 != int(row[grid].prod(-1).sum()):
+                    return f"a row's {pixels} are not for as many tokens as it has of them"
+    return None
 
 
 def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
