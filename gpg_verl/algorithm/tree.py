@@ -85,12 +85,6 @@ class Branches:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, start: int, end: int) -> Branches:
-        """The rows start:end as a tree of their own, which has the first one's shared tokens again."""
-        shared = self.shared[start:end].copy()
-        shared[:1] = 0
-        return Branches(self.rows[start:end], shared, self.lengths[start:end])
-
     def added(self) -> np.ndarray:
         """(n,) tokens of each that no row before it has."""
         return self.lengths - self.shared
