@@ -135,6 +135,19 @@ def test_images_that_look_alike_are_shared_and_others_are_not(actors, folder):
     assert result.metrics["gpg/tokens_shared"]
 
 
+def test_rows_that_bring_what_trees_are_not_known_for_go_row_by_row(actors, folder, capfd):
+    """One row is enough, on whichever worker. Seven rows fill no grid of passes of two."""
+    rollouts = recording(folder, [[1, 0, 0], [0, 1], [1, 0], *[[0, 0]] * 5], seed=6)
+    expected = [by_definition(folder, rollouts, mode=MODE)]
+    row = next(row for row in rollouts.rows.values() if row["uid"] == "uid00001")
+    row["multi_modal_inputs"] = {**row["multi_modal_inputs"], "pixel_attention": torch.ones(1, 4)}
+    for _ in range(2):
+        result = step(actors, settled(folder, f"{ACTOR}.loss_agg_mode={MODE}"), rollouts)
+        assert_same(result.gradients, expected)
+        assert result.metrics["gpg/tokens_shared"] == 0 < result.metrics["gpg/tokens_computed"]
+    assert capfd.readouterr().out.count("each of them where rows bring pixel_attention") <= 1  # in a worker's life
+
+
 def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
     """32 rows on one worker or two take padding in forward passes of at most 7, row by row."""
     config = settled(

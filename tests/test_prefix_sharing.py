@@ -203,6 +203,16 @@ def test_parameters_gradients_and_schedule_are_as_before_the_check(one, tiny_fol
     assert all(p.grad is None or not p.grad.any() for p in one.local.engine.module.parameters())
 
 
+@pytest.mark.parametrize(("positions", "columns"), [([0, 1, 2, 0, 1], 1), ([0, 1, 2, 1, 2], 2), ([0, 2, 3, 0, 1], 2)])
+def test_positions_tell_tokens_apart_where_they_do_not_just_count(positions, columns):
+    from gpg_verl.training.prefix_sharing import symbols_of
+
+    offsets = torch.tensor([0, 3, 5])
+    ids, positions = (torch.nested.nested_tensor_from_jagged(torch.tensor(x), offsets) for x in ([7] * 5, positions))
+    symbols = symbols_of({"input_ids": ids, "position_ids": positions}, None)
+    assert symbols.reshape(5, -1).shape[1] == columns
+
+
 # ---- what goes the plain way
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.tree import Rows, blocks, branches, cut, cut_evenly, grow, sees
+from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut, cut_evenly, grow, outlines, sees
 
 
 def flat(rows, masks=None):
@@ -22,7 +24,15 @@ def flat(rows, masks=None):
 
 def tree_of(rows, masks=None):
     tokens, where = flat(rows, masks)
-    return tokens, where, grow(branches(tokens, where), where)
+    return tokens, where, grown(branches(tokens, where), where)
+
+
+def grown(whole, where):
+    """One tree of all rows, in which tokens stand as in the rows."""
+    if not len(whole):
+        none = np.zeros(0, dtype=np.int64)
+        return Tree(none, none, [], *[none] * 5)
+    return grow(*outlines(whole, [(0, len(whole))], where, where.offsets[whole.rows]))
 
 
 def ancestors(tree):
@@ -67,7 +77,7 @@ def test_positions_and_images_tell_tokens_apart():
     tokens, where = flat(rows)
     again = np.stack([tokens, np.zeros_like(tokens)], axis=1)
     again[where.offsets[1] + 1 :, 1] = 1  # from the second token on another position, or another image
-    tree = grow(branches(again, where), where)
+    tree = grown(branches(again, where), where)
     assert len(tree) == 1 + 3 + 3
 
 
@@ -158,9 +168,16 @@ def test_parts_are_within_the_budget(case, budget, count):
     whole = branches(tokens, where)
     for parts in (cut(whole, budget), cut_evenly(whole, budget, count)):
         assert [i for start, end in parts for i in range(start, end)] == list(range(len(whole)))
+        lengths = np.diff(where.offsets)[whole.rows]
+        within = lengths.cumsum() - lengths
         for start, end in parts:
-            part = whole.part(start, end)
-            tree = grow(part, where)
-            assert len(tree) == part.computed().sum()
+            within[start:end] -= within[start]
+        for (start, end), outline in zip(parts, outlines(whole, parts, where, within), strict=True):
+            tree = grow(outline)
             assert len(tree) <= budget or end == start + 1
+            # It is the tree of the part's rows alone.
+            own = [rows[i] for i in whole.rows[start:end]]
+            _, _, alone = tree_of(own, masks and [masks[i] for i in whole.rows[start:end]])
+            for field in dataclasses.fields(Tree):
+                assert np.array_equal(np.hstack(getattr(tree, field.name)), np.hstack(getattr(alone, field.name)))
     assert len(cut_evenly(whole, budget, count)) <= max(count, len(cut(whole, budget)))

@@ -43,6 +43,16 @@ def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     assert all([work[i] for i in part] == sorted(work[i] for i in part) for part in parts)
 
 
+def test_ranks_are_balanced_by_layers_attention_and_scored_positions():
+    """Two rows of one length a rank; by tokens alone any would do."""
+    from gpg_verl.training.trainer import work
+
+    assert work([10, 20]) == [10 * 24576 + 100, 20 * 24576 + 400]
+    costs = work([1000] * 4, [900, 800, 100, 0])
+    assert share_out(range(4), costs, 2) == [[3, 0], [2, 1]]
+    assert costs[0] - costs[3] == pytest.approx(900 / 1000 * (costs[3] - 1000**2) * 152_064 / (2 * 28 * 24576))
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=60),

@@ -8,12 +8,65 @@ over the tree, with w the sum of the weights of all rows that pass, is that of t
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of numbers that count up by one: a tree of thousands of tokens has few, and numpy does not touch each token.
+
+    starts, counts: (runs,) the first number of each and how many it has.
+    """
+
+    starts: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def ends(self) -> np.ndarray:
+        return self.starts + self.counts
+
+    def __getitem__(self, some: slice | np.ndarray) -> Runs:
+        return Runs(self.starts[some], self.counts[some])
+
+    def moved(self, by: int | np.ndarray) -> Runs:
+        return Runs(self.starts + by, self.counts)
+
+    def numbers(self) -> np.ndarray:
+        """(Σ counts,) of one run after the other."""
+        behind = self.counts.cumsum()
+        numbers = (self.starts - behind + self.counts).repeat(self.counts)
+        numbers += _counting(len(numbers).bit_length())[: len(numbers)]
+        return numbers
+
+    def union(self) -> Runs:
+        """The numbers of all runs, each once, in order; runs that only touch stay apart."""
+        order = np.argsort(self.starts)
+        order = order[self.counts[order] > 0]
+        starts, ends = self.starts[order], np.maximum.accumulate(self.ends[order])
+        new = np.flatnonzero(np.append(True, starts[1:] >= ends[:-1])[: len(starts)])
+        starts, last = starts[new], np.append(new[1:], len(ends))[: len(new)] - 1
+        return Runs(starts, ends[last] - starts)
+
+    def place(self, numbers: np.ndarray) -> np.ndarray:
+        """Where each of `numbers` stands in `numbers()`, of runs in order that have it."""
+        return numbers + (self.counts.cumsum() - self.ends)[_last(self.starts, numbers)]
+
+
+def _last(starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Of each of `numbers` the place of the last of `starts`, which are in order, that is not behind it."""
+    return np.searchsorted(starts, numbers, side="right") - 1
+
+
+@functools.lru_cache(maxsize=1)
+def _counting(bits: int) -> np.ndarray:
+    """0, 1, 2, ..., 2^bits - 1; counting takes longer than adding."""
+    return np.arange(1 << bits)
 
 
 @dataclass(frozen=True)
@@ -31,12 +84,6 @@ class Branches:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def part(self, start: int, end: int) -> Branches:
-        """The rows start:end as a tree of their own, which has the first one's shared tokens again."""
-        shared = self.shared[start:end].copy()
-        shared[:1] = 0
-        return Branches(self.rows[start:end], shared, self.lengths[start:end])
 
     def added(self) -> np.ndarray:
         """(n,) tokens of each that no row before it has."""
@@ -72,25 +119,21 @@ class Rows:
     prompts: np.ndarray
     mask: np.ndarray | None = None
 
+    def runs(self) -> Runs:
+        """Of scored tokens; none goes on from one row to the next, as a row's first token is not scored."""
+        if self.mask is None:
+            starts = self.offsets[:-1] + self.prompts
+            some = starts < self.offsets[1:]
+            return Runs(starts[some], (self.offsets[1:] - starts)[some])
+        edges = np.flatnonzero(np.diff(self.mask.view(np.int8), prepend=0, append=0))
+        return Runs(edges[::2], edges[1::2] - edges[::2])
+
     def lengths(self) -> np.ndarray:
         """(rows,) of each, up to its last scored token; 0 without one."""
-        lengths = np.diff(self.offsets)
-        if self.mask is None:
-            return np.where(lengths > self.prompts, lengths, 0)
-        last = np.zeros_like(lengths)
-        for i, (start, end) in enumerate(itertools.pairwise(self.offsets.tolist())):
-            places = np.flatnonzero(self.mask[start:end])
-            if len(places):
-                last[i] = places[-1] + 1
-        return last
-
-    def scored(self) -> np.ndarray:
-        """Where the scored tokens stand, of one row after the other."""
-        if self.mask is not None:
-            return np.flatnonzero(self.mask)
-        counts = np.maximum(np.diff(self.offsets) - self.prompts, 0)
-        first = self.offsets[:-1] + self.prompts - (np.cumsum(counts) - counts)
-        return np.repeat(first, counts) + np.arange(counts.sum())
+        runs, lengths = self.runs(), np.zeros(len(self.prompts), dtype=np.int64)
+        row = _last(self.offsets, runs.starts)
+        lengths[row] = runs.ends - self.offsets[row]  # of several runs the last one's stays
+        return lengths
 
 
 def branches(symbols: np.ndarray, rows: Rows) -> Branches:
@@ -100,36 +143,35 @@ def branches(symbols: np.ndarray, rows: Rows) -> Branches:
         symbols: (tokens,) or (tokens, k) int, what makes two tokens the same: the token id and, where they could
             differ between rows, its position ids and what else the model is told of it.
     """
-    symbols = symbols.reshape(len(symbols), -1)
-    numbers, width = np.ascontiguousarray(symbols, dtype=np.int32).reshape(-1), symbols.shape[1]
+    width = symbols[:1].size or 1
+    numbers = np.zeros(symbols.size + WINDOW, dtype=np.int32)
+    numbers[: symbols.size] = symbols.reshape(-1)
     lengths = rows.lengths()
     kept = np.flatnonzero(lengths)
-    keys = {
-        i: numbers[start : start + length].tobytes()
-        for i, start, length in zip(
-            kept.tolist(), (rows.offsets[kept] * width).tolist(), (lengths[kept] * width).tolist(), strict=True
-        )
-    }
+    starts, counts = rows.offsets[kept] * width, lengths[kept] * width
+    keys = [numbers[a:b].tobytes() for a, b in zip(starts.tolist(), (starts + counts).tolist(), strict=True)]
     # Any order will do in which equal beginnings stand together; that of bytes is compared at the speed of memory.
-    order = sorted(keys, key=keys.__getitem__)
-    shared = [0] * len(order)
-    for j in range(1, len(order)):
-        shared[j] = _common(keys[order[j - 1]], keys[order[j]]) // (4 * width)
-    order = np.array(order, dtype=np.int64)
-    return Branches(order, np.array(shared, dtype=np.int64), lengths[order])
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    kept, starts, counts = kept[order], starts[order], counts[order]
+    shared = _common(numbers, starts[:-1], starts[1:], np.minimum(counts[:-1], counts[1:])) // width
+    return Branches(kept, np.append(0, shared)[: len(kept)], lengths[kept])
 
 
-def _common(a: bytes, b: bytes) -> int:
-    """How many first bytes two texts have in common, rounded down to four."""
-    short = min(len(a), len(b))
-    step, done = 1024, 0
-    while done < short:
-        end = min(done + step, short)
-        if a[done:end] != b[done:end]:
-            x, y = (np.frombuffer(text, np.int32, (end - done) // 4, done) for text in (a, b))
-            return done + 4 * int((x != y).argmax())
-        done, step = end, step * 4
-    return short
+WINDOW = 128  # numbers that are compared at once, of all rows that are the same so far
+
+
+def _common(numbers: np.ndarray, a: np.ndarray, b: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """How many numbers from each `a` on are those from `b` on, at most `most`; behind the last are WINDOW others."""
+    windows, common = np.lib.stride_tricks.sliding_window_view(numbers, WINDOW), most.copy()
+    alike, done = np.arange(len(most)), 0
+    while len(alike):
+        differ = windows[a[alike] + done] != windows[b[alike] + done]
+        first, differs = differ.argmax(axis=1), differ.any(axis=1)
+        found = alike[differs]
+        common[found] = np.minimum(done + first[differs], most[found])
+        done += WINDOW
+        alike = alike[~differs & (most[alike] > done)]
+    return common
 
 
 def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
@@ -138,18 +180,15 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
 
     Returns (start, end) of each.
     """
-    ends = np.concatenate([[0], np.cumsum(whole.computed())])
-    parts, start = [], 0
-    while start < len(whole):
-        spent = ends - ends[start] + whole.shared[start]
-        end = int(np.searchsorted(spent, budget, side="right")) - 1
-        if end < len(whole):
-            end = max(end, start + 1)
+    ends, shared = [0, *whole.computed().cumsum().tolist()], whole.shared.tolist()
+    parts, start, rows = [], 0, len(whole)
+    while start < rows:
+        spent = ends[start] - shared[start]
+        end = max(start + 1, bisect.bisect_right(ends, spent + budget) - 1)
+        if end < rows:
             # Of the places past three quarters of the budget, the one that repeats least, the last of several.
-            first = max(start + 1, int(np.searchsorted(spent, 0.75 * budget)))
-            places = whole.shared[first : end + 1][::-1]
-            if len(places):
-                end -= int(places.argmin())
+            first = max(start + 1, bisect.bisect_left(ends, spent + 0.75 * budget))
+            end = min(range(end, first - 1, -1), key=shared.__getitem__, default=end)
         parts.append((start, end))
         start = end
     return parts
@@ -157,12 +196,13 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
 
 def cut_evenly(whole: Branches, budget: int, count: int) -> list[tuple[int, int]]:
     """As `cut`, into at most `count` parts where that many suffice for the budget, as even in size as they can be."""
-    low, high = 0, budget
     best = cut(whole, budget)
+    count, high = max(count, len(best)), budget
+    low = min(high, int(whole.computed().sum()) // max(1, count))  # fewer tokens each are not enough
     while high - low > max(1, budget // 64):
         middle = (low + high) // 2
         parts = cut(whole, middle)
-        if len(parts) <= max(count, len(best)):
+        if len(parts) <= count:
             best, high = parts, middle
         else:
             low = middle
@@ -221,73 +261,106 @@ class Tree:
         return sum((end - start) * (2 * len(before) + end - start + 1) // 2 for start, end, before in self.branches())
 
 
-def grow(part: Branches, rows: Rows) -> Tree:
-    """The tree of some rows."""
-    added, computed = part.added(), part.computed()
-    # Tokens of the tree, those that are only scored among them, are numbered as nodes are. A number is its node's but
-    # for those of the branches before that have none.
-    first, first_node = (np.concatenate([[0], np.cumsum(x)]) for x in (added, computed))
-    size = int(first[-1])
-    gone = first[:-1] - first_node[:-1]
-    numbers = np.arange(size)
-    is_scored = np.zeros(size, dtype=bool)
-    path = np.zeros(int(part.lengths.max(initial=0)), dtype=np.int64)
-    nodes = path.copy()  # of the path
-    before, parents, flat, pair = [], [], [], []
-    for start, new, shared, stop, less, row, prompt in zip(
-        first[:-1].tolist(),
-        added.tolist(),
-        part.shared.tolist(),
-        part.lengths.tolist(),
-        gone.tolist(),
-        rows.offsets[part.rows].tolist(),
-        rows.prompts[part.rows].tolist(),
-        strict=True,
-    ):
-        if new:
-            before.append(nodes[:shared].copy())
-            parents.append(nodes[shared - 1] if shared else -1)
-            path[shared:stop] = numbers[start : start + new]
-            nodes[shared:stop] = numbers[start - less : start + new - less]
-        if rows.mask is None:
-            flat.append(np.arange(row + prompt, row + stop))
-            scored = path[prompt:stop].copy()
-            is_scored[path[prompt : max(prompt, shared)]] = True
-            is_scored[start + max(prompt, shared) - shared : start + new] = True
-        else:
-            places = np.flatnonzero(rows.mask[row : row + stop])
-            flat.append(places + row)
-            scored = path[places]
-            is_scored[scored] = True
-        pair.append(scored)
-    flat, pair = (np.concatenate(x) if x else np.zeros(0, dtype=np.int64) for x in (flat, pair))
+def outlines(
+    whole: Branches, parts: Sequence[tuple[int, int]], rows: Rows, offsets: np.ndarray
+) -> list[tuple[Runs, ...]]:
+    """The trees of parts of the rows, (start, end) of each as `cut` has them. All at once, and as runs of numbers, for
+    what numpy costs is its calls; `grow` writes one out.
 
-    adds = np.flatnonzero(added)
-    offset = rows.offsets[part.rows] + part.shared
-    pairs = np.flatnonzero(is_scored)
-    number = np.empty(size, dtype=np.int64)
-    number[pairs] = np.arange(len(pairs))
-    follows = numbers - np.repeat(gone + 1, added)  # the node before each token, but for a branch's first
-    follows[first[adds]] = parents
-    follows = follows[pairs]
-    scores = np.zeros(int(first_node[-1]), dtype=bool)
-    scores[follows] = True
-    positions = np.flatnonzero(scores)
-    place = np.empty(len(scores), dtype=np.int64)
-    place[positions] = np.arange(len(positions))
-    return Tree(
-        source=np.arange(len(scores)) + np.repeat(offset - first_node[:-1], computed),
-        starts=first_node[adds],
-        before=before,
-        positions=positions,
-        at=place[follows],
-        token=pairs + np.repeat(offset - first[:-1], added)[pairs],
-        flat=flat,
-        pair=number[pair],
+    Args:
+        offsets: (rows of `whole`,) where each row's first token stands among the tokens of its part.
+    """
+    if not parts:
+        return []
+    edges = np.array([0, *(end for _, end in parts)])
+    shared = whole.shared.copy()
+    shared[edges[:-1]] = 0
+    whole = Branches(whole.rows, shared, whole.lengths)
+    added, computed = whole.added(), whole.computed()
+    # Tokens of the trees, those that are only scored among them, are numbered in the order of nodes.
+    first, first_node = (np.append(0, x.cumsum()) for x in (added, computed))
+
+    # Each row's path from the root: which branch's tokens it has from which of its tokens on.
+    depth, owner, pieces = [], [], []
+    path: list[tuple[int, int]] = []
+    for row, (begin, new) in enumerate(zip(shared.tolist(), added.tolist(), strict=True)):
+        while path and path[-1][0] >= begin:
+            path.pop()
+        if new:
+            path.append((begin, row))
+        depth += [begin for begin, _ in path]
+        owner += [branch for _, branch in path]
+        pieces.append(len(path))
+    depth, owner, row = np.array(depth), np.array(owner), np.arange(len(whole)).repeat(pieces)
+    above = np.flatnonzero((owner != row) & (added[row] > 0))
+    before = Runs(first_node[owner[above]], np.diff(depth)[above])
+    parent = np.full(len(whole), -1)
+    parent[row[above]] = before.ends - 1  # of several pieces the last one's stays
+
+    # What rows score, cut where a path goes on to another branch; rows stand one behind the other as in `whole`.
+    row_starts, place = whole.lengths.cumsum() - whole.lengths, np.empty(len(rows.prompts), dtype=np.int64)
+    place[whole.rows] = np.arange(len(whole))
+    runs = rows.runs()
+    scoring = place[_last(rows.offsets, runs.starts)]
+    order = np.argsort(scoring, kind="stable")
+    scoring, runs = scoring[order], runs[order]
+    runs = runs.moved(-rows.offsets[whole.rows[scoring]])
+    flat, runs = runs.moved(offsets[scoring]), runs.moved(row_starts[scoring])
+    depth += row_starts[row]
+    starts = np.union1d(depth, runs.starts)
+    run = _last(runs.starts, starts)
+    counts = np.minimum(runs.ends[run], np.append(starts[1:], runs.ends[-1])) - starts
+    some = (run >= 0) & (counts > 0)
+    starts, counts, scoring_piece = starts[some], counts[some], scoring[run[some]]
+    piece = _last(depth, starts)
+    scored = Runs(first[owner[piece]] + starts - depth[piece], counts)
+    pairs = scored.union()
+
+    # A pair follows the node before it: of a branch's first token the parent.
+    branch = _last(first, pairs.starts)
+    within = pairs.starts - first[branch]
+    node = first_node[branch] + within
+    follows = Runs(
+        np.stack([np.where(within > 0, node - 1, parent[branch]), node], axis=1).ravel(),
+        np.stack([np.ones_like(node), pairs.counts - 1], axis=1).ravel(),
+    )
+    positions = follows.union()
+
+    # Each part's, counted from its own first node, position and pair.
+    adds, tokens, nodes = np.flatnonzero(added), offsets + shared, first_node[edges]
+    of_pairs, of_positions = np.searchsorted(pairs.starts, first[edges]), np.searchsorted(positions.starts, nodes)
+    before_pairs, before_positions = (
+        np.append(0, x.counts.cumsum())[bounds] for x, bounds in ((pairs, of_pairs), (positions, of_positions))
+    )
+
+    def split(starts, counts, bounds, base):
+        runs = Runs(starts - base[:-1].repeat(np.diff(bounds)), counts)
+        return [runs[a:b] for a, b in itertools.pairwise(bounds.tolist())]
+
+    return list(
+        zip(
+            split(tokens, computed, edges, 0 * edges),
+            split(first_node[adds], shared[adds], np.searchsorted(adds, edges), nodes),
+            split(before.starts, before.counts, np.searchsorted(row[above], edges), nodes),
+            split(positions.starts, positions.counts, of_positions, nodes),
+            split(positions.place(follows.starts), follows.counts, 2 * of_pairs, before_positions),
+            split(tokens[branch] + within, pairs.counts, of_pairs, 0 * edges),
+            split(flat.starts, flat.counts, np.searchsorted(scoring, edges), 0 * edges),
+            split(pairs.place(scored.starts), counts, np.searchsorted(scoring_piece, edges), before_pairs),
+            strict=True,
+        )
     )
 
 
-@dataclass(frozen=True)
+def grow(outline: tuple[Runs, ...]) -> Tree:
+    """The tree of one of `outlines`."""
+    source, starts, before, *others = outline
+    nodes, ends = before.numbers(), starts.counts.cumsum()
+    parts = [nodes[a:b] for a, b in zip((ends - starts.counts).tolist(), ends.tolist(), strict=True)]
+    return Tree(source.numbers(), starts.starts, parts, *(runs.numbers() for runs in others))
+
+
+@dataclass
 class Block:
     """Queries start:end of a tree that attend together, to the keys `before` and start:end.
 
@@ -308,21 +381,19 @@ def blocks(tree: Tree, overhead: int) -> list[Block]:
     A later branch's ancestors are the block's own nodes and some of its first branch's ancestors: siblings see no more.
     """
     result: list[Block] = []
+    pairs = 0  # of the last
     for start, end, before in tree.branches():
-        new = Block(start, end, before, chain=True)
+        own = (end - start) * (len(before) + end - start)
         if result:
             last = result[-1]
-            joined = Block(last.start, end, last.before, chain=False)
-            if _pairs(joined) <= _pairs(last) + _pairs(new) + overhead:
-                result[-1] = joined
+            size = end - last.start
+            joined = size * (len(last.before) + size)
+            if joined <= pairs + own + overhead:
+                last.end, last.chain, pairs = end, False, joined
                 continue
-        result.append(new)
+        result.append(Block(start, end, before, chain=True))
+        pairs = own
     return result
-
-
-def _pairs(block: Block) -> int:
-    size = block.end - block.start
-    return size * (len(block.before) + size)
 
 
 def sees(tree: Tree, queries: Sequence[int] | np.ndarray, keys: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
 from gpg_verl.training.metrics import TOKENS
-from gpg_verl.training.prefix_sharing import Passes, why_not_exact
+from gpg_verl.training.prefix_sharing import Passes, why_apart, why_not_exact
 from gpg_verl.training.shortcuts import why_not_with_model
 
 PLAN = "gpg_plan"
@@ -73,6 +73,7 @@ class Plan:
 
 class GPGTrainingWorker(TrainingWorker):
     passes: Passes | None = None
+    apart: str | None = None  # why rows of some batch were not computed as trees; the first reason
 
     def check_passes(self) -> dict[str, str | None]:
         """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks."""
@@ -111,6 +112,7 @@ class GPGTrainingWorker(TrainingWorker):
         self.counts: Counter[str] = Counter()
         agreement = Agreement() if plan.observe else None
         count = len(plan.updates) * plan.epochs
+        trees = plan.passes == "trees" and not self._apart(data)
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             for step in range(count):
                 # Only before the first update are the weights those that sampled the batch.
@@ -118,9 +120,10 @@ class GPGTrainingWorker(TrainingWorker):
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
                 passes = contextlib.nullcontext()
                 if plan.passes is not None:
-                    passes = self.passes.during_update(trees=plan.passes == "trees")
+                    passes = self.passes.during_update(trees)
+                part = self._rows_of(data, plan, step % len(plan.updates), trees)
                 with schedule, passes, registry.during_update(observed, plan.correction):
-                    output = super().train_mini_batch(self._rows_of(data, plan, step % len(plan.updates)))
+                    output = super().train_mini_batch(part)
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
@@ -152,7 +155,16 @@ class GPGTrainingWorker(TrainingWorker):
             tu.assign_non_tensor(result, metrics=metrics)
         return result
 
-    def _rows_of(self, data, plan: Plan, number: int):
+    def _apart(self, data) -> bool:
+        """Whether some rank's rows show what trees are not known for; then all ranks go row by row."""
+        reason = next(filter(None, self._of_all_ranks(why_apart(data, self.passes.model.config))), None)
+        if reason and not self.apart:
+            self.apart = reason
+            if self.engine.get_data_parallel_rank() == 0:
+                print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
+        return reason is not None
+
+    def _rows_of(self, data, plan: Plan, number: int, trees: bool):
         """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
         update = plan.updates[number]
         start = sum(before.rows for before in plan.updates[:number])
@@ -167,8 +179,13 @@ class GPGTrainingWorker(TrainingWorker):
             global_batch_size=update.sequences,
             disable_auto_offload=True,
         )
-        if update.micro_batch_size is not None:
-            tu.assign_non_tensor(part, micro_batch_size_per_gpu=update.micro_batch_size)
+        micro = update.micro_batch_size
+        if plan.passes == "trees" and not trees and not self.engine_config.use_dynamic_bsz:
+            # Planned for trees, of any number of rows; veRL cuts rows into micro-batches of one size.
+            most = self.engine_config.micro_batch_size_per_gpu
+            micro = max(size for size in range(1, most + 1) if update.rows % size == 0)
+        if micro is not None:
+            tu.assign_non_tensor(part, micro_batch_size_per_gpu=micro)
         return part
 
     def _of_all_ranks(self, own) -> list:

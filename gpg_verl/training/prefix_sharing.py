@@ -24,11 +24,11 @@ from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from gpg_verl.algorithm.tree import Branches, Rows, Tree, blocks, branches, cut, cut_evenly, grow, sees
+from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut, cut_evenly, grow, outlines, sees
 from gpg_verl.compat.seams import seam
 
 ATTENTION = "gpg_prefix_tree"
-BRANCHES = "gpg_branches"  # of a micro-batch, under this name in its TensorDict
+OUTLINE = "gpg_outline"  # of a micro-batch's tree, under this name in its TensorDict
 
 # What one more call of attention costs, in pairs of a query and a key: on a CPU 0.1 ms, on a GPU a few launches.
 OVERHEAD = {"cpu": 1 << 11, "cuda": 1 << 18}
@@ -183,17 +183,8 @@ class Images:
 
     @classmethod
     def of(cls, data: TensorDict, config) -> Images | None:
-        """None where no row has any. Raises NotExact for what is neither image nor video."""
-        rows = data.get("multi_modal_inputs", None)
-        rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
-        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
-        known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
-        others = {name for row in rows for name in row} - known
-        if others:
-            raise NotExact(
-                f"rows with {', '.join(sorted(others))}: +algorithm.gpg.share_prefixes=False leaves them apart"
-            )
+        """None where no row has any. For rows that `why_apart` lets pass."""
+        rows = _shown(data)
         if not any(rows):
             return None
         ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
@@ -206,8 +197,6 @@ class Images:
                     continue
                 sizes = row[grid].prod(-1).tolist()
                 places = start + np.flatnonzero(ids[start:end] == getattr(config, token))
-                if len(places) * merged != sum(sizes):
-                    raise NotExact(f"a row whose {pixels} and tokens do not match")
                 parts, done = row[pixels].split(sizes), 0
                 for part, shape, size in zip(parts, row[grid], sizes, strict=True):
                     number = _number_of(part, (kind, *shape.tolist()), alike)
@@ -226,6 +215,30 @@ class Images:
                 inputs[pixels] = torch.cat([part for part, _ in items]).to(device)
                 inputs[grid] = torch.stack([shape for _, shape in items]).to(device)
         return inputs
+
+
+def _shown(data: TensorDict) -> list[dict]:
+    """What the rows bring beside their tokens; [] where nothing is said of any."""
+    rows = data.get("multi_modal_inputs", None)
+    rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def why_apart(data: TensorDict, config) -> str | None:
+    """Why these rows must be computed one by one; None where trees are known to be exact for what they show."""
+    rows = _shown(data)
+    known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+    known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
+    others = {name for row in rows for name in row} - known
+    if others:
+        return f"rows bring {', '.join(sorted(others))}, and which tokens that is for is not known"
+    for i, row in enumerate(rows):
+        for pixels, grid, token in KINDS:
+            if pixels in row:
+                shown = int((data["input_ids"][i] == getattr(config, token)).sum())
+                if shown * config.vision_config.spatial_merge_size**2 != int(row[grid].prod(-1).sum()):
+                    return f"a row's {pixels} are not for as many tokens as it has of them"
+    return None
 
 
 def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
@@ -314,15 +327,21 @@ class Passes:
     def _micro_batches(self, data: TensorDict, dp_group=None, **_):
         """Parts of the rows' tree, equally many on each rank."""
         images = Images.of(data, self.model.config)
-        whole, budget = branches(symbols_of(data, images), rows_of(data)), self._budget(data)
+        rows, budget = rows_of(data), self._budget(data)
+        whole = branches(symbols_of(data, images), rows)
         count = torch.tensor(len(cut(whole, budget)), device=get_device_id())
         torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=dp_group)
-        result = []
-        for start, end in cut_evenly(whole, budget, int(count)):
-            part = whole.part(start, end)
-            result.append(_select(data, part.rows.tolist(), part))
+        parts = cut_evenly(whole, budget, int(count))
+        lengths = np.diff(rows.offsets)[whole.rows]
+        offsets = lengths.cumsum() - lengths
+        for start, end in parts:
+            offsets[start:end] -= offsets[start]
+        result = [
+            _select(data, whole.rows[start:end].tolist(), outline)
+            for (start, end), outline in zip(parts, outlines(whole, parts, rows, offsets), strict=True)
+        ]
         while len(result) < int(count):  # this rank has no row left where another has
-            none = _select(data, [0], Branches(*[np.zeros(0, dtype=np.int64)] * 3))
+            none = _select(data, [0], None)
             for name in ("response_mask", "advantages"):
                 if name in none:
                     none[name] = none[name] * 0
@@ -340,15 +359,14 @@ class Passes:
 
     def _tree_inputs(self, micro_batch: TensorDict):
         global _layout
-        rows, part = rows_of(micro_batch), tu.get_non_tensor_data(micro_batch, BRANCHES, default=None)
-        tree = grow(Branches(np.arange(len(part)), part.shared, part.lengths), rows)
+        outline = tu.get_non_tensor_data(micro_batch, OUTLINE, default=None)
         ids, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()
         images = None
-        if len(tree):
-            images = Images.of(micro_batch, self.model.config)
-            self._count(len(tree), int(rows.offsets[-1]) - len(tree), len(tree.positions), tree.visible())
+        if outline is not None:
+            tree, images = grow(outline), Images.of(micro_batch, self.model.config)
+            self._count(len(tree), len(ids) - len(tree), len(tree.positions), tree.visible())
         else:  # a pass for the other ranks' sake: one token, and nothing scored
-            zero, last = np.zeros(1, dtype=np.int64), rows.offsets[1:2] - 1
+            zero, last = np.zeros(1, dtype=np.int64), np.array([len(ids) - 1])
             tree = Tree(last, zero, [zero[:0]], zero, zero, last, zero[:0], zero[:0])
 
         def there(numbers):
@@ -368,7 +386,7 @@ class Passes:
         def inputs(micro_batch: TensorDict):
             model_inputs, output_args = verls(self.engine, micro_batch)
             rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
-            flat, lengths = rows.scored(), np.diff(rows.offsets)
+            flat, lengths = rows.runs().numbers(), np.diff(rows.offsets)
             self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
             token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
             positions = (np.zeros_like(token), token - 1)  # a token is scored by the position before it
@@ -443,19 +461,24 @@ def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
     """What makes two tokens of a batch the same: the token, the image that it is a part of, and its position ids where
     they do not just count.
     """
-    ids, offsets = data["input_ids"].values(), data["input_ids"].offsets()
-    positions, columns = data["position_ids"].values(), [ids]
-    counting = torch.arange(len(ids), device=ids.device) - torch.repeat_interleave(offsets[:-1], offsets.diff())
-    if positions.dim() > 1 or not torch.equal(positions, counting):
-        columns += positions.view(-1, len(ids)).unbind()
+    ids, positions = data["input_ids"].values().cpu().numpy(), data["position_ids"].values().cpu().numpy()
+    first, columns = data["input_ids"].offsets()[:-1].cpu().numpy(), [ids]
+    if positions.ndim > 1 or not _count_up(positions, first):
+        columns += list(positions.reshape(-1, len(ids)))
     if images is not None:
-        columns.append(torch.from_numpy(images.item).to(ids.device))
-    return ids.cpu().numpy() if len(columns) == 1 else torch.stack(columns, dim=1).cpu().numpy()
+        columns.append(images.item)
+    return ids if len(columns) == 1 else np.stack(columns, axis=1)
 
 
-def _select(data: TensorDict, rows: list[int], part: Branches) -> TensorDict:
+def _count_up(positions: np.ndarray, first: np.ndarray, piece: int = 1 << 14) -> bool:
+    """Whether they are 0, 1, 2, ... from each of the `first` places on; in pieces that stay in the cache."""
+    jumps = [np.flatnonzero(np.diff(positions[i : i + piece + 1]) != 1) + i for i in range(0, len(positions), piece)]
+    return not positions[first].any() and bool(np.isin(np.concatenate(jumps) + 1, first).all())
+
+
+def _select(data: TensorDict, rows: list[int], outline: tuple | None) -> TensorDict:
     micro_batch = tu.index_select_tensor_dict(data, rows)
-    tu.assign_non_tensor_data(micro_batch, BRANCHES, part)
+    tu.assign_non_tensor_data(micro_batch, OUTLINE, outline)
     return micro_batch
 
 

@@ -306,7 +306,7 @@ class GPGStep(RefillingStep):
         passes = self._passes()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
-        batch, updates = self._plan(batch, real, shared=passes == "trees")
+        batch, updates = self._plan(batch, real, passes)
         ranks = range(len(updates[0].rows))
         part = batch.select_keys([batch.keys[i] for rank in ranks for u in updates for i in u.rows[rank]])
         compared = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
@@ -356,10 +356,11 @@ class GPGStep(RefillingStep):
         self.passes_checked = True
         return next((kind for kind, reason in self.why_not.items() if reason is None), None)
 
-    def _plan(self, batch, real, shared):
+    def _plan(self, batch, real, passes):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
-        padding; `shared`: whether rows of a prompt are computed as one tree.
+        padding; `passes`: as from `_passes`.
         """
+        shared = passes == "trees"
         actor = self.config.actor_rollout_ref.actor
         groups = [self.known.uids[i] for i in real]
         if self.deterministic:  # uids are new in each run
@@ -379,13 +380,14 @@ class GPGStep(RefillingStep):
             size = len(batch)
             batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
             self._write_zeros(batch.select_keys(batch.keys[size:]))
+        tokens = [*self.known.lengths.tolist(), *[0] * missing]
         updates = plan_updates(
             mini_batches,
             [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
             [*has_gradient, *[False] * missing],
-            [*self.known.lengths.tolist(), *[0] * missing],
+            tokens,
             loss_agg_mode=actor.loss_agg_mode,
-            work=work([tag["seq_len"] for tag in batch.tags]),
+            work=work([tag["seq_len"] for tag in batch.tags], None if passes is None else tokens),
             packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
             prompts=self._prompts(batch) if shared else None,
             **shape,
@@ -441,9 +443,17 @@ def told(why_not: dict[str, str | None], checked: bool) -> str:
     return line
 
 
-def work(tokens: list[int]) -> list[float]:
-    """What rows of so many tokens cost, by veRL's measure."""
-    return calculate_workload(torch.tensor(tokens)).tolist()
+# What scoring a token costs in the measure of veRL, which is that of a layer of a 7B (a token 24,576, a pair 1): half
+# its vocabulary of 152,064, over its 28 layers.
+SCORING = 152_064 / 2 / 28
+
+
+def work(tokens: list[int], scored: list[int] | None = None) -> list[float]:
+    """What rows of so many tokens cost, by veRL's measure: layers by tokens, attention by pairs. With `scored`, of how
+    many each, the vocabulary for those.
+    """
+    layers = calculate_workload(torch.tensor(tokens))
+    return layers.tolist() if scored is None else (layers + SCORING * torch.tensor(scored)).tolist()
 
 
 def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
