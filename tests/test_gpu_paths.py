@@ -14,6 +14,7 @@ import torch
 from exactness import (
     ACTOR,
     ALL_VALID,
+    CORRECTION,
     MIXED,
     PROMPTS,
     assert_same,
@@ -172,11 +173,12 @@ def test_others(compare, settings, more):
 @others
 @pytest.mark.parametrize("shared", [True, False], ids=["trees", "rows"])
 def test_static_micro_batches_are_no_larger_than_verls(tiny_folder, shared):
-    """Rows that share little but their prompts, of very different lengths, four to a pass."""
+    """Rows that share little but their prompts, of very different lengths, four to a pass; of old log-probs too."""
     from actors import Actors
 
     static = [f"{ACTOR}.ppo_micro_batch_size_per_gpu=4", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=4"]
-    config = settled(tiny_folder, *PACKED, *static, f"+algorithm.gpg.share_prefixes={shared}")
+    more = [f"{CORRECTION}.bypass_mode=False", f"+algorithm.gpg.share_prefixes={shared}"]
+    config = settled(tiny_folder, *PACKED, *static, *more)
     rollouts, tokens = recording(ALL_VALID, seed=3, prompt=2, response=(1, 40), words=20), []
     with Actors(config, 1, gpu_stand_ins.install) as actors:
         actors.call("record_gradients", (0.1,))
