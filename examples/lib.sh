@@ -90,13 +90,13 @@ evaluation_file() { # evaluation_file SET or SET:SPLIT
     printf '%s/%s.parquet' "$DATA" "${set/:/_}"
 }
 
-# One metrics file a start: veRL's file logger starts its file again.
+# One metrics file a start: veRL's file logger starts its file again. LIMIT: seconds after which a run is ended.
 verl() { # verl FOLDER STEPS override...
     local folder=$1 steps=$2
     shift 2
     [ "$NNODES" = 1 ] || export RAY_ADDRESS=${RAY_ADDRESS:-auto} # the cluster that `ray start` made on all nodes
     VERL_FILE_LOGGER_PATH=$(cd "$folder" && pwd)/metrics-$(date +%s).jsonl \
-        "$PY" -m gpg_verl.report watch "$folder" --log "$folder/verl.log" ${steps:+--steps "$steps"} -- \
+        ${LIMIT:+timeout --foreground "$LIMIT"} "$PY" -m gpg_verl.report watch "$folder" --log "$folder/verl.log" ${steps:+--steps "$steps"} -- \
         "$PY" -m verl.trainer.main_ppo "$@"
 }
 

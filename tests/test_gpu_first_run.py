@@ -39,6 +39,61 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gpu_that_torch_does_not_find_is_named(tmp_path):
+    """An old driver beside a new torch, or a torch for CPUs."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: x)'\necho 'GPU 1: another'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    done = script(PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "nvidia-smi finds GPU 0: NVIDIA H100 (UUID: x), torch " in line
+    assert "driver too old" in line
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "said"),
+    [
+        ((), None, []),
+        (("gguf",), None, ["pip install gguf"]),
+        (("gguf",), "a/folder", []),
+        (("matplotlib",), "a/folder", ["pip install matplotlib"]),
+        (("vllm",), "a/folder", ["vllm is not installed"]),
+        (("registration",), "a/folder", ["estimator gpg is veRL's"]),
+    ],
+)
+def test_what_is_lacking_is_said_before_the_runs(monkeypatch, tmp_path, capsys, missing, model, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "importable", lambda module: module not in missing)
+    monkeypatch.setattr(page, "attention", lambda: "sdpa")
+    monkeypatch.setattr(
+        page.versions, "problem", lambda package: "vllm is not installed" if "vllm" in missing else None
+    )
+    wrong = ["estimator gpg is veRL's"] if "registration" in missing else []
+    monkeypatch.setattr("gpg_verl.launch.doctor.registrations", lambda: ([], wrong))
+    assert page.look(model) == bool(said)
+    seen = capsys.readouterr()
+    assert seen.out == ("" if said else "sdpa\n")
+    assert [text for text in said if text not in seen.err] == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "code", "expected"),
+    [
+        (None, "", "sdpa"),
+        ("2.8.3", "", "flash_attention_2"),
+        ("2.8.3", "raise ImportError('undefined symbol')", "sdpa"),
+    ],
+)
+def test_the_attention_is_one_that_loads(monkeypatch, tmp_path, capsys, installed, code, expected):
+    (tmp_path / "flash_attn.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setattr(page, "installed", lambda distribution: installed)
+    assert page.attention() == expected
+    assert ("undefined symbol" in capsys.readouterr().err) == bool(code)
+    sys.modules.pop("flash_attn", None)
+
+
 @pytest.mark.parametrize(("variable", "value"), [("STEPS", "0"), ("N", "x"), ("PY", "/no/such/python")])
 def test_a_variable_that_is_wrong_is_named_in_one_line(variable, value):
     done = script(**{variable: value})
@@ -163,8 +218,13 @@ def test_what_is_not_as_it_should_be(tmp_path, metrics, gradient, steps, wrong):
 def test_a_run_that_logged_nothing_has_its_line(tmp_path):
     make_run(tmp_path, "gpg")
     (tmp_path / "grpo_kl").mkdir()
+    log = "Traceback (most recent call last):\n  File x\nRuntimeError: no kernel image <is> available\n"
+    (tmp_path / "grpo_kl/verl.log").write_text(log)
     make_gradient(tmp_path)
     assert judged(tmp_path) == ["veRL's grpo with KL: 0 of 4 steps"]
+    whole = json.loads((tmp_path / "first_run.json").read_text())
+    assert whole["errors"] == {"veRL's grpo with KL": ["RuntimeError: no kernel image <is> available"]}
+    assert "no kernel image &lt;is&gt; available" in (tmp_path / "page.html").read_text()
 
 
 def test_another_folder_is_named(tmp_path):

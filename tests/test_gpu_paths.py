@@ -13,6 +13,8 @@ import pytest
 import torch
 from exactness import (
     ACTOR,
+    ALL_VALID,
+    CORRECTION,
     MIXED,
     PROMPTS,
     assert_same,
@@ -47,6 +49,7 @@ FSDP1 = [f"{ACTOR}.strategy=fsdp"]
 FUSED = [f"{MODEL}.use_fused_kernels=True", f"{MODEL}.fused_kernel_options.impl_backend=torch"]
 ENTROPY = [f"{ACTOR}.calculate_entropy=True"]
 ROW_BY_ROW = ["+algorithm.gpg.share_prefixes=False"]
+LORA = [f"{MODEL}.lora_rank=4", f"{MODEL}.lora_alpha=8", f"{MODEL}.target_modules=all-linear"]
 
 
 def parts(number: int) -> list[str]:
@@ -150,6 +153,7 @@ def test_ulysses(compare):
         ([*PACKED, *DYNAMIC, *parts(2)], {"ranks": 4, "rewards": [[1, 0, 0, 0], *[[0] * 4] * 7]}),
         (GPU, {"ranks": 2, "rewards": [[1, 0, 0, 0], *[[0] * 4] * 7]}),
         ([*PACKED, *DYNAMIC, *ENTROPY, f"{FSDP}.entropy_from_logits_with_chunking=True"], {}),
+        ([*GPU, *LORA], {"ranks": 2, "updates": 4}),
     ],
     ids=[
         "row by row",
@@ -159,10 +163,70 @@ def test_ulysses(compare):
         "Ulysses beside data parallel ranks",
         "one valid group, two workers",
         "entropy in chunks",
+        "LoRA, two workers",
     ],
 )
 def test_others(compare, settings, more):
     compare(settings, **more)
+
+
+@others
+@pytest.mark.parametrize("shared", [True, False], ids=["trees", "rows"])
+def test_static_micro_batches_are_no_larger_than_verls(tiny_folder, shared):
+    """Rows that share little but their prompts, of very different lengths, four to a pass; of old log-probs too."""
+    from actors import Actors
+
+    static = [f"{ACTOR}.ppo_micro_batch_size_per_gpu=4", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=4"]
+    more = [f"{CORRECTION}.bypass_mode=False", f"+algorithm.gpg.share_prefixes={shared}"]
+    config = settled(tiny_folder, *PACKED, *static, *more)
+    rollouts, tokens = recording(ALL_VALID, seed=3, prompt=2, response=(1, 40), words=20), []
+    with Actors(config, 1, gpu_stand_ins.install) as actors:
+        actors.call("record_gradients", (0.1,))
+        whole = step(actors, config, rollouts, without_shortcut(1))
+        step(actors, config, rollouts)  # which compares the passes first
+        actors.local.engine.module.register_forward_pre_hook(
+            lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        step(actors, config, rollouts, without_shortcut(1))
+        verls = max(tokens)
+        tokens.clear()
+        part = step(actors, config, rollouts)
+    assert_same(part.gradients, whole.gradients)
+    assert bool(part.metrics["gpg/tokens_shared"]) == shared
+    assert max(tokens) <= verls
+
+
+@others
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_bf16(tiny_folder, ranks):
+    """No exactness in 8 bits: near the definition, and not much farther from it than veRL's own update."""
+    from actors import Actors
+
+    config = settled(tiny_folder, *GPU, f"{FSDP}.mixed_precision.param_dtype=bf16")
+    rollouts = recording(ALL_VALID, seed=3)
+    definition = by_definition(tiny_folder, rollouts)
+    with Actors(config, ranks, gpu_stand_ins.install) as actors:
+        actors.call("record_gradients", *[(0.1,)] * ranks)
+        (verls,) = step(actors, config, rollouts, without_shortcut(1)).gradients
+        part = step(actors, config, rollouts)
+    assert part.metrics["gpg/tokens_shared"]
+    (ours,) = part.gradients
+    assert 1e-4 < difference(ours, definition) <= max(0.01, 1.5 * difference(verls, definition))
+    assert torch.linalg.norm(ours).item() == pytest.approx(torch.linalg.norm(definition).item(), rel=0.01)
+
+
+@others
+def test_a_rank_of_filler_only(tiny_folder):
+    """Two rows with a gradient on three workers: one has none, and all make as many passes."""
+    from actors import Actors
+
+    rollouts = recording([[1, 0], *[[0, 0]] * 11], seed=3)
+    definition = by_definition(tiny_folder, rollouts)
+    for more in ([], ROW_BY_ROW):
+        config = settled(tiny_folder, *GPU, *more)
+        with Actors(config, 3, gpu_stand_ins.install) as actors:
+            actors.call("record_gradients", *[(0.1,)] * 3)
+            assert_same(step(actors, config, rollouts).gradients, [definition])
 
 
 @others

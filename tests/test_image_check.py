@@ -18,10 +18,10 @@ def differences(spread: float, tokens: int = 2400) -> torch.Tensor:
 
 @pytest.mark.parametrize("outliers", [0, 3, 40])
 def test_single_tokens_far_apart_do_not_end_a_healthy_run(outliers):
-    """Healthy in bf16: 0.03 nats (docs/vision.md). Three tokens 5 nats off make 0.18 of a plain root mean square."""
-    seen = differences(0.03)
+    """Healthy in bf16: up to 0.07 nats (docs/vision.md). Three tokens 5 nats off are 0.19 of the plain measure."""
+    seen = differences(0.07)
     seen[:outliers] = 5.0
-    assert gap_of(seen) <= 0.05 < BF16_GAP
+    assert gap_of(seen) <= 0.08 < BF16_GAP
     assert outliers == 0 or seen.square().mean().sqrt() > BF16_GAP
 
 

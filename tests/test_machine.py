@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import socket
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -122,6 +123,25 @@ def test_doctor_says_that_flash_attention_is_missing(environment, monkeypatch):
     assert BY_NVCC in doctor.attention_problem()
     environment({"flash-attn": "2.8.3"})
     assert doctor.attention_problem() is None
+
+
+@pytest.mark.parametrize(("gpu", "code"), [(True, 1), (False, 0)])
+def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, code):
+    """No flash-attn where there is a GPU is off; where there is none, the other nodes need it, and all is well here."""
+    found = versions.found
+    monkeypatch.setattr(
+        versions, "found", lambda package: ("vllm", "0.24.0") if package.name == "vllm" else found(package)
+    )
+    monkeypatch.setattr(doctor, "registrations", lambda: ([], []))
+    platform = SimpleNamespace(device_name="cuda", is_available=lambda: gpu)
+    monkeypatch.setattr("verl.plugin.platform.get_platform", lambda: platform)
+    monkeypatch.setenv("COLUMNS", "200")
+    environment({})
+    assert doctor.main() == code
+    out = capsys.readouterr().out
+    assert ("off flash-attn, with which veRL loads models" in out) == gpu
+    assert ("its nodes need it: flash-attn, with which veRL loads models" in out) == (not gpu)
+    assert ("all as it should be" in out) == ("right for the head of a cluster" in out) == (not gpu)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_requirements_are_what_a_run_is_checked_for(metadata):
             assert needed[package.name].specifier == package.versions
     gpu = requirements(metadata, "gpu")
     assert (gpu["verl"].extras, gpu["verl"].specifier) == ({"vllm", "cupy-cu130"}, versions.VERL)
+    assert {"gguf", "matplotlib"} <= gpu.keys()  # of examples/gpu_first_run.sh
 
 
 def test_the_cpu_extra_is_the_tried_environment_without_what_pip_cannot_resolve(metadata):

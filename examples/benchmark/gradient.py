@@ -34,8 +34,8 @@ PASSES = {"trees": True, "rows": False}
 PRECISIONS = ("fp32", "bf16")
 
 
-def settings(precision: str) -> list[str]:
-    """The engine's: a GPU's defaults but for the precision. sdpa, as flash-attn has no fp32."""
+def settings(precision: str, attention: str) -> list[str]:
+    """The engine's: a GPU's defaults but for the precision. fp32 takes sdpa, as flash-attn has none."""
     mixed = f"{{param_dtype: {precision}, reduce_dtype: fp32, buffer_dtype: fp32}}"
     if not GPU:
         return ["+preset=cpu", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype={precision}"]
@@ -45,19 +45,19 @@ def settings(precision: str) -> list[str]:
         "actor_rollout_ref.rollout.name=vllm",
         f"{ACTOR}.strategy=fsdp2",
         f"+{ACTOR}.fsdp_config.mixed_precision={mixed}",
-        f"+{MODEL}.override_config.attn_implementation=sdpa",
+        f"+{MODEL}.override_config.attn_implementation={'sdpa' if precision == 'fp32' else attention}",
         f"{MODEL}.use_remove_padding=True",
     ]
 
 
-def config_of(folder: Path, precision: str, shared: bool):
+def config_of(folder: Path, precision: str, attention: str, shared: bool):
     from gpg_verl.launch.check import compose
     from gpg_verl.launch.settle import settle
 
     on_cpus = ("+preset=cpu", "kv_cache_memory_bytes", "actor_rollout_ref.rollout.log_prob_micro")
     overrides = [
         *(o for o in tiny.overrides(folder, prompts=PROMPTS, n=N) if not any(part in o for part in on_cpus)),
-        *settings(precision),
+        *settings(precision, attention),
         f"{ACTOR}.ppo_micro_batch_size_per_gpu=2",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
         f"+algorithm.gpg.share_prefixes={shared}",
@@ -68,11 +68,11 @@ def config_of(folder: Path, precision: str, shared: bool):
     return config
 
 
-def measure(folder: Path, precision: str, seeds: int) -> list[dict]:
+def measure(folder: Path, precision: str, attention: str, seeds: int) -> list[dict]:
     from gpg_verl.training.trainer import GPGTrainerSync
 
     rows = []
-    with Actors(config_of(folder, precision, shared=True)) as actors:
+    with Actors(config_of(folder, precision, attention, shared=True)) as actors:
         actors.call("record_gradients", (0.1,))
 
         def gradient(config, rollouts):
@@ -82,7 +82,7 @@ def measure(folder: Path, precision: str, seeds: int) -> list[dict]:
             return actors.call("recorded")[0][0][0], metrics, run.trainer
 
         for name, shared in PASSES.items():
-            config = config_of(folder, precision, shared)
+            config = config_of(folder, precision, attention, shared)
             apart, again, norms = [], [], []
             for seed in range(seeds):
                 rollouts = Recording.random(REWARDS, vocabulary=30, prompt=6, response=(1, 16), words=3, seed=seed)
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="batches of rollouts (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--attention", default="sdpa", help="of a GPU's bf16 (default %(default)s)")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant
     device = torch.cuda.get_device_name() if GPU else "CPU"
@@ -118,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = tiny.make(Path(folder) / "tiny")
         for precision in PRECISIONS:
-            figures["rows"] += measure(made, precision, arguments.seeds)
+            figures["rows"] += measure(made, precision, arguments.attention, arguments.seeds)
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=1))
 

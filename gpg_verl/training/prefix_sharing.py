@@ -11,6 +11,7 @@ are not exact; either way with the vocabulary only where a token is scored. Duri
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -349,11 +350,15 @@ class Passes:
         return result, None
 
     def _budget(self, data: TensorDict) -> int:
-        """Tokens that a pass may have: as many as veRL allows it."""
+        """Tokens that a pass may have: no more than the largest of veRL's own passes over these rows."""
         if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
             return int(data["max_token_len_per_gpu"])
-        longest = int(data["input_ids"].offsets().diff().max())
-        return max(1, int(data["micro_batch_size_per_gpu"])) * longest
+        lengths, size = data["input_ids"].offsets().diff(), max(1, int(data["micro_batch_size_per_gpu"]))
+        longest = int(lengths.max())
+        if not tu.get_non_tensor_data(data, "use_remove_padding", default=True):
+            return size * longest
+        # Packed, a pass of veRL's is as long as its rows together: the largest has the longest row, and the mean.
+        return max(longest, int(lengths.sum()) // math.ceil(len(lengths) / size))
 
     # ---- one pass
 

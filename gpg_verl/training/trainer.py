@@ -29,7 +29,7 @@ from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
-from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
+from gpg_verl.algorithm.updates import assign, dealt, plan_updates, rows_missing, share_out
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.unscored import NoReward
@@ -226,6 +226,12 @@ class GPGStep(RefillingStep):
         batch = upsample_batch_to_divisible_size(batch, multiple, self.tokenizer.eos_token_id)
         lengths = [tag["seq_len"] for tag in batch.tags]
         parts = share_out(range(len(batch)), work(lengths), ranks)
+        model, rollout = self.config.actor_rollout_ref.model, self.config.actor_rollout_ref.rollout
+        size = None if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
+        if size and model.get("use_remove_padding"):
+            # For an old-log-prob pass that stays: of packed rows, the longest together would be a micro-batch larger
+            # than any of veRL's.
+            parts = [dealt(part, size) for part in parts]
         batch.reorder([row for part in parts for row in part])
         metrics.update(log_seqlen_unbalance(lengths, parts, "global_seqlen"))
         return batch
