@@ -26,7 +26,7 @@ said() {
         lost) printf "Job '%s' failed\nStatus message: The job supervisor actor died\n" "$id" ;;
         *)
             echo "Job '$id' failed"
-            echo "Status message: Job entrypoint command failed with exit code $(cat "$SEEN/code"), last available logs:"
+            echo "Status message: Job entrypoint command failed with exit code $(cat "$SEEN/code"), last logs:"
             cat "$SEEN/log"
             ;;
     esac

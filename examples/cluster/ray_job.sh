@@ -30,7 +30,7 @@ follow() { # its log to its end; then exits as the job id did
     local said
     while true; do
         # Of a failed job Ray then repeats the log's end; in the background it does not hear of Ctrl-C.
-        { "$RAY" job logs --follow "$id" </dev/null | sed -u '/^Status message: Job entrypoint command/,$d'; } &
+        { "$RAY" job logs --follow "$id" </dev/null | sed -u '/Status message: Job entrypoint command/,$d'; } &
         wait $! || true
         said=$("$RAY" job status "$id" 2>&1) || stop "job $id: Ray does not tell its status: $said"
         case $said in
@@ -79,7 +79,8 @@ variables[RAY_JOB_STOP_WAIT_TIME_S]=${seconds%.*} # Ray's own is 3 s
 pairs=()
 for name in "${!variables[@]}"; do pairs+=("$name=${variables[$name]}"); done
 environment=$(python3 -c 'import json, sys; print(json.dumps({"env_vars": dict(p.split("=", 1) for p in sys.argv[1:])}))' "${pairs[@]}")
-"$RAY" job submit --no-wait --submission-id "$id" --working-dir . --runtime-env-json "$environment" -- "$@" >&2 ||
-    stop "Ray did not take the job; RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-} names the cluster's dashboard"
+said=$("$RAY" job submit --no-wait --submission-id "$id" --working-dir . --runtime-env-json "$environment" -- "$@" 2>&1) ||
+    stop "Ray did not take the job: $said
+RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-} names the cluster's dashboard"
 echo "ray_job.sh: job $id; bash examples/cluster/ray_job.sh follow $id, or stop $id" >&2
 follow
