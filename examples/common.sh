@@ -15,9 +15,11 @@
 # ---- what you may want to change, beside the recipe's own variables ----------------------------------------------
 KIND=${KIND:-text} # of recipe: its folder in examples/, data/ and runs/
 SEED=${SEED:-1}
-RUN=${RUN:-runs/$KIND/$NAME-seed$SEED} # the same folder again: the run goes on from its last checkpoint
-DATA_DIR=${DATA_DIR:-data/$KIND}      # prepared data, a folder for each prompt template; made where it is missing
-NNODES=${NNODES:-1}                   # several: RUN and DATA_DIR on a shared disk, Ray started on all, then this on the head
+SHARED=${SHARED:-} # on a cluster: a folder that all its nodes see, by its absolute path
+# The same folder again: the run goes on from its last checkpoint.
+RUN=${RUN:-${SHARED:+$SHARED/}runs/$KIND/$NAME-seed$SEED}
+DATA_DIR=${DATA_DIR:-${SHARED:+$SHARED/}data/$KIND} # prepared data, a folder for each prompt template; made if missing
+NNODES=${NNODES:-1}                   # several: SHARED, Ray started on all, then this on the head
 GPUS=${GPUS:-8}                       # a node
 OFFLOAD=${OFFLOAD:-False}             # True: weights and optimizer lie in main memory while vLLM generates
 CPU_UPDATE=${CPU_UPDATE:-False}       # True: FSDP keeps them there always, and the optimizer works there

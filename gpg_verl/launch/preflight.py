@@ -37,6 +37,7 @@ from gpg_verl.launch.machine import (
     version_problems,
     way_past,
 )
+from gpg_verl.launch.remote import relative_folder, remote_problems
 from gpg_verl.launch.settle import Settled, settle
 from gpg_verl.settings import is_gpg
 
@@ -113,6 +114,8 @@ def look(
         findings.settings += findings.settled.contradictions
         findings.settings += attention_contradictions(config)
         findings.settings += missing_values(config)
+        for problem in remote_problems(config):
+            (findings.files if isinstance(problem, versions.NotHere) else findings.settings).append(problem)
         findings.files += model_problems(config)
         findings.files += data_problems(config, train, val)
         findings.files += code_problems(config)
@@ -121,8 +124,8 @@ def look(
         findings.machine += sync_problems(config)
         findings.machine += memory_problems(config)
         findings.machine += disk_problems(config)
-        findings.warnings += [*last_step(config, train), *samples([train, val])]
-        if claim:
+        findings.warnings += [*last_step(config, train), *samples([train, val]), *relative_folder(config)]
+        if claim and not findings.settings:
             findings.files += run_folder.claim(config)
     if not findings.settings:
         with _in_words(findings, "veRL refuses the configuration"):
