@@ -12,11 +12,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # ---- what you may want to change ---------------------------------------------------------------------------------
 SEEDS=${SEEDS:-1 2 3 4 5}
-METHODS=${METHODS:-gpg gpg_alpha gpg_alpha_beta grpo} # the first is a GPG one; the others are compared with it
+METHODS=${METHODS:-gpg gpg_alpha gpg_alpha_beta}
 STEPS=${STEPS:-10}
 TEST_EVERY=${TEST_EVERY:-5} # steps
-LR=${LR:-2e-6}
-export LARGEST=${LARGEST:-12} HELD_OUT=${HELD_OUT:-40} MAX_RESPONSE=${MAX_RESPONSE:-8}
+LR=${LR:-2.5e-6}
+export PROMPTS=${PROMPTS:-6} LARGEST=${LARGEST:-12} HELD_OUT=${HELD_OUT:-40} MAX_RESPONSE=${MAX_RESPONSE:-8}
 OUT=${OUT:-runs/ordering}
 VENV=${VENV:-.venv}
 # ------------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
     python examples/benchmark/ordering_runs.py RUN [RUN ...]
 
 RUN/arguments.txt has the run's veRL settings, one a line. Each run has a trainer, data and an optimizer of its own and
-begins with the model's first weights; metrics and RUN/finished are written into its folder. All runs have one model,
-one shape of rollout and one set of processes, the first run's; it must be one of GPG. What may differ is the method,
-the data, its seed, the learning rate and its schedule.
+begins with the model's first weights; metrics and RUN/finished are written into its folder. Model, rollout, batch and
+processes are the first run's for all. What may differ is the method, the data, its seed, the learning rate and its
+schedule.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ import verl  # noqa: F401  loads the plugin
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.main_ppo import run_ppo
 
+# What GPG's trainer has asked the engine, which stays the same.
+CHECKED = ("why_not", "passes_checked")
 
-def read(folder: Path) -> DictConfig:
-    """The run's config, as `verl.trainer.main_ppo` would have it."""
+
+def read(folder: Path, more: tuple[str, ...] = ()) -> DictConfig:
+    """The run's config, as `verl.trainer.main_ppo` would have it with `more` behind its settings."""
     from gpg_verl.launch.check import compose
     from gpg_verl.launch.settle import settle
     from gpg_verl.settings import is_gpg
 
-    overrides = (folder / "arguments.txt").read_text().splitlines()
+    overrides = [*(folder / "arguments.txt").read_text().splitlines(), *more]
     config = compose(overrides)
     if is_gpg(config):
         settle(config, overrides)
@@ -87,13 +90,15 @@ class Runs:
                 os.environ["VERL_FILE_LOGGER_PATH"] = str(folder.resolve() / "metrics.jsonl")
                 trainer = get_trainer_cls(of_run.trainer.v1.trainer_mode)(config=of_run)
                 for name, value in engine.items():
-                    vars(trainer).setdefault(name, value)
+                    if name not in vars(trainer) or name in CHECKED:
+                        setattr(trainer, name, value)
                 trainer._init_dataloader()
                 trainer._init_dump_executor()
                 actor = of_run.actor_rollout_ref.actor
                 ray.get([worker.__ray_call__.remote(begin_again, actor) for worker in trainer.actor_rollout_wg.workers])
                 trainer.on_init_end()
                 trainer.fit(loops)
+                engine |= {name: value for name, value in vars(trainer).items() if name in CHECKED}
                 trainer.logger.finish(exit_code=0)
                 (folder / "finished").touch()
         finally:
@@ -105,7 +110,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder with arguments.txt")
     folders = parser.parse_args().runs
     configs = [read(folder) for folder in folders]
-    run_ppo(read(folders[0]), SimpleNamespace(remote=lambda: Runs.remote([f.resolve() for f in folders], configs)))
+    engine = read(folders[0], more=("algorithm.adv_estimator=gpg",))  # GPG's actor runs veRL's updates too
+    run_ppo(engine, SimpleNamespace(remote=lambda: Runs.remote([f.resolve() for f in folders], configs)))
 
 
 if __name__ == "__main__":
