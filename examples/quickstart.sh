@@ -25,6 +25,7 @@ LARGEST=${LARGEST:-12}          # sums of two numbers from 1 to this
 HELD_OUT=${HELD_OUT:-40}        # questions kept out of training
 SAVE_EVERY=${SAVE_EVERY:-5}     # steps; -1: no checkpoint
 VENV=${VENV:-.venv}             # also PYTHON and TORCH_INDEX, see examples/setup_cpu.sh
+DRY_RUN=${DRY_RUN:-0}           # 1: make model and data, write veRL's settings to RUN/arguments.txt, run nothing
 # ----------------------------------------------------------------------------------------------------------------
 
 export VENV
@@ -73,10 +74,18 @@ TRAINER_ARGS=(
     hydra.run.dir="$RUN/hydra"
 )
 
+ARGS=(
+    algorithm.adv_estimator=gpg +preset=cpu
+    "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${TRAINER_ARGS[@]}" "$@"
+)
+if [ "$DRY_RUN" = 1 ]; then
+    printf '%s\n' "${ARGS[@]}" >"$RUN/arguments.txt"
+    exit 0
+fi
+
 # One metrics file a start: veRL's file logger starts its file again.
 VERL_FILE_LOGGER_PATH=$(cd "$RUN" && pwd)/metrics-$(date +%s).jsonl "$PY" -m gpg_verl.report watch "$RUN" --log "$RUN/train.log" --steps "$STEPS" -- \
-    "$PY" -m verl.trainer.main_ppo algorithm.adv_estimator=gpg +preset=cpu \
-    "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ACTOR_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${TRAINER_ARGS[@]}" "$@"
+    "$PY" -m verl.trainer.main_ppo "${ARGS[@]}"
 
 "$PY" -m gpg_verl.report show "$RUN"
 [ "$SAVE_EVERY" != -1 ] || exit 0

@@ -106,8 +106,9 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     assert header[:5] == ["model", "runs", "by step", "difference", "p"]
     assert rows[0][:5] == ["GPG", "3", "0.300 ± 0.285", "", ""]
     assert rows[1][3] == "-0.095 ± 0.006"
-    *_, how, beyond = compared_notes(found)
+    *_, how, power, beyond = compared_notes(found)
     assert "Holm's correction for the 3 comparisons" in how
+    assert power.startswith("could be seen, with power 0.8 and for the smallest p: by step 0.0")
     assert beyond.startswith("beyond noise: GRPO by step -0.095; ")
 
 

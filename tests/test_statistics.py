@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_verl.report.statistics import holm, interval, paired, student_cdf, student_quantile
+from gpg_verl.report.statistics import detectable, holm, interval, paired, student_cdf, student_quantile
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,14 @@ def test_paired(ours, theirs, mean, p):
     found = paired(ours, theirs)
     assert found.interval.mean == pytest.approx(mean)
     assert found.p == (None if p is None else pytest.approx(p, abs=1e-4))
+
+
+@pytest.mark.parametrize(("pairs", "size"), [(5, 1.68), (10, 1.00), (20, 0.66)])  # deviations, from tables
+def test_detectable(pairs, size):
+    pilot = interval([-0.1, 0.0, 0.1])  # a deviation of 0.1
+    assert detectable(pilot, pairs) == pytest.approx(0.1 * size, rel=0.02)
+    assert detectable(pilot, pairs, comparisons=3) > detectable(pilot, pairs)
+    assert detectable(interval([0.1])) is None
 
 
 def test_holm():

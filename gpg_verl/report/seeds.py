@@ -15,7 +15,7 @@ from statistics import fmean
 
 from gpg_verl.report.compare import Group
 from gpg_verl.report.metrics import REWARD, Run
-from gpg_verl.report.statistics import Interval, holm, interval, paired
+from gpg_verl.report.statistics import Interval, detectable, holm, interval, paired
 
 Points = list[tuple[float, float]]  # (what was spent, value), ascending
 AXES = {"step": "by step", "responses": "by response generated", "seconds": "by second"}
@@ -200,6 +200,7 @@ def compared_notes(compared: Compared) -> list[str]:
             f"({' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} pairs). p: paired t test, after Holm's "
             f"correction for the {len(tests)} comparisons"
         )
+        found.append(f"could be seen, with power 0.8 and for the smallest p: {_detectable(tests)}")
         beyond = [c for c in tests if c.p_holm < 0.05]
         found.append(
             "beyond noise: "
@@ -209,6 +210,15 @@ def compared_notes(compared: Compared) -> list[str]:
             )
         )
     return found
+
+
+def _detectable(tests: Sequence[Comparison]) -> str:
+    """The smallest difference that each axis's test of each method would have seen, as a range over the methods."""
+    found = {}
+    for axis in dict.fromkeys(c.axis for c in tests):
+        sizes = sorted(detectable(c.difference, comparisons=len(tests)) for c in tests if c.axis == axis)
+        found[AXES[axis]] = " to ".join(dict.fromkeys(f"{size:.3f}" for size in (sizes[0], sizes[-1])))
+    return "; ".join(f"{how} {sizes}" for how, sizes in found.items())
 
 
 def compared_json(compared: Compared) -> dict:

@@ -74,6 +74,19 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     return Paired(found, 2 * (1 - student_cdf(abs(found.mean) / error, found.n - 1)))
 
 
+def detectable(found: Interval, pairs: int | None = None, comparisons: int = 1, power: float = 0.8) -> float | None:
+    """The difference that a paired t test sees with this power, to first order, where pairs differ as much as in
+    `found`; with another number of pairs, where runs are planned; at the level that Holm's method asks of the smallest
+    of several p. None where one pair says nothing of how they differ.
+    """
+    if found.half is None:
+        return None
+    pairs = pairs or found.n
+    deviation = found.half * math.sqrt(found.n) / student_quantile((1 + LEVEL) / 2, found.n - 1)
+    beyond = student_quantile(1 - (1 - LEVEL) / 2 / comparisons, pairs - 1) + student_quantile(power, pairs - 1)
+    return beyond * deviation / math.sqrt(pairs)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Each p for all comparisons together: whoever calls those below 0.05 different is wrong in any of them at most
     once in twenty times (Holm's step-down method).
