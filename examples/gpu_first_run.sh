@@ -49,7 +49,7 @@ if [ "$DRY_RUN" = 0 ]; then
         stop "PY=$PY: gpg-verl is not installed there, the folder here is not enough: $PY -m pip install '.[gpu]'"
     "$PY" -m gpg_verl doctor || true # flash-attn may be missing; what stops the runs is asked for next
     found=$("$PY" examples/gpu_first_run.py look ${MODEL:+--model "$MODEL"}) || exit 1
-    : "${ATTENTION:=$found}"
+    : "${ATTENTION:=${found##*$'\n'}}" # the last line: imports may print too
     printf '%s: %s, attention %s, everything goes to %s\n' "$NAME" "$card" "$ATTENTION" "$OUT"
     mkdir -p "$OUT"
     if [ -z "$MODEL" ]; then
