@@ -39,7 +39,7 @@ case $verb in
         while [ "$1" != -- ]; do shift; done; shift
         eval "set -- $(printf '%q ' "$@")" # Ray joins the words, and a shell of its own reads them
         (setsid "$@" >"$SEEN/log" 2>&1 & echo $! >"$SEEN/pid"; wait $!; code=$?
-         [ -e "$SEEN/code" ] || echo "${LOST:-$code}" >"$SEEN/code") &
+         [ -e "$SEEN/code" ] || echo "${LOST:-$code}" >"$SEEN/code") >/dev/null 2>&1 &
         until [ -e "$SEEN/pid" ]; do sleep 0.02; done
         ;;
     logs)
@@ -130,7 +130,7 @@ def test_variables_and_words_arrive_as_they_are(job):
 ])  # fmt: skip
 def test_what_is_run(job, words, command):
     process = job(*words, PYTHONPATH="/nowhere")
-    while not (job.seen / "submitted").exists():
+    while not (job.seen / "pid").exists():
         time.sleep(0.02)
     assert submitted(job)[1] == shlex.split(command)
     os.killpg(process.pid, signal.SIGKILL)
