@@ -51,6 +51,7 @@ for seed in $SEEDS; do # methods inside seeds: what else the machine does meanwh
     done
 done
 if [ ${#open[@]} -gt 0 ]; then
+    echo "${#open[@]} runs to do; log: $OUT/runs.log"
     "$VENV/bin/python" examples/benchmark/ordering_runs.py "${open[@]}" >"$OUT/runs.log" 2>&1
 fi
 "$VENV/bin/python" -m gpg_verl.report "${runs[@]}" --out "$OUT/report"
