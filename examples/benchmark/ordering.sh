@@ -9,7 +9,7 @@
 # same for all. Runs that are finished are kept: the same command goes on where it was stopped.
 #
 # Methods can differ only where most groups are all wrong or all right. So responses are short and the rate is low: the
-# valid share is to stay between 0.15 and 0.5 for ten steps. docs/method.md has the pilot runs that say so.
+# valid share is to stay between 0.15 and 0.5 for ten steps. docs/method.md has the pilot runs behind it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,7 +18,7 @@ SEEDS=${SEEDS:-1 2 3 4 5}
 METHODS=${METHODS:-gpg gpg_alpha gpg_alpha_beta} # the others are compared with the first; also gpg_std grpo dr_grpo
 STEPS=${STEPS:-10}
 TEST_EVERY=${TEST_EVERY:-5} # steps
-LR=${LR:-2.5e-6}
+LR=${LR:-2e-6}
 export PROMPTS=${PROMPTS:-6} LARGEST=${LARGEST:-12} HELD_OUT=${HELD_OUT:-40} MAX_RESPONSE=${MAX_RESPONSE:-8}
 OUT=${OUT:-runs/ordering}
 VENV=${VENV:-.venv}
