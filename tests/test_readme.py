@@ -266,7 +266,7 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"export RAY_AUTH_MODE=", as_it_stands),
     (r"(ray|pip) \w+$|ray start ", with_help),
     (r"make \w+$", dry_make),
-    (r"pip install '?\.", installed),
+    (r"pip install (--force-reinstall )?'?\.", installed),
     (r"sbatch ", submitted),
     (r"bash examples/cluster/ray_job\.sh ", as_a_job),
     (r"docker build ", built),
