@@ -24,7 +24,7 @@ from gpg_verl.settings import verls_mode
 # Peak memory of a CPU run, fitted to what a model of 135M parameters took: Python processes, plus copies of the
 # fp32 weights (trainer, gradient, two AdamW moments, vLLM with its packed copy, transfer), plus the KV cache.
 CPU_BASE_BYTES = 7.5e9
-CPU_FORKED_BASE_BYTES = 3e9  # where the processes share what they have imported (cpu/fork_server.py)
+CPU_FORKED_BASE_BYTES = 4e9  # where the processes share what they have imported (cpu/fork_server.py)
 CPU_WEIGHT_COPIES = 8
 
 
