@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # T3's methods on the quickstart's model, with real veRL, vLLM and FSDP: the same seeds, steps and prompts a step.
 #
-#     bash examples/benchmark/ordering.sh             # 15 runs of 10 steps; estimate: 45 minutes on 2 idle cores
+#     bash examples/benchmark/ordering.sh             # 15 runs of 10 steps, about 30 minutes on 2 idle cores
 #     SEEDS="6 7" METHODS="gpg grpo" bash examples/benchmark/ordering.sh # other settings: the variables
 #
 # A method is what its row of examples/text/t3.sh has in ALGORITHM_ARGS; all else is the quickstart's. Dr. GRPO has
