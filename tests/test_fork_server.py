@@ -155,6 +155,31 @@ def test_a_killed_worker_ends_who_stands_for_it(start):
     assert waiting.wait(20) == -signal.SIGKILL
 
 
+def test_a_worker_and_who_stands_for_it_may_end_in_one_look():
+    """As where a raylet kills the group of a dead worker: the server then hears of the client last, in one look."""
+    code = """
+import os, selectors, socket
+from gpg_verl.cpu.fork_server import Server
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("")  # a name of the kernel's choice
+listener.listen()
+server = Server(listener)
+ours, clients = socket.socketpair()
+child = os.fork() or os._exit(0)
+server.children[child] = ours
+server.selector.register(ours, selectors.EVENT_READ, server.abandoned)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+clients.close()
+server.reap(server.ended)
+server.abandoned(ours)
+print(server.children)
+"""
+    environment = {**os.environ, "RAY_RAYLET_PID": str(os.getpid())}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout == "{}\n", run.stderr
+
+
 def test_a_worker_spawns_from_the_server_too(start):
     assert said(start())
     spawning = start("spawn")

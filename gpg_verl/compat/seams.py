@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gpg_verl.compat.versions import VERL
 
@@ -25,3 +26,14 @@ def seam(owner, name: str, parameters: tuple[str, ...]) -> Callable:
             f"{place} takes ({', '.join(found)}), gpg_verl was written for ({', '.join(parameters)}) (veRL{VERL})"
         )
     return function
+
+
+@contextlib.contextmanager
+def replaced(owner, name: str, ours) -> Iterator[None]:
+    """While it lasts, `owner.name` is ours."""
+    theirs = getattr(owner, name)
+    setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        setattr(owner, name, theirs)

@@ -143,6 +143,8 @@ class Server:
 
     def abandoned(self, client: socket.socket) -> None:
         """Who stands for a worker was killed: the worker is meant. Its end is told by `reap`."""
+        if client not in self.children.values():  # its worker ended at the same moment
+            return
         self.selector.unregister(client)
         for child, its in self.children.items():
             if its is client:

@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 
 LOOKED_AT = 8  # of the dropped rows, to tell why
 TOO_LONG = "too long"
@@ -47,11 +47,8 @@ def filter_watched(max_share: float, key: str) -> Iterator[None]:
         _judge(self, len(dataframe), len(dataframe) - len(kept), why, max_share, key)
         return kept
 
-    RLHFDataset.maybe_filter_out_long_prompts = watched
-    try:
+    with replaced(RLHFDataset, "maybe_filter_out_long_prompts", watched):
         yield
-    finally:
-        RLHFDataset.maybe_filter_out_long_prompts = verls
 
 
 def _judge(data_set: RLHFDataset, rows: int, dropped: int, why: Counter, max_share: float, key: str) -> None:

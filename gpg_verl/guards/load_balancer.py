@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 from verl.workers.rollout import router
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 
 
 class WrittenHandle:
@@ -54,8 +54,5 @@ def balancer_lean() -> Iterator[None]:
     veRL has a seam for the balancer's class, but hands `rollout.full_determinism` to no other than its own (0.9.1).
     """
     seam(GlobalRequestLoadBalancer, "acquire_server", ("self", "request_id"))
-    router.GlobalRequestLoadBalancer = GlobalRequestLoadBalancerLean
-    try:
+    with replaced(router, "GlobalRequestLoadBalancer", GlobalRequestLoadBalancerLean):
         yield
-    finally:
-        router.GlobalRequestLoadBalancer = GlobalRequestLoadBalancer

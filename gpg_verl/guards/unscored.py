@@ -22,7 +22,7 @@ from verl.experimental.reward_loop import reward_loop
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.protocol import DataProto
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 
 LARGEST = torch.finfo(torch.float32).max  # veRL keeps rewards in float32
 SAID = 60  # characters of a value, in messages
@@ -118,11 +118,8 @@ def rewards_checked() -> Iterator[None]:
     veRL has no seam for their class (0.9.1): the manager takes it from its module.
     """
     seam(RewardLoopWorker, "compute_score", ("self", "data"))
-    reward_loop.RewardLoopWorker = RewardLoopWorkerChecked
-    try:
+    with replaced(reward_loop, "RewardLoopWorker", RewardLoopWorkerChecked):
         yield
-    finally:
-        reward_loop.RewardLoopWorker = RewardLoopWorker
 
 
 def first_unscored(workers: Iterable, seconds: float) -> str | None:

@@ -35,9 +35,10 @@ def remote_problems(config: DictConfig) -> list[str]:
             "nodes share (NFS, Lustre, a mounted bucket), and copy from and to there"
         )
     for key, path, scheme in _remote(config, MODELS):
-        problems += _by_command(key, path) if scheme == "hdfs" else [
-            f"{key}={path}: veRL loads a folder, a hub's name or hdfs://; copy the model to a folder"
-        ]  # fmt: skip
+        if scheme == "hdfs":
+            problems += _by_command(key, path)
+        else:
+            problems.append(f"{key}={path}: veRL loads a folder, a hub's name or hdfs://; copy the model to a folder")
     if not OmegaConf.select(config, "data.custom_cls.path"):  # which reads what it likes
         for key, path, scheme in _remote(config, DATA):
             problems += _by_command(key, path) if scheme == "hdfs" else _by_fsspec(key, path, scheme)

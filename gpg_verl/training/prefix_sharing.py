@@ -26,7 +26,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut, cut_evenly, grow, outlines, sees
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 
 ATTENTION = "gpg_prefix_tree"
 OUTLINE = "gpg_outline"  # of a micro-batch's tree, under this name in its TensorDict
@@ -287,7 +287,7 @@ class Passes:
     def during_update(self, trees: bool):
         """While it lasts, the engine's passes are over trees or, as veRL's, over rows; both score what counts only."""
         global _layout
-        engine, attention = self.engine, self.config._attn_implementation
+        engine = self.engine
         inputs = seam(type(engine), "prepare_model_inputs", ("self", "micro_batch"))
         seam(
             type(engine),
@@ -302,21 +302,18 @@ class Passes:
             undo.callback(delattr, engine, "prepare_model_inputs")
             engine.prepare_model_inputs = self._tree_inputs if trees else self._row_inputs(inputs)
             if trees:
-                undo.callback(setattr, self.config, "_attn_implementation", attention)
-                self.config._attn_implementation = ATTENTION
-                verls = seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
-                undo.callback(setattr, transformer_impl, "prepare_micro_batches", verls)
-                transformer_impl.prepare_micro_batches = self._micro_batches
+                undo.enter_context(replaced(self.config, "_attn_implementation", ATTENTION))
+                seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
+                undo.enter_context(replaced(transformer_impl, "prepare_micro_batches", self._micro_batches))
                 if self.model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
                     from verl.models.transformers import qwen2_vl  # seconds that other models need not wait
 
-                    verls = seam(
+                    seam(
                         qwen2_vl,
                         "_custom_flash_attention_forward",
                         ("query_states", "key_states", "value_states", "attention_mask", "query_length"),
                     )
-                    undo.callback(setattr, qwen2_vl, "_custom_flash_attention_forward", verls)
-                    qwen2_vl._custom_flash_attention_forward = _attend_in_qwen2_vl
+                    undo.enter_context(replaced(qwen2_vl, "_custom_flash_attention_forward", _attend_in_qwen2_vl))
             self.active = True
             try:
                 yield

@@ -228,9 +228,8 @@ class GPGStep(RefillingStep):
         parts = share_out(range(len(batch)), work(lengths), ranks)
         model, rollout = self.config.actor_rollout_ref.model, self.config.actor_rollout_ref.rollout
         size = None if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
-        if size and model.get("use_remove_padding"):
-            # For an old-log-prob pass that stays: of packed rows, the longest together would be a micro-batch larger
-            # than any of veRL's.
+        if self.old_log_prob_pass and size and model.get("use_remove_padding"):
+            # Of packed rows, the longest together would be a micro-batch larger than any of veRL's.
             parts = [dealt(part, size) for part in parts]
         batch.reorder([row for part in parts for row in part])
         metrics.update(log_seqlen_unbalance(lengths, parts, "global_seqlen"))
