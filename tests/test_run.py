@@ -44,6 +44,7 @@ def first(run, tiny_folder) -> Remains:
     try:
         process.wait_for_step(STEPS - 1)
         process.note_shared_memory()
+        process.find("vLLM engine")  # by its name, as the guards and a user find it
         assert process.wait_for_end(timeout=400).code == 0, process.log[-5000:]
         return process.remaining(last=1)
     finally:
