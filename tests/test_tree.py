@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -180,4 +181,29 @@ def test_parts_are_within_the_budget(case, budget, count):
             _, _, alone = tree_of(own, masks and [masks[i] for i in whole.rows[start:end]])
             for field in dataclasses.fields(Tree):
                 assert np.array_equal(np.hstack(getattr(tree, field.name)), np.hstack(getattr(alone, field.name)))
-    assert len(cut_evenly(whole, budget, count)) <= max(count, len(cut(whole, budget)))
+    fewest, even = cut(whole, budget), cut_evenly(whole, budget, count)
+    assert len(even) <= max(count, len(fewest))
+    assert repeated(whole, even) <= repeated(whole, fewest) + whole.computed().sum() / 100
+
+
+def repeated(whole, parts) -> int:
+    return sum(int(whole.shared[start]) for start, _ in parts)
+
+
+def groups(prompts: list[tuple[int, list[int]]]):
+    """The tree of groups that share no token: (tokens of the prompt, of each response)."""
+    tokens = itertools.count()
+    rows = []
+    for length, responses in prompts:
+        prompt = list(itertools.islice(tokens, length))
+        rows += [(prompt, list(itertools.islice(tokens, response))) for response in responses]
+    return branches(*flat(rows))
+
+
+def test_parts_are_cut_between_prompts_where_that_repeats_less():
+    whole = groups([(600, [100] * 8), (600, [110] * 8), (600, [90] * 8)])  # of 1,392, 1,472 and 1,312 computed tokens
+    assert cut_evenly(whole, 10_000, 1) == [(0, 24)]
+    assert cut_evenly(whole, 10_000, 3) == [(0, 8), (8, 16), (16, 24)]
+    assert cut_evenly(whole, 2_500, 1) == [(0, 8), (8, 16), (16, 24)]
+    # Asked for more parts, it does not cut a group: that would repeat its prompt.
+    assert cut_evenly(whole, 10_000, 20) == [(0, 8), (8, 16), (16, 24)]

@@ -186,8 +186,8 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
         spent = ends[start] - shared[start]
         end = max(start + 1, bisect.bisect_right(ends, spent + budget) - 1)
         if end < rows:
-            # Of the places past three quarters of the budget, the one that repeats least, the last of several.
-            first = max(start + 1, bisect.bisect_left(ends, spent + 0.75 * budget))
+            # Of the places past half of the budget, the one that repeats least, the last of several.
+            first = max(start + 1, bisect.bisect_left(ends, spent + 0.5 * budget))
             end = min(range(end, first - 1, -1), key=shared.__getitem__, default=end)
         parts.append((start, end))
         start = end
@@ -195,18 +195,23 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
 
 
 def cut_evenly(whole: Branches, budget: int, count: int) -> list[tuple[int, int]]:
-    """As `cut`, into at most `count` parts where that many suffice for the budget, as even in size as they can be."""
-    best = cut(whole, budget)
-    count, high = max(count, len(best)), budget
-    low = min(high, int(whole.computed().sum()) // max(1, count))  # fewer tokens each are not enough
-    while high - low > max(1, budget // 64):
-        middle = (low + high) // 2
-        parts = cut(whole, middle)
-        if len(parts) <= count:
-            best, high = parts, middle
-        else:
-            low = middle
-    return best
+    """As `cut`, into at most `count` parts where that many suffice for the budget, as even in size as they can be without
+    repeating more than 1 % of all tokens beyond what `cut` repeats.
+    """
+
+    def repeated(parts: list[tuple[int, int]]) -> int:
+        return int(whole.shared[[start for start, _ in parts]].sum())
+
+    fewest, tokens = cut(whole, budget), int(whole.computed().sum())
+    most = repeated(fewest) + tokens / 100
+    count = max(count, len(fewest), 1)
+    size = tokens // count  # fewer tokens each are not enough
+    while size < budget:
+        parts = cut(whole, size)
+        if len(parts) <= count and repeated(parts) <= most:
+            return parts
+        size += max(1, size // 32)
+    return fewest
 
 
 @dataclass(frozen=True)

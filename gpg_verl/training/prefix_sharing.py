@@ -21,11 +21,11 @@ from tensordict import NonTensorData, NonTensorStack, TensorDict
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, PreTrainedModel
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut, cut_evenly, grow, outlines, sees
+from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut_evenly, grow, outlines, sees
 from gpg_verl.compat.seams import replaced, seam
 
 ATTENTION = "gpg_prefix_tree"
@@ -33,6 +33,9 @@ OUTLINE = "gpg_outline"  # of a micro-batch's tree, under this name in its Tenso
 
 # What one more call of attention costs, in pairs of a query and a key: on a CPU 0.1 ms, on a GPU a few launches.
 OVERHEAD = {"cpu": 1 << 11, "cuda": 1 << 18}
+
+# From so many tokens on a longer pass is not faster, and only holds more. On a GPU that is for the budget to say.
+ENOUGH = {"cpu": 2048}
 
 # Arguments of attention functions that change who sees whom or by how much; here they have no effect.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask", "chunk_size")
@@ -327,9 +330,12 @@ class Passes:
         images = Images.of(data, self.model.config)
         rows, budget = rows_of(data), self._budget(data)
         whole = branches(symbols_of(data, images), rows)
-        count = torch.tensor(len(cut(whole, budget)), device=get_device_id())
+        enough = ENOUGH.get(get_device_name(), budget)
+        parts = cut_evenly(whole, budget, math.ceil(int(whole.computed().sum()) / enough))
+        count = torch.tensor(len(parts), device=get_device_id())
         torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=dp_group)
-        parts = cut_evenly(whole, budget, int(count))
+        if len(parts) < count:
+            parts = cut_evenly(whole, budget, int(count))
         lengths = np.diff(rows.offsets)[whole.rows]
         offsets = lengths.cumsum() - lengths
         for start, end in parts:
