@@ -1,6 +1,7 @@
 """The real thing: veRL's own entry point with vLLM, Ray and FSDP on a CPU, on a model that takes seconds.
 
-Two runs carry all assertions: one trains, validates and saves; one resumes it and loses a process on the way.
+Three runs carry all assertions: one trains, validates and saves; one resumes it and loses a process on the way; one has
+its rollout on workers of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 from drills.harness import DrillRun, Remains
-from launch import read
+from launch import launch, read
 
 STEPS = 3
 DETERMINISTIC = (
@@ -204,3 +205,34 @@ def test_a_dead_run_leaves_its_logs(resumed):
     (session,) = (name for name in remains.temporary if name.startswith("ray/session_2"))
     assert set(remains.temporary) == {session, "ray/session_latest"}
     assert f"/{session}/logs\n" in resumed["run"].log
+
+
+def test_rollout_on_workers_of_its_own(tmp_path, tiny_folder):
+    """`separate_async`, where every step waits for responses of the current weights: those that were sent agree."""
+    process = launch(
+        tmp_path,
+        tiny_folder,
+        "separate",
+        "trainer.v1.trainer_mode=separate_async",
+        "trainer.v1.separate_async.parameter_sync_step=1",
+        "trainer.v1.separate_async.num_warmup_batches=0",
+        "actor_rollout_ref.hybrid_engine=False",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=files",
+        "+algorithm.gpg.beta_th=0.6",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.test_freq=-1",
+    )
+    try:
+        assert process.wait(timeout=400) == 0, (tmp_path / "separate.log").read_text()[-5000:]
+    finally:
+        process.kill()
+    steps = read(tmp_path / "separate.jsonl")
+    assert set(range(1, STEPS + 1)) <= set(steps)
+    for step in range(1, STEPS + 1):
+        m = steps[step]
+        assert m["gpg/valid_share"] >= 0.6
+        assert m["gpg/tokens_shared"] > 0
+        assert m["actor/grad_norm"] > 0
+        assert m["training/off_policy/trajectory_staleness/max"] == 0
+        assert m["training/rollout_probs_diff_max"] < 1e-6

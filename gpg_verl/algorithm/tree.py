@@ -195,8 +195,8 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
 
 
 def cut_evenly(whole: Branches, budget: int, count: int) -> list[tuple[int, int]]:
-    """As `cut`, into at most `count` parts where that many suffice for the budget, as even in size as they can be without
-    repeating more than 1 % of all tokens beyond what `cut` repeats.
+    """As `cut`, into at most `count` parts where that many suffice for the budget, as even in size as they can be
+    without repeating more than 1 % of all tokens beyond what `cut` repeats.
     """
 
     def repeated(parts: list[tuple[int, int]]) -> int:

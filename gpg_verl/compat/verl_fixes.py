@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 
 
 def accept_text_only_micro_batches(qwen2_vl) -> None:
@@ -31,3 +33,15 @@ def accept_text_only_micro_batches(qwen2_vl) -> None:
         return embeds, None if attention_mask is None else attention_mask.to(embeds.device)
 
     qwen2_vl._get_input_embeds = _get_input_embeds
+
+
+def log_that_takes_flush(trainer_separate_async) -> contextlib.AbstractContextManager:
+    """`separate_async` without rollout on the trainer's GPUs (`actor_rollout_ref.hybrid_engine=False`) logs that it is
+    so with `flush=True`, as `print` takes it and a logger does not, and ends there, once all models are loaded.
+    """
+
+    class Log(logging.LoggerAdapter):
+        def info(self, msg, *args, flush: bool = True, **others):
+            super().info(msg, *args, **others)
+
+    return replaced(trainer_separate_async, "logger", Log(trainer_separate_async.logger))

@@ -94,6 +94,10 @@ def join_running_ray(config) -> list[str]:
     address = os.environ.get("RAY_ADDRESS") or ray_init.get("address")
     if address in (None, "local"):
         fork_workers(ray_init)
+        rollout = config.actor_rollout_ref.rollout
+        if rollout.nnodes:  # separate_async: rollout has worker slots of its own
+            slots = config.trainer.n_gpus_per_node + rollout.nnodes * rollout.n_gpus_per_node
+            ray_init.num_gpus = max(ray_init.num_gpus, slots)
         return []
     sizes = {key: ray_init.get(key) for key in ("num_cpus", "num_gpus", "object_store_memory")}
     ray_init.update(dict.fromkeys(sizes))

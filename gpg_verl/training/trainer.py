@@ -23,6 +23,7 @@ from verl.trainer.ppo.v1 import (
     PPOTrainerSeparateAsync,
     PPOTrainerSync,
     register_trainer,
+    trainer_separate_async,
 )
 from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
@@ -30,6 +31,7 @@ from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
 from gpg_verl.algorithm.updates import assign, dealt, plan_updates, rows_missing, share_out
+from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.unscored import NoReward
@@ -491,3 +493,7 @@ class GPGTrainerColocateAsync(GuardedRun, GPGStep, PPOTrainerColocateAsync):
 @register_trainer(TRAINER_MODES["separate_async"])
 class GPGTrainerSeparateAsync(GuardedRun, GPGStep, PPOTrainerSeparateAsync):
     actor_cls = GPGDetachedActor
+
+    def _setup(self):
+        with log_that_takes_flush(trainer_separate_async):
+            super()._setup()
