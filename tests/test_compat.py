@@ -44,6 +44,9 @@ REPLACED = {
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
     "gpg_verl.guards.unscored:RewardLoopWorkerChecked": {"_init_reward_fn", "compute_score"},
     "gpg_verl.guards.load_balancer:GlobalRequestLoadBalancerLean": {"acquire_server"},
+    "gpg_verl.cpu.checkpoint_engine:FilesCheckpointEngine": {
+        *("build_topology", "finalize", "init_process_group", "prepare", "receive_weights", "send_weights"),
+    },
     "gpg_verl.cpu.platform:CPUPlatform": {
         *("communication_backend_name", "cudart", "current_device", "device_count", "device_module", "device_name"),
         *("empty_cache", "get_device_capability", "is_available", "is_ipc_supported", "is_platform_available"),
@@ -124,6 +127,7 @@ NOT_VERLS = (
     "algorithm.gpg",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
     "ray_kwargs.ray_init.address",
+    "ray_kwargs.ray_init.num_gpus",
     "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",

@@ -34,8 +34,8 @@ class FilesCheckpointEngine(CheckpointEngine):
         folder = next(filter(None, metadata))
         return {"folder": [folder] * actor_wg_world_size}, {"folder": [folder] * rollout_world_size}
 
-    def init_process_group(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def init_process_group(self, **kwargs) -> None:
+        self.folder = Path(kwargs["folder"])
 
     def finalize(self) -> None:
         if self.is_master:

@@ -198,11 +198,11 @@ def become(request: dict, before: dict[str, str], imported: dict[str, str], exec
     import tempfile
 
     import numpy as np
-    import ray._raylet
     import setproctitle
 
     # vLLM names its processes by this, which finds nothing to write to in one where Ray's copy of it has been.
-    setproctitle.setproctitle = ray._raylet.setproctitle
+    if "ray._raylet" in sys.modules:
+        setproctitle.setproctitle = sys.modules["ray._raylet"].setproctitle
     environment = request["environment"]
     environment |= {key: value for key, value in imported.items() if environment.get(key) == before.get(key)}
     try:
