@@ -92,7 +92,9 @@ SEAMS = {
     ("gpg_verl/cpu/verl_patches.py", "async_send_weights"): [f"{TRANSFER}:BucketedWeightSender"],
 }
 # Not veRL's: transformers and vLLM are pinned beside it, and every CPU run goes through these.
-OTHERS = {"from_pretrained", "get_video_processor_dict", "dispatch_cpu_unquantized_gemm"}
+OTHERS = {
+    *("from_pretrained", "get_video_processor_dict", "dispatch_cpu_unquantized_gemm", "compiled_random_sample"),
+}
 
 # veRL's objects that no class of ours derives from, by the variable that holds one: (file, variable) → class.
 OBJECTS = {

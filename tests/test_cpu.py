@@ -162,3 +162,39 @@ def test_a_patched_place_that_changed_is_named():
     with pytest.raises(RuntimeError, match=r"verl\.somewhere\.changed takes \(a, c\), .* written for \(a, b\)"):
         seam(module, "changed", ("a", "b"))
     assert seam(module, "changed", ("a",)) is module.changed
+
+
+def test_what_vllm_samples_has_its_probabilities(tmp_path):
+    """Through vLLM's own sampler, with and without top-k; tokens without probability are never taken."""
+    (tmp_path / "sample.py").write_text(SAMPLE)
+    done = run_python("sample.py", cwd=tmp_path, VERL_PLATFORM="cpu")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+SAMPLE = """
+import torch
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.v1.sample.ops import topk_topp_sampler
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+assert topk_topp_sampler.compiled_random_sample.__module__ == "gpg_verl.cpu.vllm_patches"
+torch.manual_seed(0)
+rows, inf = 40_000, float("inf")
+logits = torch.tensor([-inf, 0.0, 2.0, -inf, 1.0, -30.0, -1.0, -inf]).repeat(rows, 1)
+sampler = TopKTopPSampler()
+for k, expected in ((None, logits[0].softmax(-1)), (2, torch.tensor([0, 0, 2.0, 0, 1.0, 0, 0, 0]))):
+    if k:
+        expected = torch.where(expected > 0, expected.exp(), 0)
+        expected /= expected.sum()
+    limit = None if k is None else torch.full((rows,), k)
+    sampled, _ = sampler.forward_cpu(logits.clone(), {}, limit, None)
+    shares = torch.bincount(sampled, minlength=len(expected)) / rows
+    error = (expected * (1 - expected) / rows).sqrt()
+    assert ((shares - expected).abs() <= 5 * error + 1e-9).all(), (shares, expected)
+torch.manual_seed(1)
+again = [sampler.forward_cpu(logits.clone(), {}, None, None)[0] for _ in range(2)]
+torch.manual_seed(1)
+assert torch.equal(again[0], sampler.forward_cpu(logits.clone(), {}, None, None)[0])
+assert not torch.equal(*again)
+"""

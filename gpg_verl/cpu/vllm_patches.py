@@ -14,6 +14,7 @@ def install() -> None:
     if chosen():
         keep_linear_weights()
         leave_out_batch_invariant_kernels()
+        sample_with_one_number_a_row()
         # vLLM looks at a model's class in a process of its own, which does not import veRL.
         stand_ins.install()
 
@@ -39,3 +40,22 @@ def leave_out_batch_invariant_kernels() -> None:
     would end the engine. A token's last bits may then depend on what else is in the batch.
     """
     os.environ["VLLM_BATCH_INVARIANT"] = "0"
+
+
+def sample_with_one_number_a_row() -> None:
+    """vLLM samples by an exponential random number for each entry of the vocabulary, which a CPU draws one by one: a
+    sixth of a small model's generation. The inverse of the distribution function takes one uniform number a row; in
+    double precision it is the same distribution.
+    """
+    import torch
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    seam(topk_topp_sampler, "compiled_random_sample", ("logits",))
+
+    def compiled_random_sample(logits):
+        up_to = logits.softmax(dim=-1, dtype=torch.float32).cumsum(dim=-1, dtype=torch.float64)
+        drawn = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device) * up_to[:, -1:]
+        # From the right, so that no token of probability zero is taken; a drawn number can round to the sum itself.
+        return torch.searchsorted(up_to, drawn, right=True).clamp_max_(logits.shape[-1] - 1).view(-1)
+
+    topk_topp_sampler.compiled_random_sample = compiled_random_sample

@@ -612,6 +612,6 @@ def gradient_norm(module: torch.nn.Module) -> float:
         if parameter.grad is not None:
             gradient = parameter.grad
             gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
-            total += gradient.double().square().sum().to(total.device)
+            total += torch.linalg.vector_norm(gradient, dtype=torch.float64).square().to(total.device)
     torch.distributed.all_reduce(total)
     return total.sqrt().item()
