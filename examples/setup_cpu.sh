@@ -31,30 +31,38 @@ if [ -x "$VENV/bin/python" ] && [ "$(wanted "$@")" = "$(cat "$(stamp "$@")" 2>/d
     exit 0
 fi
 
-echo "setup: Python $found, environment in $VENV (about 5 GB; 2 to 5 minutes the first time)"
+echo "setup: Python $found, environment in $VENV (about 4 GB; 1 to 5 minutes the first time)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" ||
     stop "could not make $VENV; on Debian and Ubuntu the package python3.11-venv is needed"
-pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
+# Byte code is made where a module is first imported: of most of them never.
+install=("${pip[@]}" install -qq --no-deps --no-compile --progress-bar off)
+failed="(see above); check that its index can be reached, then start again"
+
+echo "setup: torch (CPU build) and $(grep -c == requirements-cpu.txt) pinned packages (about 1 GB to download)"
+# pip installs one package after the other: two of it, each with every second line, take half of the time.
+half=$(mktemp -d)
+grep == requirements-cpu.txt | awk -v half="$half" '{ print > (half "/" (NR % 2 ? "here" : "beside") ".txt") }'
+"${install[@]}" -r "$half/beside.txt" &
+trap 'kill $! 2>/dev/null || true; rm -rf "$half"' EXIT
 
 # A CPU needs no CUDA build: ask pip what it would take, and go elsewhere if that brings nvidia packages.
 if ! "$VENV/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(not m.version("torch").startswith("2.13.0"))' 2>/dev/null; then
-    echo "setup: torch (CPU build)"
-    plan=$(pip install -qq --dry-run --ignore-installed --no-deps --report - "$TORCH" 2>/dev/null || true)
+    plan=$("${pip[@]}" install -qq --dry-run --ignore-installed --no-deps --report - "$TORCH" 2>/dev/null || true)
     if [ -n "$plan" ] && ! grep -qiE '"(nvidia|cuda)-' <<<"$plan"; then
-        pip install -qq --no-deps "$TORCH"
+        "${install[@]}" "$TORCH" || stop "pip could not install $TORCH $failed"
     elif [ -d "$TORCH_INDEX" ]; then
-        pip install -qq --no-deps --no-index --find-links "$TORCH_INDEX" "$TORCH" || stop "no $TORCH in $TORCH_INDEX"
+        "${install[@]}" --no-index --find-links "$TORCH_INDEX" "$TORCH" || stop "no $TORCH in $TORCH_INDEX"
     else
-        pip install -qq --no-deps --index-url "$TORCH_INDEX" "$TORCH" ||
+        "${install[@]}" --index-url "$TORCH_INDEX" "$TORCH" ||
             stop "no CPU build of $TORCH from $TORCH_INDEX: set TORCH_INDEX to an index or a folder that has one"
     fi
 fi
-echo "setup: $(grep -c == requirements-cpu.txt) pinned packages (about 1 GB to download)"
-for file in requirements-cpu.txt "$@"; do
-    pip install -qq --no-deps --progress-bar off -r "$file" ||
-        stop "pip could not install $file (see above); check that its index can be reached, then start again"
+for file in "$half/here.txt" "$@"; do
+    "${install[@]}" -r "$file" || stop "pip could not install these packages $failed"
 done
-pip install -qq --no-deps --no-build-isolation --editable .
+wait $! || stop "pip could not install these packages $failed"
+"${pip[@]}" install -qq --no-deps --no-build-isolation --editable .
 wanted >"$(stamp)"
 wanted "$@" >"$(stamp "$@")"
 echo "setup: done"

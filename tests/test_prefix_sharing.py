@@ -193,6 +193,19 @@ def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder,
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
 
 
+@pytest.mark.parametrize("rows", [None, "the vocabulary's layer sees more"])
+def test_a_batch_that_is_apart_goes_row_by_row(one, tiny_folder, monkeypatch, rows):
+    """Only then are passes over rows compared with veRL's; where they are not exact, they are veRL's."""
+    monkeypatch.setattr("gpg_verl.training.actor.why_apart", lambda data, config: "its rows bring audio")
+    monkeypatch.setattr("gpg_verl.training.actor.why_not_exact", lambda passes, trees, **_: None if trees else rows)
+    rollouts = recording(seed=3)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    m = result.metrics
+    assert m["gpg/tokens_shared"] == 0
+    assert (m["gpg/positions_scored"] < m["gpg/tokens_computed"]) == (rows is None)
+
+
 def test_parameters_gradients_and_schedule_are_as_before_the_check(one, tiny_folder):
     one.call("reset", ("token-mean",))
     before = one.call("recorded")[0]

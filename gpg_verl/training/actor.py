@@ -76,17 +76,22 @@ class GPGTrainingWorker(TrainingWorker):
     apart: str | None = None  # why rows of some batch were not computed as trees; the first reason
 
     def check_passes(self) -> dict[str, str | None]:
-        """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks."""
+        """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks. Rows
+        are looked at only where trees are not exact: with them, only batches that are apart have any.
+        """
         if type(self.engine) is not FSDPEngineWithLMHead:
             return dict.fromkeys(PASSES, f"{type(self.engine).__name__} is not an engine that it is known for")
         coefficient = self.loss_fn.keywords["config"].entropy_coeff
         self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
-        packed = bool(self.model_config.get("use_remove_padding", False))
-        why_not = {"trees": why_not_with_model(self.passes.model.config), "rows": None}
-        return {
-            kind: reason or why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed)
-            for kind, reason in why_not.items()
-        }
+        self.why_not: dict[str, str | None] = {}
+        trees = why_not_with_model(self.passes.model.config) or self._why_not("trees")
+        return {"trees": trees, "rows": trees and self._why_not("rows")}
+
+    def _why_not(self, kind: str) -> str | None:
+        if kind not in self.why_not:
+            packed = bool(self.model_config.get("use_remove_padding", False))
+            self.why_not[kind] = why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed)
+        return self.why_not[kind]
 
     def set_loss_fn(self, loss_fn):
         actor = loss_fn.keywords["config"]
@@ -112,23 +117,25 @@ class GPGTrainingWorker(TrainingWorker):
         self.counts: Counter[str] = Counter()
         agreement = Agreement() if plan.observe else None
         count = len(plan.updates) * plan.epochs
-        trees = plan.passes == "trees" and not self._apart(data)
+        kind = plan.passes
+        if kind == "trees" and self._apart(data):
+            kind = "rows" if self._why_not("rows") is None else None
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             for step in range(count):
                 # Only before the first update are the weights those that sampled the batch.
                 observed = agreement if step == 0 else None
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
                 passes = contextlib.nullcontext()
-                if plan.passes is not None:
-                    passes = self.passes.during_update(trees)
-                part = self._rows_of(data, plan, step % len(plan.updates), trees)
+                if kind is not None:
+                    passes = self.passes.during_update(kind == "trees")
+                part = self._rows_of(data, plan, step % len(plan.updates), kind == "trees")
                 with schedule, passes, registry.during_update(observed, plan.correction):
                     output = super().train_mini_batch(part)
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
             metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
-        if plan.passes is not None:
+        if kind is not None:
             metrics.update({f"gpg/{name}": [self.counts[name]] for name in TOKENS})
         if not self.engine.is_mp_src_rank_with_outputs():
             return None

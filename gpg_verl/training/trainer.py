@@ -338,7 +338,8 @@ class GPGStep(RefillingStep):
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
-        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if passes is not None else None
+        counted = f"gpg/{TOKENS[0]}" in output
+        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
