@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Group Policy Gradient on a laptop: trains SmolLM2-135M-Instruct to add, with real veRL, vLLM, Ray and FSDP, no GPU.
 #
-#     bash examples/quickstart.sh                     # about 7 minutes on 2 cores, 3 of them the installation
+#     bash examples/quickstart.sh                     # about 5 minutes on 2 cores, 1 of them the installation
 #     SEED=2 STEPS=20 bash examples/quickstart.sh     # other settings: the variables below
 #     bash examples/quickstart.sh trainer.logger='[console,tensorboard,file]'     # any veRL setting, as Hydra takes it
 #
