@@ -33,6 +33,28 @@ def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
 
 
+def test_passes_are_no_longer_than_is_fast(one, tiny_folder, monkeypatch):
+    """Between prompts that share nothing a longer pass is cut, far below the budget; no token is computed twice."""
+    from gpg_verl.training import prefix_sharing
+
+    passes = []
+
+    def noted(outline):
+        passes.append(len(tree := tree_module.grow(outline)))
+        return tree
+
+    rollouts = recording(MIXED, seed=4)
+    whole = step(one, settled(tiny_folder), rollouts)
+    monkeypatch.setattr(prefix_sharing, "grow", noted)
+    monkeypatch.setitem(prefix_sharing.ENOUGH, "cpu", 1)
+    result = step(one, settled(tiny_folder), rollouts)
+    assert_same(result.gradients, whole.gradients)
+    computed = whole.metrics["gpg/tokens_computed"]
+    passes = passes[-sum(0 < sum(group) < len(group) for group in MIXED) :]  # before them, those of the check
+    assert result.metrics["gpg/tokens_computed"] == sum(passes) == computed
+    assert max(passes) < computed / 2
+
+
 def test_a_single_valid_group(actors, tiny_folder):
     """Less than a row a worker counts: two of four rows, of which each is one token."""
     rollouts = recording([[1, 0, 0, 0], *[[0] * 4] * 7], seed=9, response=(1, 1), words=1)
