@@ -42,7 +42,7 @@ failed="(see above); check that its index can be reached, then start again"
 echo "setup: torch (CPU build) and $(grep -c == requirements-cpu.txt) pinned packages (about 1 GB to download)"
 # pip installs one package after the other: two of it, each with every second line, take half of the time.
 half=$(mktemp -d)
-grep == requirements-cpu.txt | awk -v half="$half" '{ print > (half "/" (NR % 2 ? "here" : "beside") ".txt") }'
+grep '^[^#].*==' requirements-cpu.txt | awk -v half="$half" '{ print > (half "/" (NR % 2 ? "here" : "beside") ".txt") }'
 "${install[@]}" -r "$half/beside.txt" &
 trap 'kill $! 2>/dev/null || true; rm -rf "$half"' EXIT
 

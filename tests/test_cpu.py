@@ -82,6 +82,24 @@ def test_a_running_ray_is_not_told_its_size(variable, address, joins, monkeypatc
         assert "num_cpus=16, num_gpus=1, object_store_memory=300000000" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "slots"),
+    [
+        ([], 1),
+        (["actor_rollout_ref.rollout.nnodes=1"], 2),
+        (["actor_rollout_ref.rollout.nnodes=1", "trainer.n_gpus_per_node=2"], 4),
+        (["actor_rollout_ref.rollout.nnodes=1", "actor_rollout_ref.rollout.n_gpus_per_node=3"], 4),
+        (["actor_rollout_ref.rollout.nnodes=1", "ray_kwargs.ray_init.num_gpus=8"], 8),
+        (["actor_rollout_ref.rollout.nnodes=1", "ray_kwargs.ray_init.num_gpus=null"], 2),
+    ],
+)
+def test_rollout_of_its_own_has_worker_slots(overrides, slots, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = compose(["+preset=cpu", *overrides])
+    join_running_ray(config)
+    assert config.ray_kwargs.ray_init.num_gpus == slots
+
+
 # Computed by qwen_vl_utils 0.0.14.
 @pytest.mark.parametrize(
     ("height", "width", "factor", "min_pixels", "max_pixels", "expected"),

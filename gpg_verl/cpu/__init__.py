@@ -97,7 +97,7 @@ def join_running_ray(config) -> list[str]:
         rollout = config.actor_rollout_ref.rollout
         if rollout.nnodes:  # separate_async: rollout has worker slots of its own
             slots = config.trainer.n_gpus_per_node + rollout.nnodes * rollout.n_gpus_per_node
-            ray_init.num_gpus = max(ray_init.num_gpus, slots)
+            ray_init.num_gpus = max(ray_init.get("num_gpus") or 0, slots)
         return []
     sizes = {key: ray_init.get(key) for key in ("num_cpus", "num_gpus", "object_store_memory")}
     ray_init.update(dict.fromkeys(sizes))
