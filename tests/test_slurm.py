@@ -76,7 +76,15 @@ def job(tmp_path):
     return start
 
 
-def left(folder: Path) -> list[str]:
+def left(folder: Path, seconds: float = 2) -> list[str]:
+    """What stays of the job: Ray's folders and processes, but those about to end, as a stand-in's `sleep`."""
+    until = time.monotonic() + seconds
+    while (found := _there(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def _there(folder: Path) -> list[str]:
     """Folders of Ray's, and processes of the job, which have its scratch folder in their environment."""
     found = [str(path) for path in (folder / "scratch").iterdir()]
     for process in Path("/proc").glob("[0-9]*"):
