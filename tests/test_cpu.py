@@ -182,6 +182,38 @@ def test_a_patched_place_that_changed_is_named():
     assert seam(module, "changed", ("a",)) is module.changed
 
 
+def test_weights_go_through_files(monkeypatch):
+    """Of two ranks the first writes; what does not come is waited for no longer than the other way."""
+    from gpg_verl.cpu.checkpoint_engine import FilesCheckpointEngine
+
+    first, second, rollout = (
+        FilesCheckpointEngine(1, is_master=True),
+        FilesCheckpointEngine(1),
+        FilesCheckpointEngine(1),
+    )
+    engines = (first, second, rollout)
+    folders = FilesCheckpointEngine.build_topology(2, 1, [engine.prepare() for engine in engines])
+    for engine, folder in zip(engines, (*folders[0]["folder"], *folders[1]["folder"]), strict=True):
+        engine.init_process_group(folder=folder)
+    weights = [("a", torch.randn(3, 2).bfloat16()), ("b", torch.nn.Parameter(torch.randn(())))]
+
+    async def received():
+        return [item async for item in rollout.receive_weights()]
+
+    monkeypatch.setenv("GPG_WEIGHT_SYNC_TIMEOUT", "0.2")
+    asyncio.run(second.send_weights(weights))
+    with pytest.raises(RuntimeError, match=r"trainer did not write .*/0 within 0.2 s .* GPG_WEIGHT_SYNC_TIMEOUT"):
+        asyncio.run(received())
+    asyncio.run(first.send_weights(weights))
+    for (name, weight), (expected, original) in zip(asyncio.run(received()), weights, strict=True):
+        assert name == expected
+        assert weight.dtype == original.dtype
+        assert torch.equal(weight, original)
+    for engine in engines:
+        engine.finalize()
+    assert not rollout.folder.exists()
+
+
 def test_what_vllm_samples_has_its_probabilities(tmp_path):
     """Through vLLM's own sampler, with and without top-k; tokens without probability are never taken."""
     (tmp_path / "sample.py").write_text(SAMPLE)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 from drills.harness import DrillRun, Remains
-from launch import launch, read
+from launch import read
 
 STEPS = 3
 DETERMINISTIC = (
@@ -209,7 +209,7 @@ def test_a_dead_run_leaves_its_logs(resumed):
 
 def test_rollout_on_workers_of_its_own(tmp_path, tiny_folder):
     """`separate_async`, where every step waits for responses of the current weights: those that were sent agree."""
-    process = launch(
+    run = DrillRun(
         tmp_path,
         tiny_folder,
         "separate",
@@ -224,9 +224,9 @@ def test_rollout_on_workers_of_its_own(tmp_path, tiny_folder):
         "trainer.test_freq=-1",
     )
     try:
-        assert process.wait(timeout=400) == 0, (tmp_path / "separate.log").read_text()[-5000:]
+        assert run.wait_for_end(timeout=400).code == 0, run.log[-5000:]
     finally:
-        process.kill()
+        run.close()
     steps = read(tmp_path / "separate.jsonl")
     assert set(range(1, STEPS + 1)) <= set(steps)
     for step in range(1, STEPS + 1):

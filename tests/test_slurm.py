@@ -33,7 +33,11 @@ PYTHON = """
 case $* in
     "-c "*) echo token ;;
     *" start "*) echo "$@" >>"$SEEN/started"; [ -z "${RAY_FAILS:-}" ] || exit 1; exec sleep 600 ;;
-    "- "*) while [ "$(wc -l <"$SEEN/started" 2>/dev/null || echo 0)" -lt "$2" ]; do sleep 0.05; done ;;
+    "- "*) # Python waits in one process: nothing of it stays for a moment when it is ended
+        mkfifo "$SEEN/never" && exec 9<>"$SEEN/never"
+        while lines=() && { mapfile -t lines <"$SEEN/started"; } 2>/dev/null; [ ${#lines[@]} -lt "$2" ]; do
+            read -rt 0.05 -u 9 || true
+        done ;;
 esac
 """
 
@@ -76,15 +80,7 @@ def job(tmp_path):
     return start
 
 
-def left(folder: Path, seconds: float = 2) -> list[str]:
-    """What stays of the job: Ray's folders and processes, but those about to end, as a stand-in's `sleep`."""
-    until = time.monotonic() + seconds
-    while (found := _there(folder)) and time.monotonic() < until:
-        time.sleep(0.1)
-    return found
-
-
-def _there(folder: Path) -> list[str]:
+def left(folder: Path) -> list[str]:
     """Folders of Ray's, and processes of the job, which have its scratch folder in their environment."""
     found = [str(path) for path in (folder / "scratch").iterdir()]
     for process in Path("/proc").glob("[0-9]*"):

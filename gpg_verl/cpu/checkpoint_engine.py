@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from verl.checkpoint_engine import CheckpointEngine, CheckpointEngineRegistry
 
-from gpg_verl.cpu.verl_patches import weight_sync_seconds
+from gpg_verl.cpu.verl_patches import sync_stopped, weight_sync_seconds
 
 
 @CheckpointEngineRegistry.register("files")
@@ -65,10 +65,6 @@ class FilesCheckpointEngine(CheckpointEngine):
                 yield item
                 number, last = number + 1, time.monotonic()
             elif time.monotonic() - last > weight_sync_seconds():
-                raise RuntimeError(
-                    f"the weight sync stopped: the trainer did not write {file} within {weight_sync_seconds():g} s "
-                    "(its own error stands above this one in the log). If the machine is only slow, raise the "
-                    "environment variable GPG_WEIGHT_SYNC_TIMEOUT (seconds)."
-                )
+                raise sync_stopped(f"the trainer did not write {file}")
             else:
                 await asyncio.sleep(0.01)

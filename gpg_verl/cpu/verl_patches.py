@@ -74,6 +74,15 @@ def weight_sync_seconds() -> float:
     return float(os.environ.get("GPG_WEIGHT_SYNC_TIMEOUT", "120"))
 
 
+def sync_stopped(what: str) -> RuntimeError:
+    """`what`: that one end of it did not do."""
+    return RuntimeError(
+        f"the weight sync stopped: {what} within {weight_sync_seconds():g} s "
+        "(its own error stands above this one in the log). If the machine is only slow, raise "
+        "the environment variable GPG_WEIGHT_SYNC_TIMEOUT (seconds)."
+    )
+
+
 def bound_weight_sync(transfer) -> None:
     """Both ends of the weight sync wait for each other without a limit: if one fails, the run hangs for ever.
 
@@ -116,10 +125,6 @@ def _name_the_timeout(send):
         try:
             return await send(self, weights)
         except zmq.Again:
-            raise RuntimeError(
-                f"the weight sync stopped: vLLM did not take the trainer's weights within {weight_sync_seconds():g} s "
-                "(its own error stands above this one in the log). If the machine is only slow, raise "
-                "the environment variable GPG_WEIGHT_SYNC_TIMEOUT (seconds)."
-            ) from None
+            raise sync_stopped("vLLM did not take the trainer's weights") from None
 
     return async_send_weights
