@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import GPGSettings
 from gpg_verl.training.trainer import GPGStep, GPGTrainerSync, columns_of
 
