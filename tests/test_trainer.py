@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import GPGSettings
 from gpg_verl.training.trainer import GPGStep, GPGTrainerSync, columns_of
 
