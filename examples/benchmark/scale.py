@@ -169,7 +169,7 @@ def questions(actors: list[int]) -> dict[int, dict[str, float]]:
     """The start check's call (without veRL's import, which real workers have behind them) and the heartbeat."""
     import ray
 
-    from gpg_verl.guards.heartbeat import Heartbeat
+    from gpg_verl.guards.liveness import Heartbeat
 
     ray.init(num_cpus=64, include_dashboard=False, object_store_memory=100_000_000)
 

@@ -25,7 +25,7 @@ from gpg_verl.algorithm.refill import GroupStatus, Refill, StepSelection
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import resumed_folder
 from gpg_verl.guards.guarded_run import all_failed
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import GPGSettings
 from gpg_verl.training.keys import RowKey
 

@@ -34,7 +34,7 @@ from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_lengt
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
