@@ -252,12 +252,13 @@ def test_positions_tell_tokens_apart_where_they_do_not_just_count(positions, col
 
 
 def reasons(folder, *overrides, model=None):
-    from gpg_verl.training.shortcuts import why_not_shared, why_verls_passes
+    from gpg_verl.training.shortcuts import model_config, unsupported
 
     config = settled(folder, *overrides)
     if model is not None:
         config.actor_rollout_ref.model.path = str(model)
-    return why_not_shared(config), why_verls_passes(config)
+    found = unsupported(config, model=model_config(config))
+    return found["trees"], found["rows"]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
 from gpg_verl.training.metrics import TOKENS
 from gpg_verl.training.prefix_sharing import Passes, why_apart, why_not_exact
-from gpg_verl.training.shortcuts import why_not_with_model
+from gpg_verl.training.shortcuts import unsupported_model
 
 PLAN = "gpg_plan"
 
@@ -89,7 +89,7 @@ class GPGTrainingWorker(TrainingWorker):
         coefficient = self.loss_fn.keywords["config"].entropy_coeff
         self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
         self.why_not: dict[str, str | None] = {}
-        trees = why_not_with_model(self.passes.model.config) or self._why_not("trees")
+        trees = unsupported_model(self.passes.model.config) or self._why_not("trees")
         return {"trees": trees, "rows": trees and self._why_not("rows")}
 
     def _why_not(self, kind: str) -> str | None:
