@@ -86,7 +86,7 @@ def why_rows_stay(config: DictConfig, ask_hub: bool = True) -> str | None:
 
 
 def why_verls_passes(config: DictConfig) -> str | None:
-    """Why the actor's forward passes are veRL's own; None where they are GPG's (training/prefix_sharing.py)."""
+    """Why the actor's forward passes are veRL's own; None where they are GPG's (training/passes.py)."""
 
     def get(key: str):
         return OmegaConf.select(config, key)
