@@ -137,6 +137,7 @@ NOT_VERLS = (
 # Modules whose `config` is not veRL's whole config, or that read none.
 OTHER_CONFIGS = {
     *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/passes.py"),
+    "gpg_verl/training/images.py",
     "gpg_verl/report/masks.py",
 }
 
