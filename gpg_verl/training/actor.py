@@ -25,6 +25,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from gpg_verl.algorithm.updates import Update
 from gpg_verl.compat.seams import seam
+from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
 from gpg_verl.training.images import unsupported_inputs
@@ -76,6 +77,10 @@ class Plan:
 class GPGTrainingWorker(TrainingWorker):
     passes: Passes | None = None
     unsupported: str | None = None  # why rows of some batch were not computed as trees; the first reason
+
+    def __init__(self, config):
+        attention_without_cudnn(torch.backends.cuda)  # before anything is computed, by whatever attention
+        super().__init__(config)
 
     def check_passes(self) -> dict[str, str | None]:
         """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks. Rows
