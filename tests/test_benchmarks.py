@@ -15,7 +15,11 @@ STEP = ["--groups", "2", "--shapes", "sums", "--contenders", "gpg_verl", "row by
     ("script", "arguments", "says"),
     [
         ("driver.py", ["--rows", "64", "--tokens", "16", "--repeat", "1"], "selection, balancing, bookkeeping"),
-        ("refill.py", "--prompts 8 --shares 0.5 --thresholds 1 --seeds 2 --processes 1".split(), "in 0 of 2 lines"),
+        (
+            "refill.py",
+            ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"],
+            "in 0 of 2 lines",
+        ),
         ("step.py", STEP, "sums, 50% of the groups mixed, fp32, checkpointing off: "),
     ],
 )
