@@ -8,6 +8,7 @@ import pytest
 from conftest import run_python
 
 BENCHMARKS = Path(__file__).parents[1] / "examples/benchmark"
+REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"]
 STEP = ["--groups", "2", "--shapes", "sums", "--contenders", "gpg_verl", "row by row", "veRL gpg", "--pairs", "1"]
 
 
