@@ -9,7 +9,6 @@ from conftest import run_python
 
 BENCHMARKS = Path(__file__).parents[1] / "examples/benchmark"
 REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"]
-STEP = ["--groups", "2", "--shapes", "sums", "--contenders", "gpg_verl", "row by row", "veRL gpg", "--pairs", "1"]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,6 @@ STEP = ["--groups", "2", "--shapes", "sums", "--contenders", "gpg_verl", "row by
             ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"],
             "in 0 of 2 lines",
         ),
-        ("step.py", STEP, "sums, 50% of the groups mixed, fp32, checkpointing off: "),
     ],
 )
 def test_it_runs_in_small(script, arguments, says, tmp_path):
