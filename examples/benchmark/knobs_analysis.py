@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from knobs_study import CELLS, CLIP, MEASURES, METHODS, OPTIMIZERS, PAIRS
 from rich.console import Console
 from rich.table import Table
 
-from gpg_verl.report.statistics import holm, interval, paired
+from gpg_verl.report.tables import half_width, holm, paired_p
 
 # A method whose rate is at an end of the grid might have a better one beyond it.
 DAGGER, AT_END = " †", "a best rate was at an end of the grid"
+
+
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Mean, and half of its 95 % interval."""
+    return {"mean": float(np.mean(values)), "half": float(half_width(pd.Series(values))), "n": len(values)}
 
 
 def area(x: np.ndarray, y: np.ndarray, end: float) -> float:
@@ -61,16 +67,16 @@ def analyse(out: Path) -> dict:
                         chosen = [rates[i] for i in best[:2]]  # of the two halves
                         if {rates[0], rates[-1]} & set(chosen):
                             at_end.add(m)
-                    found_here = vars(interval(values[m].tolist()))
+                    found_here = interval(values[m])
                     methods.append(where | {"measure": what, "method": m, **found_here, "rates": chosen})
                 for ours, theirs in PAIRS:
-                    test = paired(values[ours].tolist(), values[theirs].tolist())
+                    differences = pd.Series(values[ours] - values[theirs])
                     pair = {"measure": what, "method": ours, "against": theirs, "at end": bool(at_end & {ours, theirs})}
-                    pairs.append(where | pair | vars(test.interval) | {"p": test.p})
+                    pairs.append(where | pair | interval(differences) | {"p": paired_p(differences)})
         for method in METHODS:
             for what in ("cosine", "noise", "alpha", "alpha varies"):
-                seen = interval(found[f"gradient/{method}/{what}"].tolist())
-                gradient.append({"cell": file.stem, "method": method, "what": what, **vars(seen)})
+                seen = interval(found[f"gradient/{method}/{what}"])
+                gradient.append({"cell": file.stem, "method": method, "what": what, **seen})
             optimizer = next(iter(optimizers))
             at_one = {what: found[f"{optimizer}/{method}/{what}"] for what in ("norm", "valid")}
             _, rates, one = OPTIMIZERS[optimizer]
@@ -80,11 +86,11 @@ def analyse(out: Path) -> dict:
                 "valid, first step": at_one["valid"][:, 0],
                 "valid, last step": at_one["valid"][:, -1],
             }.items():
-                seen = interval(of_seeds.astype(float).tolist())
-                gradient.append({"cell": file.stem, "method": method, "what": what, **vars(seen)})
+                seen = interval(of_seeds.astype(float))
+                gradient.append({"cell": file.stem, "method": method, "what": what, **seen})
     for what in MEASURES:
         same = [pair for pair in pairs if pair["measure"] == what and pair["p"] is not None]
-        for pair, p in zip(same, holm([pair["p"] for pair in same]), strict=True):
+        for pair, p in zip(same, holm(pd.Series([pair["p"] for pair in same])), strict=True):
             pair["p after Holm"], pair["comparisons"] = p, len(same)
     return {"methods": methods, "pairs": pairs, "gradient": gradient}
 
@@ -198,7 +204,7 @@ def picture_curves(out: Path, file: Path, optimizer: str = "adamw_clip") -> None
             best = at_best_rate(outcome(found, optimizer, "step")[m])[1]
             success = success[seeds, best]
             mean = success.mean(0)
-            half = np.array([interval(column.tolist()).half or 0.0 for column in success.T])
+            half = np.array([np.nan_to_num(interval(column)["half"]) for column in success.T])
             for panel, what in zip(panels, ("step", "responses", "passes"), strict=True):
                 x = np.arange(len(mean)) if what == "step" else found[f"{optimizer}/{m}/{what}"][seeds, best].mean(0)
                 panel.plot(x, mean, color=f"C{i}", linewidth=1.2, label=method.label)
