@@ -13,9 +13,9 @@ import types
 import pytest
 from omegaconf import OmegaConf
 
-from gpg_verl.guards import heartbeat, run_folder
-from gpg_verl.guards.heartbeat import Died, Heartbeat
+from gpg_verl.guards import liveness, run_folder
 from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.liveness import Died, Heartbeat
 from gpg_verl.guards.preemption import Preempted
 from gpg_verl.settings import is_gpg
 
@@ -100,7 +100,7 @@ def test_the_way_out(tmp_path, saved, trainer, said):
 HOLD = """
 import sys, time
 from omegaconf import OmegaConf
-from gpg_verl.guards import last_words, run_folder, heartbeat
+from gpg_verl.guards import last_words, run_folder, liveness
 print(run_folder.claim(OmegaConf.create({"trainer": {"default_local_dir": sys.argv[1], "save_freq": 5}})), flush=True)
 time.sleep(60)
 """
@@ -160,7 +160,7 @@ def test_the_dead_are_named_and_the_busy_are_not(local_ray, monkeypatch):
     with pytest.raises(Died, match=rf"the worker 1 died \(process {pid} on .*\nRay says: its worker process has died"):
         Heartbeat(lambda: [("worker 0", busy), ("worker 1", idle)])(seconds=10)
 
-    monkeypatch.setattr(heartbeat, "ALIVE_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "ALIVE_EVERY_SECONDS", 0.2)
     assert Heartbeat(lambda: [("worker 0", busy)]).during(lambda: time.sleep(1) or "done") == "done"
     with pytest.raises(ZeroDivisionError):
         Heartbeat(lambda: [("worker 0", busy)]).during(lambda: 1 / 0)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from gpg_verl.guards import unscored
+from gpg_verl.guards import rewards
 from gpg_verl.guards.guarded_run import GuardedRun
-from gpg_verl.guards.unscored import NoReward, RewardLoopWorkerChecked, first_unscored, rewards_checked
+from gpg_verl.guards.rewards import NoReward, RewardLoopWorkerChecked, first_unscored, rewards_checked
 
 REWARDS = """
 import sys
@@ -148,7 +148,7 @@ def test_what_is_a_number_goes_through(worker, expression, manager):
     ],
 )
 def test_a_row_is_named_by_what_there_is(row, said):
-    assert said in unscored.row_of(response(**row))
+    assert said in rewards.row_of(response(**row))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_scores_is_named(reward, said):
         "reward_model": {"enable": False},
         "reward_manager": {"name": "dapo"},
     }
-    assert unscored.scorer_of(OmegaConf.create({"reward": {**none, **reward}})) == said
+    assert rewards.scorer_of(OmegaConf.create({"reward": {**none, **reward}})) == said
 
 
 def test_verls_manager_starts_checked_workers_and_they_answer(tiny_folder, tmp_path):

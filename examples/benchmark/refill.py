@@ -6,7 +6,7 @@
 
 Contenders, on the same draws:
     gpg_verl   `gpg_verl.algorithm.refill.Refill`, the code that a run uses, asked at the polls of
-               `gpg_verl.guards.heartbeat.poll_seconds`
+               `gpg_verl.guards.liveness.poll_seconds`
     rounds     whole batches one after the other until the share is reached, at most 20 (what the paper's code does)
     DAPO       veRL 0.9.1's sync ReplayBuffer with filter_groups: a step needs S valid groups; k evicted groups give 2k
                credits, at most a batch is in flight, and what is in flight is drained. Only where β_th is 1.
@@ -42,8 +42,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gpg_verl.algorithm.refill import Refill, Verdict
-from gpg_verl.guards.heartbeat import poll_seconds
+from gpg_verl.algorithm.refill import GroupStatus, Refill
+from gpg_verl.guards.liveness import poll_seconds
 
 RESPONSES = 8
 MEDIAN_TOKENS, SIGMA, LONGEST = 600, 1.0, 8192
@@ -186,16 +186,16 @@ def ours(service, groups: Groups, refill: Refill, *, start_at_once: bool = False
         dispatched += n
 
     dispatch(refill.batch_size)
-    while (cut := refill.cut()) is None:
+    while (cut := refill.select()) is None:
         if start_at_once and (picked := soonest(finished, groups, refill)):
             return Step(now, dispatched, picked)
-        dispatch(refill.ask())
+        dispatch(refill.num_prompts_to_request())
         now, done = service.advance(now + poll_seconds(now))
         finished += done
         for i in done:
-            refill.judge(i, Verdict.VALID if groups.valid[i] else Verdict.FLAT)
+            refill.judge(i, GroupStatus.VALID if groups.valid[i] else GroupStatus.ZERO_VARIANCE)
     refill.close(cut)
-    refill.forget(cut.rest)
+    refill.remove(cut.rest)
     return Step(now, dispatched, cut.selected)
 
 

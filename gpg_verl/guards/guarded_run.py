@@ -16,11 +16,10 @@ import ray
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
-from gpg_verl.guards.heartbeat import Died, Heartbeat, Watch
-from gpg_verl.guards.load_balancer import balancer_lean
+from gpg_verl.guards.liveness import Died, Heartbeat, Watch
 from gpg_verl.guards.preemption import Leave, Preempted
+from gpg_verl.guards.rewards import NoReward, first_unscored, rewards_checked
 from gpg_verl.guards.run_folder import saves
-from gpg_verl.guards.unscored import NoReward, first_unscored, rewards_checked
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
@@ -29,12 +28,11 @@ ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
 class GuardedRun:
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
-    - waiting: every process whose work a step waits for is asked whether it lives (heartbeat.py),
+    - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
     - leaving: asked to, it saves the step that it has done and ends (preemption.py),
     - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
-    - scoring: a response without a reward has NaN, and an error of the step names its row (unscored.py),
-    - asking for a server: a request leaves nothing in veRL's load balancer (load_balancer.py).
+    - scoring: a response without a reward has NaN, and an error of the step names its row (rewards.py).
 
     max_dropped_share, max_dropped_share_key: the share that may be dropped, and the setting that says so, for messages;
         the trainer sets both before veRL reads the data.
@@ -64,7 +62,7 @@ class GuardedRun:
             )
 
     def _setup(self):
-        with rewards_checked(), balancer_lean():
+        with rewards_checked():
             super()._setup()
 
     # ---- waiting

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards import preemption, run_folder
-from gpg_verl.guards.heartbeat import Died
+from gpg_verl.guards.liveness import Died
 from gpg_verl.guards.remains import nothing_stays
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.

@@ -7,8 +7,8 @@ import time
 import pytest
 import ray
 
-from gpg_verl.guards import heartbeat
-from gpg_verl.guards.heartbeat import Heartbeat, Watch, poll_seconds
+from gpg_verl.guards import liveness
+from gpg_verl.guards.liveness import Heartbeat, Watch, poll_seconds
 
 
 class Buffer:
@@ -39,7 +39,7 @@ def test_a_new_wait_starts_anew_however_soon_it_follows():
 
 def test_the_living_are_asked_for_every_few_seconds(monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr(heartbeat.time, "time", lambda: clock[0])
+    monkeypatch.setattr(liveness.time, "time", lambda: clock[0])
     asked = []
     watch = Watch(Buffer(), lambda: asked.append(clock[0]))
     for _ in range(12):
