@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpg_verl.__main__ import main as package
 from gpg_verl.report import ReportError
 from gpg_verl.report.__main__ import main
 from gpg_verl.report.runs import load_run
@@ -142,14 +143,9 @@ def test_held_out_standard_error(tmp_path, metrics, answers, more, result, why):
         lines = [answer(*key, score, **more) for key, score in answers.items()]
         (run / "validation" / "0.jsonl").write_text("".join(lines) + '{"cut off')
     run = load_run(run)
-    found = next(run.held_out.itertuples())
-    known = (None if found.questions != found.questions else found.questions, found.error)
-    assert (found.source, *known) == (
-        "a",
-        result[0],
-        pytest.approx(result[1] or float("nan"), abs=1e-4, nan_ok=True),
-    ) or (result[1] == found.error == 0)
-    assert (why in found.why_no_error) if why else found.why_no_error != found.why_no_error or not found.why_no_error
+    found = run.held_out.replace({float("nan"): None}).iloc[0]
+    assert (found.source, found.questions, found.error) == ("a", result[0], pytest.approx(result[1], abs=1e-4))
+    assert (why in found.why_no_error) if why else found.why_no_error is None
     _, _, before, after, change, questions = held_out(run, "").table.values.tolist()[0]
     assert before.endswith("(step 0)")
     assert ("±" in before) is (result[1] is not None)
@@ -283,6 +279,12 @@ def test_show_several_runs(tmp_path, capsys):
     assert_picture(plot)
     assert main(["show", *map(str, runs)]) == 0
     assert (runs[0] / "comparison.png").is_file()
+
+
+def test_the_package_says_where_the_report_is(capsys):
+    with pytest.raises(SystemExit):
+        package(["report", "show", "runs/a"])
+    assert "python -m gpg_verl.report show runs/a" in capsys.readouterr().err
 
 
 def test_plot_that_cannot_be_written(tmp_path, capsys):

@@ -18,7 +18,8 @@ DAGGER, AT_END = " †", "a best rate was at an end of the grid"
 
 def interval(values: np.ndarray) -> dict[str, float]:
     """Mean, and half of its 95 % interval."""
-    return {"mean": float(np.mean(values)), "half": float(half_width(pd.Series(values))), "n": len(values)}
+    values = pd.Series(np.asarray(values, dtype=float))
+    return {"mean": float(values.mean()), "half": float(half_width(values)), "n": len(values)}
 
 
 def area(x: np.ndarray, y: np.ndarray, end: float) -> float:
@@ -70,9 +71,9 @@ def analyse(out: Path) -> dict:
                     found_here = interval(values[m])
                     methods.append(where | {"measure": what, "method": m, **found_here, "rates": chosen})
                 for ours, theirs in PAIRS:
-                    differences = pd.Series(values[ours] - values[theirs])
+                    differences = pd.Series(values[ours] - values[theirs], dtype=float)
                     pair = {"measure": what, "method": ours, "against": theirs, "at end": bool(at_end & {ours, theirs})}
-                    pairs.append(where | pair | interval(differences) | {"p": paired_p(differences)})
+                    pairs.append(where | pair | interval(differences) | {"p": float(paired_p(differences))})
         for method in METHODS:
             for what in ("cosine", "noise", "alpha", "alpha varies"):
                 seen = interval(found[f"gradient/{method}/{what}"])
