@@ -176,8 +176,9 @@ def head(title: str) -> str:
 def html_section(section: Section) -> str:
     """A heading, the table, and the notes."""
     header, *rows = section.lines()
-    with pd.option_context("display.max_colwidth", None):
-        table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0) if rows else ""
+    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in header)]
+    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>" if rows else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in section.notes)
     return f"<h2>{escape(section.title)}</h2>\n{table}\n<ul>{notes}</ul>"
 
