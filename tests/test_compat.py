@@ -59,7 +59,7 @@ REPLACED = {
 # Where each patched function lives.
 SEAMS = {
     ("gpg_verl/launch/hooks.py", "validate_config"): ["verl.utils.config"],
-    ("gpg_verl/guards/last_words.py", "run_ppo"): ["verl.trainer.main_ppo"],
+    ("gpg_verl/guards/exit.py", "run_ppo"): ["verl.trainer.main_ppo"],
     ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
     ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],

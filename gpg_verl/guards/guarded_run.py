@@ -14,11 +14,12 @@ from pathlib import Path
 import ray
 
 from gpg_verl.compat.seams import seam
+from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
+from gpg_verl.guards.exit import Leave, Preempted
 from gpg_verl.guards.liveness import Died, Heartbeat, Watch
-from gpg_verl.guards.preemption import Leave, Preempted
-from gpg_verl.guards.rewards import NoReward, first_unscored, rewards_checked
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.guards.run_folder import saves
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -30,7 +31,7 @@ class GuardedRun:
 
     - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
-    - leaving: asked to, it saves the step that it has done and ends (preemption.py),
+    - leaving: asked to, it saves the step that it has done and ends (exit.py),
     - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
     - scoring: a response without a reward has NaN, and an error of the step names its row (rewards.py).
 
@@ -48,6 +49,7 @@ class GuardedRun:
         self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
         self.leave = Leave()
         self.saved_step = 0  # the last one saved, or resumed from
+        self.means_left_out: set[str] = set()
         super().__init__(config)
 
     def _init_dataloader(self):
@@ -62,7 +64,7 @@ class GuardedRun:
             )
 
     def _setup(self):
-        with rewards_checked():
+        with rewards.rewards_checked():
             super()._setup()
 
     # ---- waiting
@@ -92,15 +94,18 @@ class GuardedRun:
         self.heartbeat.during(super().on_init_end)
 
     def fit(self, agent_loop_manager):
+        began_at = self.global_steps
         try:
             super().fit(agent_loop_manager)
         except (Died, Preempted):
             raise
         except Exception as error:
-            # A death shows as whatever failed first for want of the dead.
+            # The first error is often a side effect of a dead process.
             self.heartbeat.again(ANSWER_SECONDS)
             self._explain(error)
             raise
+        if self.global_steps == began_at + 1:  # veRL counts one before its first step
+            print(already_finished(self.config.trainer, began_at, self.total_training_steps), flush=True)
 
     def _explain(self, error):
         """Raises what stands behind the error, where that is known better than where it showed."""
@@ -110,7 +115,7 @@ class GuardedRun:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
         if self.drop_unscored and not isinstance(error, NoReward):
             return
-        said = first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
+        said = rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
         if said is None:
             return
         if self.drop_unscored:
@@ -128,6 +133,18 @@ class GuardedRun:
 
     def on_step_end(self):
         self.heartbeat.during(super().on_step_end)
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
+        """veRL takes a mean of every key of a reward that is no text, and ends with a TypeError where there is none."""
+        infos, without = {}, {}
+        for key, values in reward_extra_infos_dict.items():
+            kinds = rewards.without_mean(values)
+            (infos if kinds is None else without)[key] = values if kinds is None else kinds
+        if without.keys() - self.means_left_out:
+            self.means_left_out |= without.keys()
+            keys = ", ".join(f"{key} ({kinds})" for key, kinds in without.items())
+            print(f"gpg_verl: the validation's metrics are without these keys of the reward: {keys}", flush=True)
+        return super()._val_metrics_update(data_sources, sample_uids, infos, *args, **kwargs)
 
     # ---- leaving
 
@@ -166,9 +183,12 @@ class GuardedRun:
             trainer.max_actor_ckpt_to_keep = keep
 
     def _remove_checkpoint(self, folder: Path):
-        shutil.rmtree(folder, ignore_errors=True)
+        def remove(_worker):  # goes by value, as a local function: a node may not have this package
+            shutil.rmtree(folder, ignore_errors=True)
+
+        remove(None)
         one_of_each_node = self.actor_rollout_wg.workers[:: self.config.trainer.n_gpus_per_node]
-        removals = [worker.__ray_call__.remote(_make_remover(str(folder))) for worker in one_of_each_node]
+        removals = [worker.__ray_call__.remote(remove) for worker in one_of_each_node]
         with contextlib.suppress(ray.exceptions.RayError):  # dead, or waiting for a rank whose save failed
             ray.get(removals, timeout=REMOVE_SECONDS)
 
@@ -181,12 +201,10 @@ def all_failed(prompts: int, whose: str) -> str:
     )
 
 
-def _make_remover(folder: str):
-    """The removal, as a function that Ray ships by value."""
-
-    def remove(_worker) -> None:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
-
-    return remove
+def already_finished(trainer, step: int, last_step: int) -> str:
+    """Of a run that had done all its steps before, and did none."""
+    return (
+        f"gpg_verl: nothing was trained: step {step}, from which the run went on, is its last (of {last_step}, by "
+        f"trainer.total_training_steps={trainer.total_training_steps} and trainer.total_epochs={trainer.total_epochs}). "
+        "Raise them to go on; another trainer.default_local_dir, or trainer.resume_mode=disable, begins again"
+    )

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
 T = TypeVar("T")
 
 # veRL's replay buffer asks every 2 s whether the rollout is done: most of a short step. Asking costs one metadata
@@ -65,22 +68,24 @@ class Heartbeat:
 
     def __call__(self, seconds: float = 0) -> None:
         """Raises Died naming what died; gives the living `seconds` to answer."""
-        import ray
+
+        def engine_dead(actor):  # goes by value, as a local function: a rollout's node may not have this package
+            return bool(getattr(getattr(actor, "engine", None), "errored", False))  # vLLM's AsyncLLM has it
 
         for name, actor in self.actors():
             if name not in self.pings:  # one question at a time: a busy actor answers when it can
-                self.pings[name] = actor.__ray_call__.remote(_make_engine_dead())
+                self.pings[name] = actor.__ray_call__.remote(engine_dead)
         answered = ray.wait(list(self.pings.values()), num_returns=len(self.pings), timeout=seconds)[0]
         for name in [name for name, ping in self.pings.items() if ping in answered]:
             try:
-                engine_dead = ray.get(self.pings.pop(name))
-            except ray.exceptions.ActorUnavailableError:
+                answer = ray.get(self.pings.pop(name))
+            except ActorUnavailableError:
                 # Its answer went missing. Ray finds out whether the actor, or its node, is dead, and says so to a later
                 # question; a connection lost for a moment is no reason to end a run.
                 continue
-            except ray.exceptions.RayActorError as error:
-                raise Died(f"the {name} died {where_and_why(error)}") from None
-            if engine_dead:
+            except RayActorError as error:
+                raise Died(death_of(error, name)) from None
+            if answer:
                 raise Died(f"the engine of the {name} died (a process of vLLM's; its errors stand above)")
 
     def again(self, seconds: float) -> None:
@@ -108,18 +113,36 @@ class Heartbeat:
         return done.result()
 
 
-def _make_engine_dead() -> Callable[[object], bool]:
-    """The question, as a function that Ray ships by value: a rollout's node may not have this package."""
-
-    def engine_dead(actor) -> bool:
-        return bool(getattr(getattr(actor, "engine", None), "errored", False))  # vLLM's AsyncLLM has it
-
-    return engine_dead
-
-
-def where_and_why(error) -> str:
-    """Where the actor was, and in a second line why Ray thinks that it died."""
+def death_of(error: RayActorError, name: str | None = None) -> str:
+    """Who died, where, and of what: of the exception with which it failed to start, or, in a second line, of what Ray
+    thinks. Without a name an actor is called by its class.
+    """
     text = " ".join(str(error).split())
-    pid, ip = (found[1] if (found := re.search(rf"\b{key}: (\S+)", text)) else "unknown" for key in ("pid", "ip"))
-    reason = text.partition("The actor is dead because ")[2] or text
-    return f"(process {pid} on {ip})\nRay says: {reason}"
+    found = {}
+    for key, value in re.findall(r"\b(class_name|pid|ip)[:=] ?([^\s,)]+)|$", text) + re.findall(r"(ray)::(\w+)\.", text):
+        found.setdefault(key, value)
+    name = name or found.get("class_name") or found.get("ray") or "actor"
+    where = f" (process {found['pid']} on {found.get('ip', 'its node')})" if "pid" in found else ""
+    if (cause := root_cause(error)) is not error:
+        return f"the {name} died as it started{where}: {own_words(cause)}"
+    return f"the {name} died{where}\nRay says: {text.partition('The actor is dead because ')[2] or text}"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """A worker's own exception, out of all that Ray wraps it in: one RayTaskError for each process that it came
+    through, and an ActorDiedError where the worker failed to start.
+    """
+    while True:
+        inner = error.args[0] if isinstance(error, RayActorError) and error.args else error
+        inner = inner.cause if isinstance(inner, RayTaskError) else None
+        if inner is None:
+            return error
+        error = inner
+
+
+def own_words(error: BaseException) -> str:
+    """An exception as one line; by its end where it is a whole trace, as Ray's of an exception that cannot be pickled."""
+    text = str(error)
+    if '\n  File "' in text and (last := re.split(r"\n[ ^].*", text)[-1].strip()):
+        return " ".join(last.split())
+    return f"{type(error).__name__}: {' '.join(text.split())}"
