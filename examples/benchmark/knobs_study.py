@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from gpg_verl.algorithm.advantage import group_statistics
 from gpg_verl.algorithm.loss import gpg_token_loss
-from gpg_verl.algorithm.refill import Refill, Verdict
+from gpg_verl.algorithm.refill import GroupStatus, Refill
 
 GROUPS, RESPONSES, MAX_BATCHES = 16, 8, 20
 CLIP = 1.0
@@ -127,12 +127,12 @@ def refilled(rewards: torch.Tensor, beta_th: float) -> tuple[torch.Tensor, torch
     selected, dispatched = [], []
     for of_run in mixed:
         refill = Refill(GROUPS, beta_th, MAX_BATCHES)
-        while (cut := refill.cut()) is None:
+        while (cut := refill.select()) is None:
             first = len(refill.order)
-            new = range(first, first + refill.ask())
+            new = range(first, first + refill.num_prompts_to_request())
             refill.dispatch(new)
             for i in new:
-                refill.judge(i, Verdict.VALID if of_run[i] else Verdict.FLAT)
+                refill.judge(i, GroupStatus.VALID if of_run[i] else GroupStatus.ZERO_VARIANCE)
         selected.append(cut.selected)
         dispatched.append(len(refill.order))
     return torch.tensor(selected), torch.tensor(dispatched)

@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gpg_verl.algorithm.refill import Refill, Verdict
+from gpg_verl.algorithm.refill import GroupStatus, Refill
 from gpg_verl.guards.liveness import poll_seconds
 
 RESPONSES = 8
@@ -186,16 +186,16 @@ def ours(service, groups: Groups, refill: Refill, *, start_at_once: bool = False
         dispatched += n
 
     dispatch(refill.batch_size)
-    while (cut := refill.cut()) is None:
+    while (cut := refill.select()) is None:
         if start_at_once and (picked := soonest(finished, groups, refill)):
             return Step(now, dispatched, picked)
-        dispatch(refill.ask())
+        dispatch(refill.num_prompts_to_request())
         now, done = service.advance(now + poll_seconds(now))
         finished += done
         for i in done:
-            refill.judge(i, Verdict.VALID if groups.valid[i] else Verdict.FLAT)
+            refill.judge(i, GroupStatus.VALID if groups.valid[i] else GroupStatus.ZERO_VARIANCE)
     refill.close(cut)
-    refill.forget(cut.rest)
+    refill.remove(cut.rest)
     return Step(now, dispatched, cut.selected)
 
 

@@ -44,7 +44,7 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     from gpg_verl.algorithm.advantage import session_statistics
     from gpg_verl.algorithm.ragged import repeat as repeated
     from gpg_verl.algorithm.ragged import row_lengths, row_rewards
-    from gpg_verl.algorithm.updates import assign, plan_updates, share_out
+    from gpg_verl.algorithm.updates import assign, balance_rows, plan_updates
     from gpg_verl.training.actor import Plan
     from gpg_verl.training.keys import RowKey, sessions_of
     from gpg_verl.training.metrics import StepMetrics
@@ -77,7 +77,7 @@ def parts_of_a_step(rows: int, ranks: int, group: int, tokens: int, repeat: int)
     )
     time_of("advantages of the tokens", lambda: repeated(statistics.advantages, offsets.diff()))
     loads = work.tolist()
-    time_of("balancing the batch", lambda: share_out(range(rows), loads, ranks))
+    time_of("balancing the batch", lambda: balance_rows(range(rows), loads, ranks))
     mini_batches = time_of("mini-batches by uid", lambda: assign(uids, 1))
     has_gradient = statistics.valid.tolist()
     updates = time_of(
@@ -147,7 +147,7 @@ def a_look(prompts: int, group: int, repeat: int) -> dict[str, float]:
         sample.refill = Refill(prompts, 1.0)
         sample.refill.dispatch(uids)
         for uid in uids[:half]:
-            sample.refill.judge(uid, ours.Verdict.FLAT)
+            sample.refill.judge(uid, ours.GroupStatus.ZERO_VARIANCE)
 
     with mock.patch.object(transfer_queue, "kv_list", store.kv_list), mock.patch.object(ours, "tq", store):
         seen["veRL: reading the listing"], _ = seconds(
@@ -160,7 +160,7 @@ def a_look(prompts: int, group: int, repeat: int) -> dict[str, float]:
             start()
             best = min(best, seconds(sample._judge, 1)[0])
         seen["judging what finished"] = best
-        seen["cut, ask"], _ = seconds(lambda: (sample.refill.cut(), sample.refill.ask()), repeat)
+        seen["cut, ask"], _ = seconds(lambda: (sample.refill.select(), sample.refill.num_prompts_to_request()), repeat)
     seen["bytes of the listing"] = len(pickle.dumps({"train": listing}))
     return seen
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards.checkpoints import TRACKER
 
 LOCK = "gpg_run.lock"
@@ -68,8 +68,8 @@ def claim(config: DictConfig) -> list[str]:
     return []
 
 
-def _unwritable(folder: Path, error: OSError) -> NotHere:
-    return NotHere(
+def _unwritable(folder: Path, error: OSError) -> LocalProblem:
+    return LocalProblem(
         f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder that can be "
         "written to, or save nothing with trainer.save_freq=-1"
     )

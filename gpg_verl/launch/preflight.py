@@ -115,7 +115,7 @@ def look(
         findings.settings += attention_contradictions(config)
         findings.settings += missing_values(config)
         for problem in remote_problems(config):
-            (findings.files if isinstance(problem, versions.NotHere) else findings.settings).append(problem)
+            (findings.files if isinstance(problem, versions.LocalProblem) else findings.settings).append(problem)
         findings.files += model_problems(config)
         findings.files += data_problems(config, train, val)
         findings.files += code_problems(config)
@@ -207,7 +207,7 @@ def first_lines(settled: Settled) -> list[str]:
         f"gpg_verl {gpg_verl.__version__} ({Path(gpg_verl.__file__).parent}) on veRL {verl.__version__}: "
         f"adv_estimator=gpg with f_norm={s.f_norm} alpha={s.alpha} beta_th={s.beta_th:g} allow_kl={s.allow_kl}"
     ]
-    if (version := versions.tried()) is not None:
+    if (version := versions.forced_version()) is not None:
         lines.append(f"gpg_verl: veRL {version} is tried ({versions.TRY_VERL}), written for is {versions.VERL}")
     lines += [f"gpg_verl: {c.key}={c.after} ({c.why})" for c in settled.changes]
     lines += [f"gpg_verl: {notice}" for notice in settled.notices]
