@@ -162,15 +162,14 @@ def resume_problems(config: DictConfig) -> list[str]:
 
 
 def steps_written_over(config: DictConfig) -> list[str]:
-    """A warning of older steps in the folder of a run that begins from the beginning."""
-    directory = Path(config.trainer.default_local_dir)
-    if config.trainer.resume_mode != "disable" or config.trainer.save_freq <= 0 or not (steps := steps_in(directory)):
+    """A warning of older steps in the folder of a run that begins at the beginning."""
+    trainer, steps = config.trainer, steps_in(Path(config.trainer.default_local_dir))
+    if trainer.resume_mode != "disable" or trainer.save_freq <= 0 or not steps:
         return []
     return [
-        f"trainer.resume_mode=disable: trainer.default_local_dir={directory} has step{'s' * (len(steps) > 1)} "
-        f"{_some(list(map(str, steps)), ', ')} of an earlier run. This run begins at step 1. It writes over such a step "
-        f"when it saves the same one and leaves the others; from its first save on, the folder's latest step is this run's. "
-        "Name another folder to keep them apart"
+        f"trainer.resume_mode=disable: trainer.default_local_dir={trainer.default_local_dir} has steps of an earlier "
+        f"run ({_some(list(map(str, steps)), ', ')}). This run begins at step 1, writes over those that it saves, and "
+        "leaves the others; the latest step there is then its own. Name another folder to keep them apart"
     ]
 
 
@@ -205,16 +204,6 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def name_latest(directory: Path, step: int) -> None:
-    """Writes the tracker so that at any moment it names one step, the old or the new."""
-    temporary = directory / f"{TRACKER}.new"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(str(step))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / TRACKER)
 
 
 class Checkpoints:
@@ -273,7 +262,8 @@ class Checkpoints:
             # From before this run went back to an earlier step: half of it and half of the new would pass for whole.
             if before == step:
                 before = self.last_step
-                self._name(before)
+                with contextlib.suppress(OSError):  # of a disk that is full, which is said below
+                    self._name(before)
             self.remove(folder)
         if self.keep is not None:
             self._remove_all_but(max(self.keep - 1, 1))
@@ -286,9 +276,11 @@ class Checkpoints:
                 raise  # it is complete; what failed came after
             free = free_bytes(self.directory)
             self.remove(folder)
-            self._name(before)
+            if self._tracked() != before:
+                with contextlib.suppress(OSError):  # still no room for it: shows at the next start
+                    self._name(before)
             raise self._error(step, cause_of(error), free, before) from None
-        name_latest(self.directory, step)
+        self._name(step)
         self.last_step, self.needed = step, bytes_of(folder)
         self.counted = [*(other for other in self.counted if other != folder), folder]
         if self.keep is not None:
@@ -301,12 +293,16 @@ class Checkpoints:
             return None
 
     def _name(self, step: int | None) -> None:
-        """Makes the tracker name `step`, or be gone; still no room for it shows at the next start."""
-        with contextlib.suppress(OSError):
-            if step is None:
-                (self.directory / TRACKER).unlink(missing_ok=True)
-            elif self._tracked() != step:
-                name_latest(self.directory, step)
+        """Makes the tracker name `step`, or be gone: at any moment it names one step, the old or the new."""
+        if step is None:
+            (self.directory / TRACKER).unlink(missing_ok=True)
+            return
+        temporary = self.directory / f"{TRACKER}.new"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(str(step))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.directory / TRACKER)
 
     def _remove_all_but(self, count: int) -> None:
         for folder in self.counted[:-count]:

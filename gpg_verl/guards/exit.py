@@ -24,15 +24,25 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards import run_folder
-
-# ---- last words
+from gpg_verl.guards.run_folder import how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
-
 STOPS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
 LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
+
+PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again later
+GRACE = "GPG_GRACE"
+SLACK_SECONDS = 5.0  # for a run's processes to leave, of what the grace has
+NAMESPACE = "gpg_preemption"  # of Ray's key-value store; the key is the run's job, of its own on a shared cluster
+
+LOG_SECONDS = 0.5  # for the workers' last lines to arrive, as Ray gives them where a process exits
+LEAVE_SECONDS = 10.0  # for processes to leave by themselves
+RAYS = re.compile(r"^ray|/ray/")  # commands of Ray's processes
+# Commands of what is ended if it does not leave; a logger's service may have more to send.
+ENDED = re.compile(rf"{RAYS.pattern}|^VLLM::|from multiprocessing|from reward_fns")
+# What processes make for themselves in shared memory: veRL's buckets of weights, what Python, torch and NCCL share.
+SHARED_MEMORY = re.compile(r"verl_weights_|psm_|sem\.mp-|torch_|nccl-")
 
 
 def report_end(ours: Callable[[DictConfig], bool]) -> None:
@@ -61,7 +71,7 @@ def _with_last_words(original, ours):
             runner = _Runner(task_runner_class, grace_seconds())
         except ValueError as error:
             raise SystemExit(f"gpg_verl: {error}") from None
-        theirs = ray.is_initialized()  # the caller's Ray, for longer than this run
+        callers_ray = ray.is_initialized()  # which it needs for longer than this run
         # Of a run that ends well too where Nsight's profiles are among them (veRL 0.9.1).
         keep_logs = OmegaConf.select(config, "global_profiler.tool") == "nsys"
         try:
@@ -70,25 +80,24 @@ def _with_last_words(original, ours):
             cause, code = f"stopped by {STOPS[runner.stopped_by]}", 128 + runner.stopped_by
         except Exception as error:
             cause, code = _cause(error)
-            keep_logs = code != EXIT_CODE
+            keep_logs = code != PREEMPTED
         finally:
-            if not theirs:
+            if not callers_ray:
                 end_ray(keep_logs)
         sys.stdout.flush()
-        print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {run_folder.how_to_go_on(config)}", file=sys.stderr)
+        print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {how_to_go_on(config)}", file=sys.stderr)
         raise SystemExit(code)
 
     return run_ppo
 
 
 class _Runner:
-    """veRL's class of task runners, which takes the signals of a run. It is first touched between `ray.init`, whose native
-    handler of SIGTERM aborts the process (Ray 2.60), and the wait for the run.
+    """veRL's class of task runners, and a run's signals. It is first touched after `ray.init`, whose native handler of
+    SIGTERM aborts the process (Ray 2.60), and before the wait for the run.
     """
 
     def __init__(self, runner, grace: float | None):
-        self._runner = runner
-        self._grace = grace
+        self._runner, self._grace = runner, grace
         self.stopped_by = signal.SIGINT
         self._on(signal.SIGUSR1, self._ask)
 
@@ -102,11 +111,11 @@ class _Runner:
 
     def _ask(self, number, frame):
         if number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, self._stop)  # who sends it twice means it
+            self._on(number, self._stop)  # who sends it twice means it
         ask_to_leave(self._grace)
 
     def _stop(self, number, frame):
-        # Ray, waiting for a result, hands on a KeyboardInterrupt and no other; a SystemExit ends the process on the spot.
+        # Ray hands on a KeyboardInterrupt and no other where it waits; a SystemExit ends the process on the spot.
         self.stopped_by = number
         raise KeyboardInterrupt
 
@@ -119,31 +128,23 @@ def _cause(error: Exception) -> tuple[str, int]:
 
     cause = root_cause(error)
     if isinstance(cause, Preempted):
-        return str(cause), EXIT_CODE
+        return str(cause), PREEMPTED
     if cause is not error:
         # Its text is the trace of the process that failed; the driver's own says only that it waited.
         print(f"\n{error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
-    if isinstance(cause, Died):
-        text = str(cause).splitlines()[0]
-    elif isinstance(cause, RayActorError):
-        text = death_of(cause).splitlines()[0]
-    else:
-        text = own_words(cause)
-    return text[:LONGEST], 1
+    if isinstance(cause, Died | RayActorError):
+        text = str(cause) if isinstance(cause, Died) else death_of(cause)
+        return text.splitlines()[0][:LONGEST], 1
+    return own_words(cause)[:LONGEST], 1
 
 
-# ---- a preemption: asked to leave, a run ends its step, saves it, and has an exit code of its own
+# ---- a preemption: asked to leave, a run ends its step, saves it, and ends
 #
 # Who preempts tells the driver: by SIGUSR1 (`sbatch --signal=B:USR1@300`), or by SIGTERM where `GPG_GRACE` says for how
 # many seconds the machine stays (Kubernetes' grace period). The trainer is another process, maybe on another node, and
 # busy; it reads the wish from Ray's key-value store, between steps and while it waits for the rollout.
-
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-GRACE = "GPG_GRACE"
-SLACK_SECONDS = 5.0  # for a run's processes to leave, of what the grace has
-NAMESPACE = "gpg_preemption"  # of Ray's key-value store; the key is the job: a run's own on a shared cluster
 
 
 class Preempted(RuntimeError):
@@ -156,8 +157,7 @@ def grace_seconds() -> float | None:
     Raises:
         ValueError: it is no number above 0.
     """
-    text = os.environ.get(GRACE)
-    if not text:
+    if not (text := os.environ.get(GRACE)):
         return None
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < math.inf:
@@ -192,12 +192,7 @@ def asked_until() -> float | None:
 
 
 class Leave:
-    """When a run leaves.
-
-    Args:
-        asked: as `asked_until`.
-        clock: `time.time`.
-    """
+    """When a run leaves. Args: `asked_until`, and `time.time`."""
 
     def __init__(self, asked=asked_until, clock=time.time):
         self.asked, self.clock = asked, clock
@@ -233,24 +228,16 @@ class Leave:
 
 # ---- nothing stays
 
-LOG_SECONDS = 0.5  # for the workers' last lines to arrive, as Ray gives them where a process exits
-LEAVE_SECONDS = 10.0  # for processes to leave by themselves
-RAYS = re.compile(r"^ray|/ray/")  # commands of Ray's processes
-# What is ended if it does not leave; a logger's service may have more to send.
-ENDED = re.compile(rf"{RAYS.pattern}|^VLLM::|from multiprocessing|from reward_fns")
-# What processes make for themselves in shared memory: veRL's buckets of weights, what Python, torch and NCCL share.
-SHARED_MEMORY = re.compile(r"verl_weights_|psm_|sem\.mp-|torch_|nccl-")
-
 
 def end_ray(keep_logs: bool) -> None:
-    """Ends the Ray that this process started, so that nothing of it is printed later, and removes what it leaves, but for
-    its logs where they are kept. A Ray that this process only joined goes on.
+    """Ends the Ray that this process started, so that nothing of it is printed later, and removes what it leaves; its
+    logs stay where `keep_logs` says so. A Ray that this process only joined goes on.
     """
     import psutil
     import ray
 
     time.sleep(LOG_SECONDS if ray.is_initialized() else 0)
-    session, processes = _session_folder(), []
+    node, processes = ray._private.worker._global_node, []
     for service in psutil.Process().children():
         if RAYS.search(_command(service)):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -264,8 +251,8 @@ def end_ray(keep_logs: bool) -> None:
     psutil.wait_procs(left, LEAVE_SECONDS)
     for file in shared_memory:
         file.unlink(missing_ok=True)
-    if session is not None:
-        _remove(session, keep_logs)
+    if node is not None and node.is_head():
+        _remove_session(Path(node.get_session_dir_path()), keep_logs)
 
 
 def _command(process) -> str:
@@ -274,27 +261,6 @@ def _command(process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""  # it is gone
-
-
-def _session_folder() -> Path | None:
-    """Ray's, where this process started it."""
-    import ray
-
-    node = ray._private.worker._global_node
-    return Path(node.get_session_dir_path()) if node is not None and node.is_head() else None
-
-
-def _remove(session: Path, keep_logs: bool) -> None:
-    logs = session / "logs"
-    if not (keep_logs and logs.is_dir()):
-        shutil.rmtree(session, ignore_errors=True)
-        with contextlib.suppress(OSError):  # there is none
-            if (latest := session.with_name("session_latest")).readlink() == session:
-                latest.unlink()
-        return
-    print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
-    for entry in set(session.iterdir()) - {logs}:
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 
 def _shared_memory(processes: list) -> list[Path]:
@@ -306,3 +272,16 @@ def _shared_memory(processes: list) -> list[Path]:
             inodes.update(map(int, re.findall(r"(\d+)\s+/dev/shm/", maps)))
     files = [file for file in Path("/dev/shm").glob("*") if SHARED_MEMORY.match(file.name)]
     return [file for file in files if file.exists() and file.stat().st_ino in inodes]
+
+
+def _remove_session(session: Path, keep_logs: bool) -> None:
+    """Of Ray's folder, where `session_latest` leads to this one until another Ray starts."""
+    logs, latest = session / "logs", session.with_name("session_latest")
+    if not (keep_logs and logs.is_dir()):
+        shutil.rmtree(session, ignore_errors=True)
+        if latest.is_symlink() and latest.readlink() == session:
+            latest.unlink(missing_ok=True)
+        return
+    print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
+    for entry in set(session.iterdir()) - {logs}:
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from typing import TypeVar
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
+from gpg_verl.compat.seams import seam
+
 T = TypeVar("T")
 
 # veRL's replay buffer asks every 2 s whether the rollout is done: most of a short step. Asking costs one metadata
@@ -28,27 +30,26 @@ def poll_seconds(waited: float) -> float:
     return min(LAST_POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * waited))
 
 
-class Watch:
+def watch(buffer, check_alive: Callable[[], None]) -> None:
     """Goes before a replay buffer's `_wait_for_next_poll`: sets how long it sleeps, and looks whether all are alive.
 
     veRL 0.9.1 waits for the status of each prompt and never asks whether the worker that would set it still exists:
     with a dead agent-loop worker or inference server a run waits for ever.
     """
+    verls = seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
+    last_check = 0.0
 
-    def __init__(self, buffer, check_alive: Callable[[], None]):
-        self.buffer = buffer
-        self.wait = buffer._wait_for_next_poll
-        self.check_alive = check_alive
-        self.last_check = 0.0
-
-    def __call__(self, partition_id: str, last_debug_time: float) -> float:
+    def wait_for_next_poll(partition_id: str, last_debug_time: float) -> float:
         # veRL's buffer takes this time where a wait begins, and again each minute, when it logs what it waits for.
+        nonlocal last_check
         now = time.time()
-        self.buffer.poll_interval = poll_seconds(now - last_debug_time)
-        if now - self.last_check > ALIVE_EVERY_SECONDS:
-            self.check_alive()
-            self.last_check = now
-        return self.wait(partition_id, last_debug_time)
+        buffer.poll_interval = poll_seconds(now - last_debug_time)
+        if now - last_check > ALIVE_EVERY_SECONDS:
+            check_alive()
+            last_check = now
+        return verls(buffer, partition_id, last_debug_time)
+
+    buffer._wait_for_next_poll = wait_for_next_poll
 
 
 class Died(RuntimeError):
@@ -118,14 +119,16 @@ def death_of(error: RayActorError, name: str | None = None) -> str:
     thinks. Without a name an actor is called by its class.
     """
     text = " ".join(str(error).split())
-    found = {}
-    for key, value in re.findall(r"\b(class_name|pid|ip)[:=] ?([^\s,)]+)|$", text) + re.findall(r"(ray)::(\w+)\.", text):
-        found.setdefault(key, value)
-    name = name or found.get("class_name") or found.get("ray") or "actor"
-    where = f" (process {found['pid']} on {found.get('ip', 'its node')})" if "pid" in found else ""
+
+    def find(pattern: str) -> str | None:
+        return found[1] if (found := re.search(pattern, text)) else None
+
+    name = name or find(r"\bclass_name: (\S+)") or find(r"\bray::(\w+)") or "actor"
+    pid, ip = find(r"\bpid[:=] ?(\d+)"), find(r"\bip[:=] ?([^ ,]+)")
+    where = f" (process {pid} on {ip})" if pid else ""
     if (cause := root_cause(error)) is not error:
         return f"the {name} died as it started{where}: {own_words(cause)}"
-    return f"the {name} died{where}\nRay says: {text.partition('The actor is dead because ')[2] or text}"
+    return f"the {name} died{where}\nRay says: {find('The actor is dead because (.*)') or text}"
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -133,15 +136,16 @@ def root_cause(error: BaseException) -> BaseException:
     through, and an ActorDiedError where the worker failed to start.
     """
     while True:
-        inner = error.args[0] if isinstance(error, RayActorError) and error.args else error
-        inner = inner.cause if isinstance(inner, RayTaskError) else None
-        if inner is None:
+        if isinstance(error, RayTaskError):
+            error = error.cause
+        elif isinstance(error, RayActorError) and error.args and isinstance(error.args[0], RayTaskError):
+            error = error.args[0]
+        else:
             return error
-        error = inner
 
 
 def own_words(error: BaseException) -> str:
-    """An exception as one line; by its end where it is a whole trace, as Ray's of an exception that cannot be pickled."""
+    """An exception as one line: by its end where it is a whole trace, as Ray's of one that cannot be pickled."""
     text = str(error)
     if '\n  File "' in text and (last := re.split(r"\n[ ^].*", text)[-1].strip()):
         return " ".join(last.split())

@@ -1,9 +1,8 @@
 """Rewards as Python's numbers, and responses without one: found, and named with what should have scored them.
 
-In veRL 0.9.1 a session whose reward is numpy's float32 counts as failed and is left out. Where a reward function raises,
-the group is trained on without that response, and only the log says so; where it returns None, the step ends with
-`KeyError: rm_scores`. Here any finite number is one, and the rest becomes a NaN that goes through veRL as a reward does.
-The trainer meets it in every mode, and decides.
+In veRL 0.9.1 a session whose reward is numpy's float32 fails and is left out. So is a response for which the reward
+function raises, and only the log says so; where it returns None, the step ends with `KeyError: rm_scores`. Here any
+finite number is one. The rest becomes a NaN that goes through veRL as a reward does, and the trainer decides.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import math
 import traceback
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import ray
 import torch
 from omegaconf import DictConfig
@@ -37,7 +35,9 @@ class NoReward(RuntimeError):
 def plain(value):
     """A number of numpy, torch, fractions or decimal as Python's own; anything else as it is."""
     with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-        number = value.item() if hasattr(value, "item") else value  # an array or tensor of one number; of several raises
+        number = (
+            value.item() if hasattr(value, "item") else value
+        )  # an array or tensor of one number; of several raises
         return number if isinstance(number, int) or not hasattr(number, "__float__") else float(number)
     return value
 
@@ -48,7 +48,7 @@ def plain_result(result):
 
 
 def without_mean(values: Iterable) -> str | None:
-    """What stands against a mean of `values`, by its type; None for numbers, and for texts, of which veRL takes none."""
+    """The types that stand against a mean of `values`; None for numbers, and for texts, of which veRL takes none."""
     kinds = {"number" if isinstance(plain(value), int | float) else type(value).__name__ for value in values}
     kinds -= {"NoneType"}  # of responses that lack it
     return None if len(kinds) < 2 and kinds <= {"number", "str"} else " and ".join(sorted(kinds))
@@ -84,15 +84,10 @@ class RewardLoopWorkerChecked(RewardLoopWorker):
 
 def _with_plain_result(function):
     """The reward function with plain numbers in its result, and of the kind, awaited or not, that it is."""
-    if inspect.iscoroutinefunction(function):
 
-        @functools.wraps(function)
-        async def awaited(*args, **kwargs):
-            return plain_result(await function(*args, **kwargs))
+    async def awaited(*args, **kwargs):
+        return plain_result(await function(*args, **kwargs))
 
-        return awaited
-
-    @functools.wraps(function)
     def call(*args, **kwargs):
         try:
             return plain_result(function(*args, **kwargs))
@@ -100,7 +95,7 @@ def _with_plain_result(function):
             # A future takes none: of one in its thread veRL's reward manager would never hear.
             raise RuntimeError("StopIteration") from error
 
-    return call
+    return functools.wraps(function)(awaited if inspect.iscoroutinefunction(function) else call)
 
 
 def _short(text: str, characters: int) -> str:
@@ -128,8 +123,7 @@ def row_of(data: DataProto) -> str:
             known[f"{column}.{key}"] = row[column].get(key)
     if len(messages := row.get("raw_prompt", ())):
         known["prompt"] = messages[-1].get("content") if isinstance(messages[-1], dict) else messages[-1]
-    known = {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
-    return ", ".join(f"{name}={_short(repr(value), SAID)}" for name, value in known.items() if value is not None)
+    return ", ".join(f"{name}={_short(repr(plain(value)), SAID)}" for name, value in known.items() if value is not None)
 
 
 @contextlib.contextmanager
