@@ -276,7 +276,7 @@ class Checkpoints:
                 raise  # it is complete; what failed came after
             free = free_bytes(self.directory)
             self.remove(folder)
-            if self._tracked() != before:
+            if before is None or self._tracked() != before:
                 with contextlib.suppress(OSError):  # still no room for it: shows at the next start
                     self._name(before)
             raise self._error(step, cause_of(error), free, before) from None
