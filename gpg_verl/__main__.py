@@ -45,7 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         "folder", help="the new folder, with weights, config and tokenizer, for from_pretrained and vLLM"
     )
     export.add_argument("--base", metavar="MODEL", help="of an adapter that was saved alone, the model under it")
+    commands.add_parser(
+        "report", help="is `python -m gpg_verl.report`: runs as tables, curves and a page", add_help=False
+    )
     arguments, unknown = parser.parse_known_args(argv)
+    if arguments.command == "report":
+        parser.error("the report is a command of its own: python -m gpg_verl.report " + " ".join(unknown or ["--help"]))
     if arguments.command == "doctor":
         if unknown:
             parser.error(f"unknown argument {unknown[0]}")
