@@ -213,14 +213,10 @@ def main() -> None:
     args = parser.parse_args()
 
     wide = Console(width=160)
+    cells = list(itertools.product(args.thresholds, args.prompts, args.shares))
+    jobs = [(share, beta, size, args.steps, seed) for beta, size, share in cells for seed in range(args.seeds)]
     with multiprocessing.Pool(args.processes) as pool:
-        cells = list(itertools.product(args.thresholds, args.prompts, args.shares))
-        jobs = [(p, b, s, args.steps, seed) for b, s, p in cells for seed in range(args.seeds)]
-        largest_first = sorted(range(len(jobs)), key=lambda j: -jobs[j][2] * jobs[j][1] / jobs[j][0])
-        results = [None] * len(jobs)
-        found = pool.imap(run, (jobs[j] for j in largest_first), chunksize=4)
-        for j, result in zip(largest_first, track(found, total=len(jobs), console=wide), strict=True):
-            results[j] = result
+        results = list(track(pool.imap(run, jobs), total=len(jobs), console=wide))
 
     table = Table(title=f"{args.seeds} seeds, {args.processes} processes, Python {platform.python_version()}")
     for column in ("β_th", "prompts", "share", "contender", "faster, first step", "faster, later",

@@ -296,11 +296,11 @@ def floor(figures: dict, module, u: int) -> float:
 
 def table(figures: dict) -> Table:
     ours = next(iter(figures["contenders"].values()))
-    of_veRL = f"; floor {figures['floor']:.3f} of veRL gpg" if ours["tokens_computed"] else ""
     result = Table(
         title=f"{figures['shape']}, {figures['share']:.0%} of the groups mixed, {figures['precision']}, checkpointing "
         f"{figures['checkpointing']}: {ours['tokens_computed']} tokens computed, {ours['tokens_shared']} shared, "
-        f"{ours['positions_scored']} scored{of_veRL}; generation {figures['generation']:.1f} s"
+        f"{ours['positions_scored']} scored; floor {figures['floor']:.3f} of veRL gpg; generation "
+        f"{figures['generation']:.1f} s"
     )
     columns = ("GFLOP", "ours / it", "peak GB", "ours / it", "seconds", "passes", "update", "optimizer")
     for column in ("", *columns, "ours / it, pairs", "whole step"):
