@@ -20,6 +20,7 @@ os.environ["VERL_PLATFORM"] = "cpu"
 
 import torch
 import verl  # noqa: F401
+from actors import composed
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
@@ -50,15 +51,14 @@ def batch(rows: int, tokens: int, group: int) -> tuple[KVBatchMeta, dict[str, to
 class Store:
     """TransferQueue's calls, answered from memory and without copies."""
 
-    def __init__(self, fields):
-        self.fields = fields
-        self.put: list[TensorDict] = []
+    def __init__(self, meta: KVBatchMeta, fields: dict[str, torch.Tensor]):
+        self.meta, self.fields = meta, fields
 
     def kv_batch_get(self, keys, partition_id, select_fields=None):
         return TensorDict({k: v for k, v in self.fields.items() if k in select_fields}, batch_size=len(keys))
 
     def kv_batch_put(self, keys, partition_id, fields=None, tags=None):
-        return self.batch
+        return self.meta
 
 
 class NoActor:
@@ -73,8 +73,6 @@ class NoActor:
 
 
 def trainer_of(rows: int, group: int):
-    from gpg_verl.launch.check import compose
-    from gpg_verl.launch.settle import settle
     from gpg_verl.training.trainer import GPGTrainerSync
 
     overrides = [
@@ -85,9 +83,7 @@ def trainer_of(rows: int, group: int):
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
         f"actor_rollout_ref.rollout.n={group}",
     ]
-    config = compose(overrides)
-    settle(config, overrides)
-    trainer = GPGTrainerSync(config)
+    trainer = GPGTrainerSync(composed(overrides))
     trainer.why_not = {"trees": None, "rows": None}  # there is no model to ask
     trainer.actor_rollout_wg = NoActor()
     trainer.train_dataset = None
@@ -106,11 +102,9 @@ def main() -> None:
     import gpg_verl.training.trainer as ours
 
     meta, fields = batch(arguments.rows, arguments.tokens, arguments.group)
-    store = Store(fields)
-    store.batch = meta
     trainer = trainer_of(arguments.rows, arguments.group)
     seen = {"statistics and advantages": [], "selection, balancing, bookkeeping": [], "together": []}
-    with mock.patch.object(ours, "tq", store):
+    with mock.patch.object(ours, "tq", Store(meta, fields)):
         for _ in range(arguments.repeat):
             trainer.step_metrics.begin()
             trainer._compute_advantage(meta, {})

@@ -43,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 import verl  # noqa: F401
-from actors import Actors, Recording, engine_overrides, recorded_step
+from actors import Actors, Recording, composed, engine_overrides, recorded_step
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -132,9 +132,6 @@ def recorded(shape: Shape, groups: int, share: float, vocabulary: int) -> Record
 
 
 def config_of(contender: Contender, arguments, precision: str, checkpointing: bool):
-    from gpg_verl.launch.check import compose
-    from gpg_verl.launch.settle import settle
-
     actor, rollout, ref = (f"actor_rollout_ref.{role}" for role in ("actor", "rollout", "ref"))
     if arguments.max_tokens:
         passes = [f"{actor}.use_dynamic_bsz=True", f"{actor}.ppo_max_token_len_per_gpu={arguments.max_tokens}"]
@@ -152,10 +149,7 @@ def config_of(contender: Contender, arguments, precision: str, checkpointing: bo
         f"actor_rollout_ref.model.path={arguments.model}",
         f"actor_rollout_ref.model.enable_gradient_checkpointing={checkpointing}",
     ]
-    config = compose(overrides)
-    if contender.ours:
-        settle(config, overrides)
-    return config
+    return composed(overrides, gpg=contender.ours)
 
 
 # ---- one step
