@@ -243,7 +243,7 @@ def make_vision(folder: Path, kind: str, words: Sequence[str] = WORDS) -> Path:
 
 def _write(folder: Path, kind: str, words: Sequence[str]) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.utils import logging
 
@@ -264,7 +264,7 @@ def _write(folder: Path, kind: str, words: Sequence[str]) -> None:
         **ends,
     )
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     _never_write(model, [image_tokens["image_token_id"], image_tokens["video_token_id"]])
     model.generation_config.do_sample = True
     model.save_pretrained(folder)

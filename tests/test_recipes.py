@@ -212,10 +212,10 @@ T4_TO_T7 = {
     # table: model, training data, evaluation data, prompts a step, response length, epochs
     "t4": ("Qwen/Qwen2-VL-2B", "choice/sat", ["choice/cv_bench_test"], 8, 700, 2),
     "t5": ("Qwen/Qwen2-VL-2B-Instruct", "box/lisa", ["box/lisa_val", "box/lisa_test"], 16, 256, 6),
-    "t6_flowers": ("Qwen/Qwen2-VL-2B-Instruct", "class/flowers", ["class/flowers_test"], 16, 256, 8),
-    "t6_pets": ("Qwen/Qwen2-VL-2B-Instruct", "class/pets", ["class/pets_test"], 16, 256, 24),
-    "t6_aircraft": ("Qwen/Qwen2-VL-2B-Instruct", "class/aircraft", ["class/aircraft_test"], 16, 256, 8),
-    "t6_cars": ("Qwen/Qwen2-VL-2B-Instruct", "class/cars", ["class/cars_test"], 16, 256, 8),
+    **{
+        f"t6_{name}": ("Qwen/Qwen2-VL-2B-Instruct", f"class/{name}", [f"class/{name}_test"], 16, 256, epochs)
+        for name, epochs in zip(T6, (8, 24, 8, 8), strict=True)
+    },
     "t7": ("Qwen/Qwen2.5-VL-3B-Instruct", "number/geoqa", ["number/geoqa_test"], 16, 256, 1),
 }
 
@@ -246,29 +246,20 @@ def test_settings_of_a_vision_table_are_the_papers(table):
     assert plain == (["plain"] * 2 if table == "t4" else [None] * 2)  # T4's is a base model, its prompt a whole one
 
 
-def test_boxes_are_made_masks_of_in_the_evaluation():
-    for script in VISION:
-        done = run(script, DRY_RUN="1")
-        masks = [line for line in done.stdout.splitlines() if line.startswith("python -m gpg_verl.report.masks ")]
-        out = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
-        files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
-        assert masks == ([f"python -m gpg_verl.report.masks {out} --data {files}"] if script.startswith("t5") else [])
+@pytest.mark.parametrize("script", VISION)
+def test_boxes_are_made_masks_of_in_the_evaluation(script):
+    masks = [line for line in run(script, DRY_RUN="1").stdout.splitlines() if "gpg_verl.report.masks" in line]
+    of_run = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
+    files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
+    command = f"python -m gpg_verl.report.masks {of_run} --data {files}"
+    assert masks == ([command] if script.startswith("t5") else [])
 
 
 @pytest.mark.parametrize(
-    ("table", "recipe"),
-    [
-        ("t1", "gpg_rs3"),
-        ("t2", "gpg_7b"),
-        ("t3", "t3_dr_grpo"),
-        ("t4", "t4_gpg"),
-        ("t5", "t5_grpo"),
-        ("t6", "t6_gpg_flowers"),
-        ("t7", "t7_grpo"),
-        ("gsm8k", "gsm8k_1.5b"),
-    ],
+    "recipe", ["gpg_rs3", "gpg_7b", "t3_dr_grpo", "t4_gpg", "t5_grpo", "t6_gpg_flowers", "t7_grpo", "gsm8k_1.5b"]
 )
-def test_a_model_is_evaluated_as_the_tables_recipes_do_it(table, recipe):
+def test_a_model_is_evaluated_as_the_tables_recipes_do_it(recipe):
+    table = Path(RUNS[recipe].split()[0]).stem
     expected = as_dict(dry(recipe)[1])
     (own,) = map(as_dict, dry("eval", table, "me/model", **({"SETS": "flowers"} if table == "t6" else {})))
     differ = {key for key in expected | own if expected.get(key) != own.get(key)}
