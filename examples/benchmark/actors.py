@@ -85,8 +85,7 @@ class Recording:
         count = len(prompts)
         outputs = outputs or [0] * count
         if sessions is None:
-            seen: dict[str, int] = {}
-            sessions = [seen.__setitem__(u, seen.get(u, -1) + 1) or seen[u] for u in uids]
+            sessions = [uids[:i].count(uid) for i, uid in enumerate(uids)]
         self.keys = [f"{u}_{s}_{o}" for u, s, o in zip(uids, sessions, outputs, strict=True)]
         self.rows, self.tags = {}, {}
         self.others = {}  # rows and tags of other partitions
