@@ -25,63 +25,54 @@ def curves(groups: Groups, path: Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
+    def metric(*names: str) -> Callable[[Run], pd.Series]:
+        return lambda run: run.column(*names)
+
+    every = [run for runs in groups.values() for run in runs]
+    longest = max((run.seconds().max() for run in every if len(run.seconds())), default=0)
+    unit = next((unit for unit, of in UNITS.items() if longest >= 2 * of), "seconds")
+    specs = (  # title, label, what is drawn, by which time, what is drawn dashed, and its label
+        ("Training reward by step", "mean reward", metric(REWARD), None, None, ""),
+        ("Training reward by time", "mean reward", metric(REWARD), unit, None, ""),
+        ("Held-out accuracy by step", "share right", accuracy, None, None, ""),
+        ("Held-out accuracy by time", "share right", accuracy, unit, None, ""),
+        ("Valid share (B − M)/B, and α (dashed)", "valid share", metric(VALID_SHARE), None, metric(ALPHA), "α"),
+        (
+            "Response length, and share at the limit (dashed)",
+            "tokens",
+            metric(LENGTH),
+            None,
+            metric(TRUNCATED),
+            "share",
+        ),
+        ("Entropy of the policy, with calculate_entropy=True", "nats per token", metric(*ENTROPY), None, None, ""),
+    )
     figure = Figure(figsize=(12, 16), layout="constrained")
-    (reward, reward_time), (right, right_time), (valid, length), (entropy, seconds) = figure.subplots(4, 2)
-    alpha, truncated = valid.twinx(), length.twinx()
-    alone = len(groups) == 1
-    longest = max((run.seconds().max() for runs in groups.values() for run in runs if len(run.seconds())), default=0)
-    unit = next((unit for unit, length_of in UNITS.items() if longest >= 2 * length_of), "seconds")
-    for i, runs in enumerate(groups.values()):
-        color = f"C{i % 10}"
-        for panel, metrics in {reward: [REWARD], valid: [VALID_SHARE], length: [LENGTH], entropy: ENTROPY}.items():
-            _line(panel, runs, lambda run, metrics=metrics: run.column(*metrics), color=color)
-        for panel, metric in {alpha: ALPHA, truncated: TRUNCATED}.items():
-            dashed = {"color": "C1" if alone else color, "linestyle": "--"}
-            _line(panel, runs, lambda run, metric=metric: run.column(metric), **dashed)
-        _line(reward_time, runs, lambda run: run.column(REWARD), unit, color=color)
-        for panel, time in ((right, None), (right_time, unit)):
-            if alone:
+    *panels, seconds = figure.subplots(4, 2).ravel()
+    for panel, (title, label, read, time, read_dashed, label_dashed) in zip(panels, specs, strict=True):
+        twin = panel.twinx() if read_dashed else None
+        for i, runs in enumerate(groups.values()):
+            if read is accuracy and len(groups) == 1:
                 _sources(panel, runs, time)
             else:
-                _line(panel, runs, accuracy, time, marker="o", color=color)
-    _stages(seconds, groups)
-    titles = {
-        reward: ("Training reward by step", "mean reward"),
-        reward_time: ("Training reward by time", "mean reward"),
-        right: ("Held-out accuracy, by step" if alone else "Held-out accuracy, mean over the data sets", "right"),
-        right_time: ("Held-out accuracy, by time", "right"),
-        valid: ("Valid share (B − M)/B, and α (dashed)", "valid share"),
-        length: ("Response length, and share at the limit (dashed)", "tokens, mean"),
-        entropy: ("Entropy of the policy", "nats per token"),
-        seconds: ("Seconds by stage" if alone else "Seconds by stage, mean", "seconds per step"),
-    }
-    beside = {valid: alpha, length: truncated}
-    for panel, (title, label) in titles.items():
-        panel.set(title=title, ylabel=label)
+                _line(panel, runs, read, time, color=f"C{i % 10}")
+            if twin:
+                dashed = "C1" if len(groups) == 1 else f"C{i % 10}"
+                _line(twin, runs, read_dashed, time, color=dashed, linestyle="--")
+                twin.set(ylabel=label_dashed, ylim=(0, 1.05 * max(1.0, twin.dataLim.ymax) if twin.has_data() else 1.05))
+        panel.set(title=title, ylabel=label, xlabel=f"{time} of training and validation" if time else "step")
         panel.grid(alpha=0.3)
-        if panel in (reward_time, right_time):
-            panel.set_xlabel(f"{unit} of training and validation")
-        elif panel is not seconds or alone:
-            panel.set_xlabel("step")
+        if not time:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if not (panel.has_data() or (panel in beside and beside[panel].has_data())):
+        if not (panel.has_data() or (twin and twin.has_data())):
             panel.text(0.5, 0.5, "not logged", transform=panel.transAxes, ha="center", va="center", color="grey")
-    valid.set_ylim(0, 1.05)
-    alpha.set(ylabel="α", ylim=(0, 1.05 * max(1.0, alpha.dataLim.ymax) if alpha.has_data() else 1.05))
-    truncated.set(ylabel="share at the limit", ylim=(0, 1.05))
-    if not entropy.has_data():
-        entropy.set_xlabel("actor_rollout_ref.actor.calculate_entropy=True logs it")
-    many = any(len(run.training) > SMOOTH_FROM for runs in groups.values() for run in runs)
-    how = ["running mean"] if many else []
-    if any(len(runs) > 1 for runs in groups.values()):
-        how.insert(0, "mean over the seeds that got so far, band: its 95 % interval (Student's t)")
-    if alone and not how[1:] and len(next(iter(groups.values()))) == 1:
-        figure.suptitle(", bold: ".join([label for _, label in groups] + how), fontsize="large")
-    else:
-        lines = [
-            Line2D([], [], color=f"C{i % 10}", label=f"{key[1]} ({len(groups[key])})") for i, key in enumerate(groups)
-        ]
-        figure.legend(handles=lines, loc="outside upper center", ncols=2, title="; ".join(how))
+    panels[4].set_ylim(0, 1.05)  # a share
+    _stages(seconds, groups)
+    how = "mean over the seeds that got so far, band: its 95 % interval" if len(every) > len(groups) else ""
+    if any(len(run.training) > SMOOTH_FROM for run in every):
+        how += f"{how and '; '}bold: running mean"
+    lines = [Line2D([], [], color=f"C{i % 10}", label=label) for i, (_, label) in enumerate(groups)]
+    figure.legend(handles=lines, loc="outside upper center", ncols=2, title=how)
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: an extension matplotlib does not know
@@ -90,28 +81,24 @@ def curves(groups: Groups, path: Path) -> None:
         ) from None
 
 
-def _line(
-    panel, runs: Sequence[Run], read: Callable[[Run], pd.Series], unit: str | None = None, marker=".", **style
-) -> None:
-    """The mean over the runs at each step, with its interval; by time if a unit is given."""
+def _line(panel, runs: Sequence[Run], read: Callable, unit: str | None = None, marker: str = ".", **style) -> None:
+    """The mean over the runs at each step, with its 95 % interval; by time if a unit is given."""
     values = pd.concat([read(run).dropna() for run in runs], axis=1).sort_index()
+    x = values.index
     if unit:
         times = pd.concat([run.seconds() for run in runs], axis=1).mean(axis=1) / UNITS[unit]
         values = values[values.index.isin(times.index)]
-    x = times[values.index] if unit else values.index
+        x = times[values.index]
     if values.empty:
         return
-    lines = pd.DataFrame({"mean": values.mean(axis=1)})
-    if len(runs) > 1:
-        lines["half"] = [half_width(at.dropna()) for _, at in values.iterrows()]
+    lines = pd.DataFrame({"mean": values.mean(axis=1), "half": half_width(values.T) if len(runs) > 1 else 0.0})
     if many := len(lines) > SMOOTH_FROM:
         if len(runs) == 1:
             panel.plot(x, lines["mean"], alpha=0.25, linewidth=0.8, color=style["color"])
         lines = lines.rolling(2 * (len(lines) // SMOOTH_FROM) + 3, center=True, min_periods=1).mean()
     panel.plot(x, lines["mean"], marker="" if many else marker, **style)
-    if len(runs) > 1:
-        low, high = lines["mean"] - lines.half, lines["mean"] + lines.half
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    low, high = lines["mean"] - lines.half, lines["mean"] + lines.half
+    panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _sources(panel, runs: Sequence[Run], unit: str | None) -> None:
@@ -134,6 +121,7 @@ def _stages(panel, groups: Groups) -> None:
     alone = len(groups) == 1 and len(next(iter(groups.values()))) == 1
     table = next(iter(frames.values())) if alone else pd.DataFrame({k: f.mean() for k, f in frames.items()}).T
     shown = [stage for stage in table if table[stage].max() >= LEAST_SECONDS]
+    panel.set_title("Seconds by stage of each step" if alone else "Seconds by stage, mean over the steps")
     if not shown:
         return
     position, draw = (table.index, panel.bar) if alone else (range(len(table)), panel.barh)

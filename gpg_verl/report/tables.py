@@ -171,11 +171,11 @@ def mean_between(values: pd.Series, start: float, end: float) -> float:
     return y[0] if start == end else np.trapezoid(y, x) / (end - start)
 
 
-def half_width(values: pd.Series) -> float:
-    """Half of the 95 % interval of the mean (Student's t); NaN of one value."""
+def half_width(values: pd.Series | pd.DataFrame) -> float | pd.Series:
+    """Half of the 95 % interval of the mean (Student's t), of each column; NaN of one value."""
     from scipy import stats  # takes seconds to import
 
-    return stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.sem()
+    return stats.t.ppf((1 + LEVEL) / 2, values.count() - 1) * values.sem()
 
 
 def paired_p(differences: pd.Series) -> float:
