@@ -35,6 +35,7 @@ REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerColocateAsync": STEP,
     "gpg_verl.training.trainer:GPGTrainerSeparateAsync": STEP,
     "gpg_verl.training.actor:GPGTrainingWorker": {
+        "__init__",
         *("_postprocess_output", "infer_batch", "set_loss_fn", "train_mini_batch"),
     },
     "gpg_verl.training.actor:GPGActor": {"actor_worker_cls"},
@@ -42,8 +43,7 @@ REPLACED = {
     "gpg_verl.determinism:AgentLoopManagerSeeded": {"__init__", "generate_sequences"},
     "gpg_verl.determinism:AgentLoopWorkerSeeded": {"__init__", "_run_agent_loop"},
     "gpg_verl.reward_manager:TruncationRewardManager": {"run_single"},
-    "gpg_verl.guards.unscored:RewardLoopWorkerChecked": {"_init_reward_fn", "compute_score"},
-    "gpg_verl.guards.load_balancer:GlobalRequestLoadBalancerLean": {"acquire_server"},
+    "gpg_verl.guards.rewards:RewardLoopWorkerChecked": {"_init_reward_fn", "compute_score"},
     "gpg_verl.cpu.checkpoint_engine:FilesCheckpointEngine": {
         *("build_topology", "finalize", "init_process_group", "prepare", "receive_weights", "send_weights"),
     },
@@ -59,12 +59,11 @@ REPLACED = {
 # Where each patched function lives.
 SEAMS = {
     ("gpg_verl/launch/hooks.py", "validate_config"): ["verl.utils.config"],
-    ("gpg_verl/guards/last_words.py", "run_ppo"): ["verl.trainer.main_ppo"],
+    ("gpg_verl/guards/exit.py", "run_ppo"): ["verl.trainer.main_ppo"],
     ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
-    ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],
-    ("gpg_verl/guards/unscored.py", "compute_score"): ["verl.experimental.reward_loop.reward_loop:RewardLoopWorker"],
-    ("gpg_verl/guards/load_balancer.py", "acquire_server"): ["verl.workers.rollout.router:GlobalRequestLoadBalancer"],
+    ("gpg_verl/guards/liveness.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/guards/rewards.py", "compute_score"): ["verl.experimental.reward_loop.reward_loop:RewardLoopWorker"],
     ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_evict_terminal_groups"): [BUFFER],
@@ -77,10 +76,10 @@ SEAMS = {
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ],
     ("gpg_verl/training/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_micro_batches"): [FSDP],
-    ("gpg_verl/training/prefix_sharing.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/training/passes.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/passes.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/passes.py", "prepare_micro_batches"): [FSDP],
+    ("gpg_verl/training/passes.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/cpu/verl_patches.py", "initialize_global_process_group_ray"): ["verl.utils.distributed"],
@@ -104,7 +103,7 @@ OBJECTS = {
         "gpg_verl/training/replay_buffer.py",
         "self.checkpoint_manager",
     ): "verl.checkpoint_engine.base:CheckpointEngineManager",
-    ("gpg_verl/guards/heartbeat.py", "self.buffer"): BUFFER,
+    ("gpg_verl/guards/liveness.py", "buffer"): BUFFER,
     ("gpg_verl/guards/guarded_run.py", "buffer"): BUFFER,
     ("gpg_verl/training/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/trainer.py", "part"): "transfer_queue:KVBatchMeta",
@@ -116,8 +115,8 @@ OBJECTS = {
     ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
-    ("gpg_verl/training/prefix_sharing.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
-    ("gpg_verl/training/prefix_sharing.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
+    ("gpg_verl/training/passes.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
+    ("gpg_verl/training/passes.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
     ("gpg_verl/guards/dropped_rows.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
 }
 # What a worker group has from the worker's class.
@@ -136,7 +135,8 @@ NOT_VERLS = (
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
 OTHER_CONFIGS = {
-    *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/prefix_sharing.py"),
+    *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/passes.py"),
+    *("gpg_verl/training/images.py", "gpg_verl/training/self_check.py"),
     "gpg_verl/report/masks.py",
 }
 

@@ -28,7 +28,7 @@ from exactness import (
 )
 from omegaconf import OmegaConf
 
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 
 NAN = float("nan")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from packaging.specifiers import SpecifierSet
 
 from gpg_verl.compat import versions
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.launch import doctor, machine
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.machine import elsewhere, parted
@@ -111,7 +111,7 @@ def test_check_warns_of_attention_and_a_run_stops(overrides, environment):
     overrides = [*overrides, f"~{ATTENTION}"]
     findings = look(compose(overrides), overrides)
     assert not findings.settings
-    assert [isinstance(problem, NotHere) for problem in findings.machine] == [True]
+    assert [isinstance(problem, LocalProblem) for problem in findings.machine] == [True]
     assert BY_PIP in stop_message(findings.all())
 
 
@@ -235,7 +235,7 @@ def test_what_a_thin_driver_lacks_is_told_and_what_is_wrong_anywhere_stops(overr
 
 
 def test_no_vllm_on_a_thin_driver(composed, monkeypatch):
-    vllm = versions.Wanted("vllm", ("no-vllm",), SpecifierSet(">=1"), "pip install it")
+    vllm = versions.Requirement("vllm", ("no-vllm",), SpecifierSet(">=1"), "pip install it")
     monkeypatch.setattr(versions, "PACKAGES", (versions.PACKAGES[0], vllm))
     (problem,) = machine.version_problems(composed)
     assert parted([problem], "elsewhere")[0] == []

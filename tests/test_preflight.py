@@ -205,11 +205,11 @@ def test_memory_needed_grows_with_the_model(overrides):
     [
         (versions.PACKAGES[0], None),
         (
-            versions.Wanted("vllm", ("vllm-none",), SpecifierSet(">=1"), "pip install it"),
+            versions.Requirement("vllm", ("vllm-none",), SpecifierSet(">=1"), "pip install it"),
             "vllm is not installed (wanted >=1): pip install it",
         ),
         (
-            versions.Wanted("verl", ("verl",), SpecifierSet("==0.1"), "pip install verl==0.1"),
+            versions.Requirement("verl", ("verl",), SpecifierSet("==0.1"), "pip install verl==0.1"),
             "verl 0.9.1 is installed, wanted ==0.1: pip install verl==0.1",
         ),
     ],

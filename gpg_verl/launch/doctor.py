@@ -14,7 +14,7 @@ from rich.table import Table
 
 import gpg_verl
 from gpg_verl.compat import versions
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.launch.machine import elsewhere, has_flash, parted, ways_to_attention
 from gpg_verl.settings import TRAINER_MODES
 
@@ -26,7 +26,7 @@ def main() -> int:
     problems = [versions.python_problem(), attention_problem()]
     for package in versions.PACKAGES:
         problem = versions.problem(package)
-        problems.append(NotHere(problem) if problem and package.name == "vllm" else problem)
+        problems.append(LocalProblem(problem) if problem and package.name == "vllm" else problem)
     console.print(version_table())
     place = elsewhere()
     if versions.unsupported() is None:
@@ -109,11 +109,11 @@ def registration_table(rows: list[tuple[str, str, str]]) -> Table:
     return table
 
 
-def attention_problem() -> NotHere | None:
+def attention_problem() -> LocalProblem | None:
     """flash-attn, with which veRL loads models unless told otherwise, is not there; not asked of a CPU installation."""
     if _for_cpus() or has_flash("flash_attention_2"):
         return None
-    return NotHere(
+    return LocalProblem(
         f"flash-attn, with which veRL loads models unless told otherwise, is not installed; {ways_to_attention()}"
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.launch.data_files import DataFile, Split
 from gpg_verl.launch.settle import REWARD_FNS, REWARD_MANAGER
 
@@ -60,7 +60,7 @@ def model_problems(config: DictConfig) -> list[str]:
     looks_local = path.startswith(("/", ".", "~")) or folder.exists()
     if looks_local and not (folder / "config.json").is_file():
         found = "no such folder" if not folder.exists() else "a folder without config.json"
-        kind = str if folder.exists() else NotHere
+        kind = str if folder.exists() else LocalProblem
         return [kind(f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}")]
     return []
 
@@ -183,7 +183,7 @@ def code_problems(config: DictConfig) -> list[str]:
         path, name = OmegaConf.select(config, path_key), OmegaConf.select(config, name_key)
         if path and used(config) and (problem := _why_not_loaded(path, name)):
             more = f"; name what it defines as {name_key}" if "does not define" in problem else ""
-            kind = NotHere if "no such" in problem else str
+            kind = LocalProblem if "no such" in problem else str
             problems.append(kind(f"{path_key}={path}: {problem}{more}"))
     return problems
 

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from gpg_verl import cpu
 from gpg_verl.compat import versions
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards.checkpoints import free_bytes, named_ray, runs_elsewhere
 from gpg_verl.launch.inputs import model_config, model_folder
 from gpg_verl.settings import verls_mode
@@ -66,14 +66,14 @@ def parted(problems: list[str], place: str | None) -> tuple[list[str], list[str]
     """
     if place is None:
         return problems, []
-    lacking = [problem for problem in problems if isinstance(problem, NotHere)]
+    lacking = [problem for problem in problems if isinstance(problem, LocalProblem)]
     told = [f"gpg_verl: not on this machine, and {place}, so its nodes need it: {problem}" for problem in lacking]
     return [problem for problem in problems if problem not in lacking], told
 
 
 def way_past(problems: list[str]) -> str:
     """A line for what only this machine lacks."""
-    if not any(isinstance(problem, NotHere) for problem in problems):
+    if not any(isinstance(problem, LocalProblem) for problem in problems):
         return ""
     return f"  ({WORK_ELSEWHERE}=1 where other machines do the work: what only this one lacks is then told)\n"
 
@@ -84,7 +84,7 @@ def version_problems(config: DictConfig) -> list[str]:
     rollout = config.actor_rollout_ref.rollout
     if not OmegaConf.is_missing(rollout, "name") and rollout.name == "vllm":
         missing = [versions.problem(package) for package in versions.PACKAGES if package.name == "vllm"]
-        wrong += [NotHere(problem) for problem in missing if problem]
+        wrong += [LocalProblem(problem) for problem in missing if problem]
     return [problem for problem in wrong if problem]
 
 
@@ -143,11 +143,11 @@ def attention_problems(config: DictConfig) -> list[str]:
         name = FLASH[asked][1]
         default = "" if OmegaConf.select(config, ATTENTION) else ", veRL's default"
         ways = ways_to_attention(padded=model in CALL_FLASH)
-        return [NotHere(f"{ATTENTION}={asked}{default}: {name} is not installed; {ways}")]
+        return [LocalProblem(f"{ATTENTION}={asked}{default}: {name} is not installed; {ways}")]
     packed = OmegaConf.select(config, "actor_rollout_ref.model.use_remove_padding")
     if model in CALL_FLASH and packed and installed("flash-attn") is None:
         return [
-            NotHere(
+            LocalProblem(
                 f"actor_rollout_ref.model.use_remove_padding=True: for {model} veRL calls flash-attn, which is "
                 f"not installed, whatever {ATTENTION} is; {ways_to_attention(padded=True)}"
             )
@@ -193,7 +193,7 @@ def sync_problems(config: DictConfig) -> list[str]:
     if backend not in ("nccl", "nixl", "delta") or importable("cupy"):
         return []
     return [
-        NotHere(
+        LocalProblem(
             f"{key}={backend}: cupy, which sends the weights, is not installed; pip install 'gpg-verl[gpu]' brings it, "
             "or pip install cupy-cuda13x (cupy-cuda12x for torch with CUDA 12)"
         )
@@ -224,7 +224,7 @@ def memory_problems(config: DictConfig) -> list[str]:
     available, needed = psutil.virtual_memory().available, cpu_bytes_needed(config, shapes)
     if available < needed:
         problems.append(
-            NotHere(
+            LocalProblem(
                 f"too little memory: this run needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free; "
                 "use a smaller model, or free memory"
             )

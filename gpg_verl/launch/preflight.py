@@ -21,8 +21,8 @@ import gpg_verl
 from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.guards import run_folder
-from gpg_verl.guards.checkpoints import resume_problems
-from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.checkpoints import resume_problems, steps_written_over
+from gpg_verl.guards.exit import report_end
 from gpg_verl.launch.data_files import read_split
 from gpg_verl.launch.inputs import code_problems, data_problems, has_images, last_step, model_problems, samples
 from gpg_verl.launch.machine import (
@@ -115,7 +115,7 @@ def look(
         findings.settings += attention_contradictions(config)
         findings.settings += missing_values(config)
         for problem in remote_problems(config):
-            (findings.files if isinstance(problem, versions.NotHere) else findings.settings).append(problem)
+            (findings.files if isinstance(problem, versions.LocalProblem) else findings.settings).append(problem)
         findings.files += model_problems(config)
         findings.files += data_problems(config, train, val)
         findings.files += code_problems(config)
@@ -125,6 +125,7 @@ def look(
         findings.machine += memory_problems(config)
         findings.machine += disk_problems(config)
         findings.warnings += [*last_step(config, train), *samples([train, val]), *relative_folder(config)]
+        findings.warnings += steps_written_over(config)
         if claim and not findings.settings:
             findings.files += run_folder.claim(config)
     if not findings.settings:
@@ -206,7 +207,7 @@ def first_lines(settled: Settled) -> list[str]:
         f"gpg_verl {gpg_verl.__version__} ({Path(gpg_verl.__file__).parent}) on veRL {verl.__version__}: "
         f"adv_estimator=gpg with f_norm={s.f_norm} alpha={s.alpha} beta_th={s.beta_th:g} allow_kl={s.allow_kl}"
     ]
-    if (version := versions.tried()) is not None:
+    if (version := versions.forced_version()) is not None:
         lines.append(f"gpg_verl: veRL {version} is tried ({versions.TRY_VERL}), written for is {versions.VERL}")
     lines += [f"gpg_verl: {c.key}={c.after} ({c.why})" for c in settled.changes]
     lines += [f"gpg_verl: {notice}" for notice in settled.notices]

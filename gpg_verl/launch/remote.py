@@ -10,7 +10,7 @@ import shutil
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gpg_verl.compat.versions import NotHere
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards.checkpoints import runs_elsewhere
 from gpg_verl.guards.run_folder import folder_of, saves
 
@@ -75,7 +75,9 @@ def _by_command(key: str, path: str) -> list[str]:
     if shutil.which("hdfs"):
         return []
     return [
-        NotHere(f"{key}={path}: veRL fetches it by the command hdfs, which is not on the PATH; or copy it to a disk")
+        LocalProblem(
+            f"{key}={path}: veRL fetches it by the command hdfs, which is not on the PATH; or copy it to a disk"
+        )
     ]
 
 
@@ -87,5 +89,5 @@ def _by_fsspec(key: str, path: str, scheme: str) -> list[str]:
     except ValueError as error:
         return [f"{key}={path}: {error}; copy the file to a disk"]
     except ImportError as error:
-        return [NotHere(f"{key}={path}: {error} (pip, on every node), or copy the file to a disk")]
+        return [LocalProblem(f"{key}={path}: {error} (pip, on every node), or copy the file to a disk")]
     return []
