@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import compute_gpg_outcome_advantage
 
-from gpg_verl.algorithm.advantage import gpg_advantage, group_statistics, sum_rewards
+from gpg_verl.algorithm.advantage import gpg_advantage, group_statistics
+from gpg_verl.algorithm.ragged import row_rewards
 
 
 def batch(rows: int, tokens: int, group: int, mask_dtype: torch.dtype):
@@ -97,7 +98,7 @@ def main() -> None:
     scores, lengths = rewards.sum(-1), mask.sum(-1)
 
     def reduced():
-        scores, magnitudes, _ = sum_rewards(rewards)
+        scores, magnitudes = row_rewards(rewards.flatten(), args.tokens * torch.arange(args.rows + 1))
         return group_statistics(scores, index, mask.sum(-1), magnitudes=magnitudes)
 
     calls = {

@@ -29,7 +29,10 @@ import tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from gpg_verl.guards.image_check import BF16_GAP, ROWS, gap_of
+from gpg_verl.training.agreement import Gap
+from gpg_verl.training.rollout_check import BF16_GAP
+
+ROWS = 8
 
 BEGINNINGS = (
     "The sea is",
@@ -56,7 +59,7 @@ def summary(name: str, apart: list[torch.Tensor], **more) -> None:
     """Prints it. apart: of each row, its tokens' differences. The measure is of ROWS rows each, as in the check."""
     sets = [torch.cat(apart[i : i + ROWS]) for i in range(0, len(apart) - ROWS + 1, ROWS)]
     every = torch.cat(apart).abs()
-    gaps = [gap_of(part) for part in sets]
+    gaps = [Gap.of([part]).root_mean_square for part in sets]
     at = {f"p{100 * q:g}": round(every.quantile(q).item(), 4) for q in (0.5, 0.9, 0.98, 0.999)}
     figures = {
         "what": name,
@@ -224,7 +227,7 @@ def least_share(broken: torch.Tensor, tokens: int = 2400) -> float:
         apart = torch.zeros(tokens)
         count = round(share * tokens)
         apart[:count] = broken[torch.randint(len(broken), (count,), generator=generator)]
-        if gap_of(apart) > BF16_GAP:
+        if Gap.of([apart]).root_mean_square > BF16_GAP:
             return share
     return float("inf")
 

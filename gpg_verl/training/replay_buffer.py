@@ -151,7 +151,7 @@ class RefilledSample:
         if scored:
             uids, keys = (list(column) for column in zip(*scored, strict=True))
             data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=["rm_scores"])
-            scores, magnitudes, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
+            scores, magnitudes = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
             counted = ~scores.isnan() if self.drop_unscored else torch.ones(len(keys), dtype=torch.bool)
             valid = group_statistics(scores, uids, counted.long(), magnitudes=magnitudes).valid.tolist()
             for uid, is_counted, is_valid in zip(uids, counted.tolist(), valid, strict=True):

@@ -6,6 +6,7 @@ veRL's class, and the guards of any run (guards/guarded_run.py) around both. veR
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
+from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import (
@@ -29,11 +31,10 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
-from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
+from gpg_verl.algorithm.ragged import repeat, rewards_to_go, row_lengths, row_rewards
 from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates, rows_missing
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
-from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
@@ -41,6 +42,7 @@ from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
+from gpg_verl.training.rollout_check import RolloutCheck
 from gpg_verl.training.shortcuts import (
     other_loss_term,
     passes_in_groups,
@@ -104,7 +106,9 @@ class GPGStep(RefillingStep):
         )
         self.steps_skipped = 0  # in a row, up to now
         self.prompts_submitted = 0  # since the last step ended
-        self.image_check = ImageCheck(config, self.settings.max_rollout_gap, "algorithm.gpg.max_rollout_gap")
+        self.rollout_check = RolloutCheck(
+            config, self.settings.max_rollout_gap, self.correction is not None, why_verl_updates(config)
+        )
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -125,7 +129,8 @@ class GPGStep(RefillingStep):
             sources = rows.unique("data_source") if hasattr(rows, "column_names") else set(rows["data_source"])
             self.several_sources = len(sources) > 1
         keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
-        self.image_check.done = not keys & columns
+        if not keys & columns:
+            self.rollout_check.kinds.discard("images")
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
@@ -199,18 +204,14 @@ class GPGStep(RefillingStep):
             batch = self._scored(batch, metrics)
         if self.deterministic:
             batch.reorder(in_dispatch_order([RowKey.of(key) for key in batch.keys], self.dispatched))
-        batch = self._balance_rows(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
-        # At the first local update the rollout's newest weights are the trainer's, of the step before.
-        if self.local_trigger_step == 0 and not self.image_check.done:
-            prompts, version = [RowKey.of(key).uid for key in batch.keys], self.global_steps - 1
-            multiple = self._data_parallel_size() * self.passes_in_groups
-            self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, multiple, version)
-        return batch
+        if self.planned:
+            return self._balance_rows(batch, metrics)
+        return super()._balance_batch(batch, metrics, **kwargs)
 
     def _scored(self, batch, metrics):
         """The batch without the rows whose reward is NaN, as if the rollout had not made them."""
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
-        scores, _, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
+        scores, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
         unscored = [key for key, score in zip(batch.keys, scores.tolist(), strict=True) if math.isnan(score)]
         metrics["gpg/rows_unscored_sum"] = len(unscored)
         if len(unscored) == len(batch):
@@ -255,11 +256,19 @@ class GPGStep(RefillingStep):
         sessions, left_out = sessions_of(keys), self._truncated(batch)
         if self.token_tensors:
             self.step_metrics.driver_seconds(time.perf_counter() - started)
-            registry.rows = registry.Rows(lengths, sessions, left_out)
-            batch = super()._compute_advantage(batch, metrics)
-            statistics, registry.rows = registry.last_statistics, None
+            reported: list[GroupStatistics] = []
+            estimator = functools.partial(
+                registry.gpg_advantage_estimator,
+                lengths=lengths,
+                sessions=sessions,
+                left_out=left_out,
+                report=reported.append,
+            )
+            with registry.registered(core_algos.ADV_ESTIMATOR_REGISTRY, estimator):
+                batch = super()._compute_advantage(batch, metrics)
+            (statistics,) = reported
         else:
-            scores, magnitudes, to_go = row_rewards(data["rm_scores"].values(), offsets)
+            scores, magnitudes = row_rewards(data["rm_scores"].values(), offsets)
             statistics = session_statistics(
                 scores,
                 uids,
@@ -270,6 +279,7 @@ class GPGStep(RefillingStep):
                 magnitudes=magnitudes,
                 left_out=left_out,
             )
+            to_go = rewards_to_go(data["rm_scores"].values(), offsets)
             advantages = repeat(statistics.advantages, offsets.diff())
             if int(lengths.sum()) != len(advantages):  # tokens that the policy did not write
                 advantages, to_go = (x * data["response_mask"].values() for x in (advantages, to_go))
@@ -316,14 +326,15 @@ class GPGStep(RefillingStep):
         batch, updates = self._plan(batch, real, passes)
         ranks = range(len(updates[0].rows))
         part = batch.select_keys([batch.keys[i] for rank in ranks for u in updates for i in u.rows[rank]])
-        compared = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
+        observe = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
         part.extra_info.update(
             {
                 PLAN: Plan.of(
                     updates,
                     epochs=actor.ppo_epochs,
-                    observe=compared and self.local_trigger_step == 0,
-                    correction=self.correction if compared else None,
+                    observe=observe and self.local_trigger_step == 0,
+                    compared=self._compared(batch, updates[0]),
+                    correction=self.correction if observe else None,
                     passes=passes,
                 ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
@@ -337,6 +348,7 @@ class GPGStep(RefillingStep):
         started = time.perf_counter()
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
+        self.rollout_check(output.pop("gpg/gaps", [{}])[0])
         observed = output.pop("gpg/rows_observed", [None])[0]
         counted = f"gpg/{TOKENS[0]}" in output
         tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
@@ -352,6 +364,16 @@ class GPGStep(RefillingStep):
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
+
+    def _compared(self, batch, update) -> list[list[bool]] | None:
+        """Of each rank, which rows of the update were sampled with the trainer's weights: at the first local update the
+        rollout's newest are those of the step before. None where nothing is left to compare.
+        """
+        if not self.rollout_check.kinds or self.local_trigger_step != 0:
+            return None
+        version = self.global_steps - 1
+        fresh = [tag["min_global_steps"] == tag["max_global_steps"] == version for tag in batch.tags]
+        return [[fresh[i] for i in rows] for rows in update.rows]
 
     def _passes(self) -> str | None:
         """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
