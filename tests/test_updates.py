@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpg_verl.algorithm.updates import assign, balance_rows, plan_updates, rows_missing
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
-from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, updates_per_batch, why_rows_stay
+from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, unsupported, updates_per_batch
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
@@ -233,7 +233,7 @@ def test_rows_stay_where_something_else_needs_them(override, reason):
     config = compose(overrides)
     result = settle(config, overrides)
     assert result.contradictions == []
-    found = why_rows_stay(config)
+    found = unsupported(config)["dropped_rows"]
     assert found is None if reason is None else reason in found
     assert any("rows of zero-variance groups go through the actor too" in n for n in result.notices) == bool(reason)
 

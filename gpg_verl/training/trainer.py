@@ -38,18 +38,17 @@ from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
-from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.rollout_check import RolloutCheck
 from gpg_verl.training.shortcuts import (
+    model_config,
     other_loss_term,
     passes_in_groups,
+    unsupported,
     updates_per_batch,
-    why_not_shared,
-    why_verl_updates,
-    why_verls_passes,
 )
 from gpg_verl.training.worker_check import check_workers
 
@@ -87,10 +86,11 @@ class GPGStep(RefillingStep):
         self.drop_unscored = self.settings.drop_unscored
         self.drop_unscored_key = "algorithm.gpg.drop_unscored"
         self.other_loss_term = other_loss_term(config)
-        self.planned = why_verl_updates(config) is None
+        reasons = unsupported(config, model=model_config(config))
+        self.planned = reasons["updates"] is None
         self.updates = updates_per_batch(config)
         self.passes_in_groups = passes_in_groups(config)
-        self.why_not = {"trees": why_not_shared(config), "rows": why_verls_passes(config)}  # of each kind of passes
+        self.why_not = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
@@ -107,7 +107,7 @@ class GPGStep(RefillingStep):
         self.steps_skipped = 0  # in a row, up to now
         self.prompts_submitted = 0  # since the last step ended
         self.rollout_check = RolloutCheck(
-            config, self.settings.max_rollout_gap, self.correction is not None, why_verl_updates(config)
+            config, self.settings.max_rollout_gap, self.correction is not None, reasons["updates"]
         )
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
