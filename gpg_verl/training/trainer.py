@@ -43,6 +43,7 @@ from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.rollout_check import RolloutCheck
+from gpg_verl.training.sessions import WatchedSessions
 from gpg_verl.training.shortcuts import (
     model_config,
     other_loss_term,
@@ -54,8 +55,8 @@ from gpg_verl.training.worker_check import check_workers
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a step knows of the rows of its batch, in their order.
+class StepBatch:
+    """The rows of a step's batch, in their order.
 
     uids: (rows,) of the prompt: one group each.
     lengths: (rows,) response tokens that the policy wrote.
@@ -67,7 +68,7 @@ class Known:
     statistics: GroupStatistics
 
 
-class GPGStep(RefillingStep):
+class GPGStep(WatchedSessions, RefillingStep):
     """The parts of a step that are GPG's; mixed in before one of veRL's trainer classes. It changes
 
     - `_compute_advantage`: group statistics from one reward and one length a row, α, Â,
@@ -90,7 +91,7 @@ class GPGStep(RefillingStep):
         self.planned = reasons["updates"] is None
         self.updates = updates_per_batch(config)
         self.passes_in_groups = passes_in_groups(config)
-        self.why_not = {kind: reasons[kind] for kind in PASSES}
+        self.unsupported = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
@@ -105,7 +106,6 @@ class GPGStep(RefillingStep):
             checkpointing=bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing")),
         )
         self.steps_skipped = 0  # in a row, up to now
-        self.prompts_submitted = 0  # since the last step ended
         self.rollout_check = RolloutCheck(
             config, self.settings.max_rollout_gap, self.correction is not None, reasons["updates"]
         )
@@ -134,7 +134,7 @@ class GPGStep(RefillingStep):
 
     def on_init_end(self):
         print(check_workers(self.actor_rollout_wg.workers), flush=True)
-        print(told(self.why_not, checked=False), flush=True)
+        print(sharing_status(self.unsupported, checked=False), flush=True)
         super().on_init_end()
 
     def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
@@ -157,13 +157,7 @@ class GPGStep(RefillingStep):
             metrics[key.removesuffix("_sum")] = metrics.pop(key)  # so called for veRL to add up over local updates
         metrics.update(self.step_metrics.end())
         self._end_if_nothing_is_learned(metrics)
-        if self.refilled_sample is None:
-            metrics["gpg/prompts_generated"] = self.prompts_submitted
-            metrics["gpg/prompts_used"] = metrics["gpg/groups"]
-            metrics["gpg/prompts_refilled"] = 0
-        self.prompts_submitted = 0
-        if self.train_dataset is not None:
-            metrics["gpg/data_passes"] = self.prompts_fetched / len(self.train_dataset)
+        metrics.update(self.prompt_metrics(metrics["gpg/groups"]))
         return batch
 
     def _end_if_nothing_is_learned(self, metrics):
@@ -182,16 +176,9 @@ class GPGStep(RefillingStep):
             )
 
     def _submit_batch_to_rollout(self, batch):
-        self.prompts_submitted += len(batch)
         if self.deterministic:
             self.dispatched.update({uid: len(self.dispatched) + i for i, uid in enumerate(batch["uid"])})
         return super()._submit_batch_to_rollout(batch)
-
-    def _fetch_one_gen_batch(self):
-        handed_back = len(self.prompts_handed_back)
-        batch = super()._fetch_one_gen_batch()
-        self.prompts_fetched += len(batch) - (handed_back - len(self.prompts_handed_back))
-        return batch
 
     def _get_required_batch_multiple(self, dp_size):
         # Planned updates take any number of rows; veRL's take whole mini-batches, its forward passes micro-batches.
@@ -290,7 +277,7 @@ class GPGStep(RefillingStep):
             self.step_metrics.driver_seconds(time.perf_counter() - started)
             fields = TensorDict(nested, batch_size=len(batch))
             batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        self.known = Known(uids, lengths, statistics)
+        self.step_batch = StepBatch(uids, lengths, statistics)
         self.step_metrics.sampled(statistics, self._sources(batch))
         return batch
 
@@ -309,7 +296,7 @@ class GPGStep(RefillingStep):
         return list(data["data_source"])
 
     def _update_actor(self, batch, metrics):
-        if not self.known.statistics.valid.any() and self.other_loss_term is None:
+        if not self.step_batch.statistics.valid.any() and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
             self.step_metrics.skipped()
             return batch
@@ -320,7 +307,7 @@ class GPGStep(RefillingStep):
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
-        passes = self._passes()
+        passes = self._pass_kind()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real, passes)
@@ -355,7 +342,7 @@ class GPGStep(RefillingStep):
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
-            response_tokens=self.known.lengths.tolist(),
+            response_tokens=self.step_batch.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
             seconds=seconds,
@@ -375,28 +362,28 @@ class GPGStep(RefillingStep):
         fresh = [tag["min_global_steps"] == tag["max_global_steps"] == version for tag in batch.tags]
         return [[fresh[i] for i in rows] for rows in update.rows]
 
-    def _passes(self) -> str | None:
+    def _pass_kind(self) -> str | None:
         """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
         update; None for veRL's own.
         """
-        if not self.passes_checked and None in self.why_not.values():
+        if not self.passes_checked and None in self.unsupported.values():
             for answer in self.actor_rollout_wg.check_passes():
-                self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
-            print(told(self.why_not, checked=True), flush=True)
+                self.unsupported = {kind: reason or answer[kind] for kind, reason in self.unsupported.items()}
+            print(sharing_status(self.unsupported, checked=True), flush=True)
         self.passes_checked = True
-        return next((kind for kind, reason in self.why_not.items() if reason is None), None)
+        return next((kind for kind, reason in self.unsupported.items() if reason is None), None)
 
     def _plan(self, batch, real, passes):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
-        padding; `passes`: as from `_passes`.
+        padding; `passes`: as from `_pass_kind`.
         """
         shared = passes == "trees"
         actor = self.config.actor_rollout_ref.actor
-        groups = [self.known.uids[i] for i in real]
+        groups = [self.step_batch.uids[i] for i in real]
         if self.deterministic:  # uids are new in each run
             groups = [f"{self.dispatched.get(uid, 0):012}{uid}" for uid in groups]
         mini_batches = [[real[j] for j in rows] for rows in assign(groups, self.updates)]
-        has_gradient = self.known.statistics.valid.tolist()
+        has_gradient = self.step_batch.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
         by_tokens = shared or actor.use_dynamic_bsz
@@ -410,7 +397,7 @@ class GPGStep(RefillingStep):
             size = len(batch)
             batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
             self._write_zeros(batch.select_keys(batch.keys[size:]))
-        tokens = [*self.known.lengths.tolist(), *[0] * missing]
+        tokens = [*self.step_batch.lengths.tolist(), *[0] * missing]
         updates = plan_updates(
             mini_batches,
             [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
@@ -426,7 +413,7 @@ class GPGStep(RefillingStep):
 
     def _prompts(self, batch):
         """(uid, work) of each row's prompt, padding's too."""
-        uids = [*self.known.uids, *["padding"] * (len(batch) - len(self.known.uids))]
+        uids = [*self.step_batch.uids, *["padding"] * (len(batch) - len(self.step_batch.uids))]
         return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
@@ -461,13 +448,13 @@ def columns_of(rows) -> set[str] | None:
     return None if names is None else set(names)
 
 
-def told(why_not: dict[str, str | None], checked: bool) -> str:
+def sharing_status(unsupported: dict[str, str | None], checked: bool) -> str:
     """A line for the log: whether prefixes are shared, and if not why."""
     line = "gpg_verl: what rows share is computed once, the vocabulary where a token is scored"
-    if why_not["trees"] is not None:
-        line = f"gpg_verl: what rows share is computed for each of them: {why_not['trees']}"
-        if why_not["rows"] is not None:
-            line += f"; and the vocabulary for every token: {why_not['rows']}"
+    if unsupported["trees"] is not None:
+        line = f"gpg_verl: what rows share is computed for each of them: {unsupported['trees']}"
+        if unsupported["rows"] is not None:
+            line += f"; and the vocabulary for every token: {unsupported['rows']}"
     elif not checked:
         line += ", if the first update finds it exact"
     return line
