@@ -14,12 +14,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import compute_gpg_outcome_advantage
 
-<<<<<<< HEAD
-from gpg_verl.algorithm.advantage import gpg_advantage, group_statistics
-from gpg_verl.algorithm.ragged import row_rewards
-=======
 from gpg_verl.algorithm.advantage import gpg_advantage
->>>>>>> main
 
 ESTIMATORS = {"veRL's own estimator": compute_gpg_outcome_advantage, "ours": gpg_advantage}
 TOKENS = 5
@@ -64,57 +59,10 @@ def agreement(cases: int) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-<<<<<<< HEAD
-    parser.add_argument("--rows", type=int, default=8192)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--mask", choices=("int64", "bool"), default="int64", help="dtype of response_mask")
-    parser.add_argument("--cases", type=int, help="compare with the definition on so many random batches instead")
-    args = parser.parse_args()
-
-    if args.cases:
-        for name, right in agreement(args.cases).items():
-            print(f"{name}: as the paper defines it in {right} of {args.cases} random batches")
-        return
-
-    torch.manual_seed(0)
-    rewards, mask, index = batch(args.rows, args.tokens, args.group, getattr(torch, args.mask))
-    scores, lengths = rewards.sum(-1), mask.sum(-1)
-
-    def reduced():
-        scores, magnitudes = row_rewards(rewards.flatten(), args.tokens * torch.arange(args.rows + 1))
-        return group_statistics(scores, index, mask.sum(-1), magnitudes=magnitudes)
-
-    calls = {
-        "veRL's own estimator": lambda: compute_gpg_outcome_advantage(rewards, mask, index),
-        "ours, scores and lengths given": lambda: group_statistics(scores, index, lengths),
-        "ours, with reducing the tokens to scores and lengths": reduced,
-        "ours, with dense advantages and returns": lambda: gpg_advantage(rewards, mask, index),
-        "writing one masked tensor": lambda: scores.unsqueeze(-1) * mask,
-    }
-    times = {name: [] for name in calls}
-    for function in calls.values():
-        function()  # warm up
-    for _ in range(args.repeat):
-        for name, function in calls.items():
-            times[name].append(seconds(function))
-
-    median = {name: statistics.median(x) for name, x in times.items()}
-    verl, write = median["veRL's own estimator"], median["writing one masked tensor"]
-    print(
-        f"{args.rows} rows x {args.tokens} tokens, groups of {args.group}, {args.mask} mask, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeat}\n"
-    )
-    print(f"{'call':54}{'seconds':>9}{'veRL / call':>13}{'call / write':>14}")
-    for name, x in median.items():
-        print(f"{name:54}{x:9.4f}{verl / x:12.1f}x{x / write:13.2f}x")
-=======
     parser.add_argument("--cases", type=int, default=1800, help="random batches (default %(default)s)")
     arguments = parser.parse_args()
     for name, right in agreement(arguments.cases).items():
         print(f"{name}: as the paper defines it in {right} of {arguments.cases} random batches")
->>>>>>> main
 
 
 if __name__ == "__main__":
