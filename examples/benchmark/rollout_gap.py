@@ -26,7 +26,14 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from gpg_verl.training.agreement import Gap
@@ -232,9 +239,89 @@ def least_share(broken: torch.Tensor, tokens: int = 2400) -> float:
     return float("inf")
 
 
+# ---- weights
+
+
+def weights(text: Path, stages: list[int]) -> None:
+    """A tiny Llama learns to write the questions of a jsonl file; in its course the rollout has other weights."""
+    whole = "\n".join(json.loads(line)["question"] for line in text.read_text(encoding="utf-8").splitlines())[:400_000]
+    characters = {character: i for i, character in enumerate(sorted(set(whole)))}
+    data = torch.tensor([characters[character] for character in whole])
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(characters), hidden_size=128, intermediate_size=256, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    model, earlier = LlamaForCausalLM(config), {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(max(stages) + 1):
+        if step in stages:
+            weights_at(model, earlier, data, step)
+        for before in (1, 10):
+            if step + before in stages:
+                earlier[f"{before} steps before"] = copy.deepcopy(model)
+        ids = data[torch.randint(len(data) - 97, (16, 1)) + torch.arange(96)]
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def weights_at(model, earlier: dict, data: torch.Tensor, step: int) -> None:
+    half = copy.deepcopy(model).to(torch.bfloat16)
+
+    def write(rollout):
+        ids = data[torch.randint(len(data) - 20, (32, 1)) + torch.arange(16)]
+        for _ in range(64):
+            with torch.no_grad():
+                logits = rollout(input_ids=ids).logits[:, -1].float()
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+        return ids
+
+    def compared(name: str, trainer, rollout) -> None:
+        ids = write(rollout)
+        mask = torch.ones_like(ids)
+        summary(f"weights: {name}", list(scored(trainer, ids, mask, 16) - scored(rollout, ids, mask, 16)), step=step)
+
+    def with_change(change):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, parameter in other.named_parameters():
+                change(name, parameter)
+        return other
+
+    def not_sent(name, parameter):
+        if name == "model.layers.1.mlp.down_proj.weight":
+            parameter.normal_(std=0.02)
+
+    def zero(name, parameter):
+        if name == "model.layers.1.self_attn.v_proj.weight":
+            parameter.zero_()
+
+    def dummy(name, parameter):
+        if parameter.dim() > 1:
+            parameter.uniform_(-1e-3, 1e-3)
+
+    def fp8(name, parameter):
+        if parameter.dim() > 1 and "layers" in name:
+            scale = parameter.abs().amax() / 448
+            parameter.copy_((parameter / scale).to(torch.float8_e4m3fn).to(parameter.dtype) * scale)
+
+    def larger(name, parameter):
+        if name == "model.norm.weight":
+            parameter.mul_(1.1)
+
+    compared("healthy, bf16 against fp32", model, half)
+    changes = {"one tensor not sent": not_sent, "one tensor zero": zero, "dummy loading, none sent": dummy,
+               "fp8 with a scale a tensor": fp8, "last norm 10 % larger": larger}  # fmt: skip
+    for name, other in {**earlier, **{name: with_change(change) for name, change in changes.items()}}.items():
+        compared(name, half, copy.deepcopy(other).to(torch.bfloat16))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a folder of a text model; without it, images alone")
+    parser.add_argument("--text", type=Path, help="a jsonl file with `question`s, for other weights")
     parser.add_argument("--rows", type=int, default=32, help="answers (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=40, help="of a text, at most (default %(default)s)")
     parser.add_argument("--stages", type=int, nargs="+", default=[50, 100, 200, 500], help="of learning, in steps")
@@ -242,6 +329,8 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of a tiny model
     images(arguments.rows, arguments.stages)
+    if arguments.text:
+        weights(arguments.text, [50, 200, 800])
     torch.set_num_threads(threads)
     if arguments.model:
         noise(arguments.model, arguments.rows, arguments.tokens)
