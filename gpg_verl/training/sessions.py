@@ -257,6 +257,8 @@ class WatchedSessions:
         return self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
 
     def _ask_agent_loops(self, question: Callable, *arguments) -> list:
+        if not self.agent_loop_workers:  # `ray.get`, of nothing too, starts Ray where there is none
+            return []
         return ray.get([worker.__ray_call__.remote(question, *arguments) for worker in self.agent_loop_workers])
 
 
