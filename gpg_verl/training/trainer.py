@@ -358,13 +358,13 @@ class GPGStep(WatchedSessions, RefillingStep):
 
     def _compared(self, batch, update) -> list[list[bool]] | None:
         """Of each rank, which rows of the update were sampled with the trainer's weights: at the first local update the
-        rollout's newest are those of the step before. None where nothing is left to compare.
+        rollout's newest are those of the step before. None where nothing is to be compared.
         """
         if not self.rollout_check.kinds or self.local_trigger_step != 0:
             return None
         version = self.global_steps - 1
         fresh = [tag["min_global_steps"] == tag["max_global_steps"] == version for tag in batch.tags]
-        return [[fresh[i] for i in rows] for rows in update.rows]
+        return [[fresh[i] for i in rows] for rows in update.rows] if any(fresh) else None
 
     def _pass_kind(self) -> str | None:
         """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
