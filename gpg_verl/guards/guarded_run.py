@@ -23,6 +23,10 @@ REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
 
 
+class SessionsFailed(RuntimeError):
+    """Too many of a step's sessions; names the first error, so that nothing else is looked for behind it."""
+
+
 class GuardedRun:
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
@@ -52,11 +56,11 @@ class GuardedRun:
         with filter_watched(self.max_dropped_share, self.max_dropped_share_key):
             super()._init_dataloader()
         if self.steps_per_epoch == 0:  # veRL would divide by it once the models are up
-            data = self.config.data
+            data, rows = self.config.data, len(self.train_dataset)
             raise RuntimeError(
-                f"{len(self.train_dataset)} rows of data.train_files={data.train_files} are left, fewer than "
-                f"data.train_batch_size={data.train_batch_size}: no step could be filled. Use more rows, a smaller "
-                "batch, or a filter that keeps more (data.max_prompt_length, data.train_max_samples)"
+                f"{rows} rows of data.train_files={data.train_files} are left, fewer than data.train_batch_size="
+                f"{data.train_batch_size}: no step could be filled. Use more rows, a smaller batch, or a filter that "
+                "keeps more (data.max_prompt_length, data.train_max_samples)"
             )
 
     def _setup(self):
@@ -92,7 +96,7 @@ class GuardedRun:
         began_at = self.global_steps
         try:
             super().fit(agent_loop_manager)
-        except (Died, Preempted):
+        except (Died, Preempted, SessionsFailed):
             raise
         except Exception as error:
             # The first error is often a side effect of a dead process.
@@ -110,15 +114,14 @@ class GuardedRun:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
         if self.drop_unscored and not isinstance(error, NoReward):
             return
-        said = rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
-        if said is None:
-            return
-        if self.drop_unscored:
-            raise RuntimeError(f"{error}; the first: {said}") from None
-        raise RuntimeError(
-            f"{said}. Let every response have a number, or leave those without one out of their groups with "
-            f"+{self.drop_unscored_key}=True"
-        ) from None
+        if first := rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
+            fix = "Let every response have a number, or leave those without one out of their groups with"
+            known = (
+                f"{error}; the first: {first}"
+                if self.drop_unscored
+                else f"{first}. {fix} +{self.drop_unscored_key}=True"
+            )
+            raise RuntimeError(known) from None
 
     def on_sample_end(self):
         if self.replay_buffer.failure_keys["train"]:
