@@ -44,7 +44,7 @@ def export(checkpoint: Path, folder: Path, base: str | None = None):
         checkpoint: `global_step_N`, or `actor` in it.
         folder: the new folder, for `from_pretrained`; must not exist, or be empty.
         base: the model that an adapter was trained on, where the checkpoint has the adapter alone
-            (veRL's `checkpoint.save_lora_only`); by default the one that its config names.
+            (veRL's `checkpoint.save_lora_only`), which does not know it.
 
     Raises:
         ExportError: no such checkpoint, another engine's, shards that do not fit, or a folder that differs.
@@ -141,13 +141,12 @@ def build(actor: Path, state: dict[str, torch.Tensor], adapter: dict[str, torch.
         if lost := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
             raise ExportError(f"{actor}: tensors and model do not fit: {', '.join(map(str, list(lost)[:5]))}")
     else:
-        base = base or getattr(config, "_name_or_path", "") or "?"
         try:
-            model = kind.from_pretrained(base, dtype=torch.float32)
+            model = kind.from_pretrained(base or "", dtype=torch.float32)
         except (OSError, ValueError) as error:
+            why = f"cannot be loaded from {base} ({str(error).splitlines()[0]})" if base else "is not known"
             raise ExportError(
-                f"{actor}: it holds the adapter alone, and its base cannot be loaded from {base} "
-                f"({str(error).splitlines()[0]}). Name it: --base MODEL"
+                f"{actor}: it holds the adapter alone, and the model under it {why}. Name it: --base MODEL"
             ) from None
     return with_adapter(actor, model, adapter) if adapter else model
 
