@@ -22,7 +22,7 @@ os.environ["VERL_PLATFORM"] = "cpu"
 # others beside it, as two real runs would not fit the memory that README asks for.
 RUNS = (
     *("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision", "test_prefix_sharing"),
-    "test_gpu_paths",
+    *("test_gpu_paths", "test_self_check"),
 )
 
 

@@ -9,12 +9,11 @@ import platform
 from pathlib import Path
 
 import pytest
-import ray
 import tiny
 from conftest import run_python
 
 from gpg_verl.__main__ import main
-from gpg_verl.training.worker_check import check_workers
+from gpg_verl.training.actor import CheckPassesMixin, check_versions
 
 SNAPSHOT = """
 import json, sys
@@ -204,22 +203,15 @@ def test_trainers_outside_v1_refuse_gpg(tmp_path):
     assert "does not run in RayPPOTrainer" in result.stdout
 
 
-def test_a_worker_without_the_plugin_is_found_before_step_1():
-    @ray.remote(num_cpus=0)
-    class Worker:
-        pass
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
-    try:
-        good = Worker.remote()
-        off = Worker.options(runtime_env={"env_vars": {"VERL_USE_EXTERNAL_PLUGINS": "none"}}).remote()
-        assert "all 1 actor workers" in check_workers([good])
-        with pytest.raises(
-            RuntimeError, match=r"1 of 2 actor workers.*worker 1 on node .*verl\.trainer\.ppo\.core_algos"
-        ):
-            check_workers([good, off])
-    finally:
-        ray.shutdown()
+def test_a_worker_with_another_gpg_is_found_before_step_1():
+    own = CheckPassesMixin().versions()
+    assert "all 2 actor workers" in check_versions([own, own])
+    for other in ({"loss": "verl.trainer.ppo.core_algos"}, {"gpg_verl": "0.0.9"}):
+        with pytest.raises(RuntimeError) as error:
+            check_versions([own, {**own, **other, "host": "node7"}])
+        assert "1 of 2 actor workers" in str(error.value)
+        assert "worker 1 on node node7" in str(error.value)
+        assert next(iter(other.values())) in str(error.value)
 
 
 def test_doctor_names_what_stands_under_gpg(tmp_path):

@@ -37,7 +37,7 @@ from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
-from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan, check_versions
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
@@ -48,7 +48,6 @@ from gpg_verl.training.shortcuts import (
     unsupported,
     updates_per_batch,
 )
-from gpg_verl.training.worker_check import check_workers
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class GPGStep(RefillingStep):
         self.image_check.done = not keys & columns
 
     def on_init_end(self):
-        print(check_workers(self.actor_rollout_wg.workers), flush=True)
+        print(check_versions(self.actor_rollout_wg.versions()), flush=True)
         print(told(self.why_not, checked=False), flush=True)
         super().on_init_end()
 
@@ -338,6 +337,9 @@ class GPGStep(RefillingStep):
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
         observed = output.pop("gpg/rows_observed", [None])[0]
+        check_seconds = output.pop("gpg/check_seconds", [0.0])[0]
+        if check_seconds:
+            self._check_passes()
         counted = f"gpg/{TOKENS[0]}" in output
         tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
@@ -346,7 +348,8 @@ class GPGStep(RefillingStep):
             response_tokens=self.known.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
-            seconds=seconds,
+            seconds=seconds - check_seconds,
+            check_seconds=check_seconds,
             observed=observed,
             tokens=tokens,
         )
@@ -358,11 +361,17 @@ class GPGStep(RefillingStep):
         update; None for veRL's own.
         """
         if not self.passes_checked and None in self.why_not.values():
-            for answer in self.actor_rollout_wg.check_passes():
-                self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
-            print(told(self.why_not, checked=True), flush=True)
+            self._check_passes()
         self.passes_checked = True
         return next((kind for kind, reason in self.why_not.items() if reason is None), None)
+
+    def _check_passes(self):
+        """Asks the workers what they know of their passes; a line for the log where that is new."""
+        before = dict(self.why_not)
+        for answer in self.actor_rollout_wg.check_passes():
+            self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
+        if self.passes_checked or self.why_not != before:
+            print(told(self.why_not, checked=True), flush=True)
 
     def _plan(self, batch, real, passes):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but

@@ -177,7 +177,7 @@ def cut(folder: Path, tiny_folder: Path) -> list[Row]:
 
 # ---- what a resumed run computes
 
-TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds")
+TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds", "gpg/check_seconds")
 # With β_th: how many prompts the rollout had ahead of those that the step used up, which are the same.
 AHEAD = (
     "gpg/prompts_generated",
