@@ -144,8 +144,8 @@ def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, mon
     monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name, default: own)
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts, steps=2)
-    assert "does not go through transformers' registry" in result.trainer.why_not["trees"]
-    assert result.trainer.why_not["rows"] is None
+    assert "does not go through transformers' registry" in result.trainer.unsupported["trees"]
+    assert result.trainer.unsupported["rows"] is None
     assert result.metrics["gpg/tokens_shared"] == 0
     assert result.metrics["gpg/positions_scored"] < result.metrics["gpg/tokens_computed"]
     assert_same(result.gradients[:1], [by_definition(tiny_folder, rollouts)])
@@ -231,10 +231,10 @@ def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expec
 
 
 def test_the_first_lines_of_a_run_say_it(tiny_folder):
-    from gpg_verl.training.trainer import told
+    from gpg_verl.training.trainer import sharing_status
 
-    assert "computed once" in told({"trees": None, "rows": None}, checked=True)
-    assert "if the first update finds it exact" in told({"trees": None, "rows": None}, checked=False)
-    line = told({"trees": "X", "rows": "X"}, checked=True)
+    assert "computed once" in sharing_status({"trees": None, "rows": None}, checked=True)
+    assert "if the first update finds it exact" in sharing_status({"trees": None, "rows": None}, checked=False)
+    line = sharing_status({"trees": "X", "rows": "X"}, checked=True)
     assert "for each of them: X" in line
     assert "for every token: X" in line

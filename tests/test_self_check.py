@@ -456,7 +456,7 @@ def test_a_mistake_is_found_before_the_first_update(one, tiny_folder, monkeypatc
     mistake(monkeypatch)
     checked = step(one, settled(tiny_folder), rollouts)
     assert "computed both ways, log-probs are" in capsys.readouterr().out
-    assert "LlamaForCausalLM with attention sdpa in layers of full_attention" in checked.trainer.why_not["trees"]
+    assert "LlamaForCausalLM with attention sdpa in layers of full_attention" in checked.trainer.unsupported["trees"]
     assert checked.metrics["gpg/tokens_shared"] == 0
     assert_same(checked.gradients, [expected])
     monkeypatch.setattr(SelfCheck, "due", lambda *args: False)
@@ -478,5 +478,5 @@ def test_what_a_model_asks_for_later_is_seen_before_an_update(one, tiny_folder, 
     monkeypatch.setattr(SelfCheck, "__call__", then)
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
-    assert "LlamaForCausalLM: its attention takes softcap" in result.trainer.why_not["trees"]
+    assert "LlamaForCausalLM: its attention takes softcap" in result.trainer.unsupported["trees"]
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])

@@ -20,7 +20,7 @@ import verl
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
-from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+from verl.trainer.ppo import core_algos
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
@@ -29,10 +29,10 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 import gpg_verl
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
-from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.agreement import COMPARED, Agreement
 from gpg_verl.training.attention import NotExact
 from gpg_verl.training.images import shown_by, unmatched_row, unsupported_inputs
 from gpg_verl.training.metrics import TOKENS
@@ -63,6 +63,8 @@ class Plan:
 
     epochs: how often the whole is gone through.
     observe: whether to measure how trainer and rollout agree.
+    compared: of each rank, which rows of the first update were sampled with the weights that the trainer has now: their
+        log-probs are compared with the rollout's. None: of no row.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
     passes: of `PASSES`; None for veRL's own.
@@ -71,6 +73,7 @@ class Plan:
     updates: list[RankUpdate]
     epochs: int
     observe: bool
+    compared: list[list[bool]] | None
     correction: dict[str, Any] | None
     passes: str | None
 
@@ -124,7 +127,7 @@ class GPGTrainingWorker(TrainingWorker):
 
         metrics: dict[str, Any] = {}
         self.counts: Counter[str] = Counter()
-        agreement = Agreement() if plan.observe else None
+        agreement = Agreement() if plan.observe or plan.compared else None
         count = len(plan.updates) * plan.epochs
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             kind = self._kind_of_passes(plan.passes, data, metrics)
@@ -136,12 +139,16 @@ class GPGTrainingWorker(TrainingWorker):
                     self.self_check.refused["trees"] = str(error)
                     self.passes.counts.clear()
                     metrics["gpg/check_seconds"] = [time.perf_counter() - started]
-                    kind, agreement = None, Agreement() if plan.observe and step == 0 else agreement
+                    kind, agreement = None, Agreement() if agreement is not None and step == 0 else agreement
                     output = self._update(data, plan, step, kind, agreement)
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
-            metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
+            agreement = self._over_all_ranks(agreement)
+            if plan.observe:
+                measured = {**agreement.metrics(), "gpg/rows_observed": agreement.rows}
+                metrics.update({key: [value] for key, value in measured.items()})
+            metrics["gpg/gaps"] = [agreement.gaps()]
         if kind is not None:
             metrics.update({f"gpg/{name}": [self.counts[name]] for name in TOKENS})
         if not self.engine.is_mp_src_rank_with_outputs():
@@ -150,12 +157,16 @@ class GPGTrainingWorker(TrainingWorker):
 
     def _update(self, data, plan: Plan, step: int, kind: str | None, agreement: Agreement | None):
         # Only before the first update are the weights those that sampled the batch.
-        observed = agreement if step == 0 else None
+        loss_fn = self.loss_fn
+        if agreement is not None and step == 0:
+            loss_fn = agreement.observe(loss_fn, plan.correction)
         last = step == len(plan.updates) * plan.epochs - 1
         schedule = contextlib.nullcontext() if last else _schedule_held(self.engine)
         passes = contextlib.nullcontext() if kind is None else self.passes.during_update(kind == "trees")
         part = self._rows_of(data, plan, step % len(plan.updates), kind == "trees")
-        with schedule, passes, registry.during_update(observed, plan.correction):
+        policy_loss = functools.partial(registry.gpg_policy_loss, correction=plan.correction)
+        loss = registry.registered(core_algos.POLICY_LOSS_REGISTRY, policy_loss)
+        with schedule, passes, loss, replaced(self, "loss_fn", loss_fn):
             return super().train_mini_batch(part)
 
     def _postprocess_output(self, output, **others):
@@ -233,6 +244,8 @@ class GPGTrainingWorker(TrainingWorker):
         start = sum(before.rows for before in plan.updates[:number])
         part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
         part["advantages"] = part["advantages"] * update.factor
+        if number == 0 and plan.compared:
+            part[COMPARED] = torch.tensor(plan.compared[self.engine.get_data_parallel_rank()])
         filling = update.filling[self.engine.get_data_parallel_rank()]
         if filling:
             mask_out_rows(part, filling)
@@ -256,11 +269,11 @@ class GPGTrainingWorker(TrainingWorker):
             torch.distributed.all_gather_object(parts, own, group=self.engine.get_data_parallel_group())
         return parts
 
-    def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:
+    def _over_all_ranks(self, agreement: Agreement) -> Agreement:
         whole = Agreement()
         for part in self._of_all_ranks(agreement):
             whole.merge(part)
-        return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+        return whole
 
 
 def _divisor(count: int, most: int) -> int:
@@ -344,7 +357,7 @@ class CheckPassesMixin:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def versions(self) -> dict[str, str]:
         """What this worker would train with: versions, the module of the loss `gpg`, and the host that has them."""
-        loss = POLICY_LOSS_REGISTRY["gpg"]
+        loss = core_algos.POLICY_LOSS_REGISTRY["gpg"]
         return {
             "host": socket.gethostname(),
             "gpg_verl": gpg_verl.__version__,
