@@ -15,7 +15,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards import preemption, run_folder
+from gpg_verl.guards import placement, preemption, run_folder
 from gpg_verl.guards.liveness import Died
 from gpg_verl.guards.remains import nothing_stays
 
@@ -57,7 +57,8 @@ def _with_last_words(original, ours):
         # Nsight's profiles are among Ray's logs (veRL 0.9.1).
         with nothing_stays(keep_logs=OmegaConf.select(config, "global_profiler.tool") == "nsys") as remains:
             try:
-                return original(config, _Runner(task_runner_class, grace))
+                with placement.waits_told():
+                    return original(config, _Runner(placement.AsksRayFirst(task_runner_class, config), grace))
             except KeyboardInterrupt:
                 number = stopped_by.pop() if stopped_by else signal.SIGINT
                 cause, code = f"stopped by {STOPS[number]}", 128 + number
