@@ -4,8 +4,8 @@
     python examples/gpu_first_run.py page runs/gpu_first_run/20260101-120000 --steps 10 --attention sdpa
 
 `look` names what the runs need and is not here, and prints the attention that is. `page` reads what
-examples/gpu_first_run.sh left in the folder; writes page.html, plot.png and first_run.json there. Exit code 1 where
-something is not as it should be.
+examples/gpu_first_run.sh left in the folder (runs, gradient.json, shapes.json); writes page.html, plot.png and
+first_run.json there. Exit code 1 where something is not as it should be.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import html
 import importlib
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -35,6 +36,7 @@ RUNS = {
     "grpo_kl": "veRL's grpo with KL",
 }
 PARTS = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
+WAYS = {"gpg_verl": "prefixes shared", "row by row": "row by row", "veRL gpg": "veRL's gpg"}  # of step.py
 WARM_UP = 2  # steps that compile and fill caches
 AGREE = "training/rollout_probs_diff_mean"
 MEMORY = "perf/max_memory_allocated_gb"
@@ -156,6 +158,38 @@ def verdicts(runs: dict[str, dict | None], gradient: dict | None, steps: int) ->
     return found
 
 
+# ---- an update by the shape of its rows, from step.py
+
+
+def shape_verdicts(shapes: list[dict] | None) -> list[tuple[bool, str]]:
+    """Whether each gradient is finite, and the same with prefixes shared and row by row."""
+    if not shapes:
+        return [(False, "no shape of rows was measured: see shapes.log")]
+    found = []
+    for shape in shapes:
+        norms = {name: of["grad_norm"] for name, of in shape["contenders"].items()}
+        shared, rows, allowed = norms["gpg_verl"], norms["row by row"], GRADIENT_APART[shape["precision"]]
+        right = all(map(math.isfinite, norms.values())) and abs(shared - rows) <= allowed * rows
+        seen = ", ".join(f"{norm:.6g} {WAYS[name]}" for name, norm in norms.items())
+        found.append((right, f"{shape['shape']} rows in {shape['precision']}: the gradient's norm is {seen}"))
+    return found
+
+
+def shape_table(shapes: list[dict]) -> tuple[list[str], list[list[str]], list[str]]:
+    """(header, a line for each shape and precision, and which way is the fastest in each)."""
+    header = ["rows", "", *(f"{way}, s" for way in WAYS.values()), "× row by row", "× veRL's gpg", "tokens shared"]
+    lines, notes = [], []
+    for shape in shapes:
+        of = shape["contenders"]
+        seconds = {name: statistics.median(of[name]["seconds"]) for name in WAYS}
+        share = of["gpg_verl"]["tokens_shared"] / shape["tokens"]
+        ratios = [_number(seconds["gpg_verl"] / seconds[name]) for name in ("row by row", "veRL gpg")]
+        lines.append([shape["shape"], shape["precision"], *map(_number, seconds.values()), *ratios, f"{share:.0%}"])
+        fastest = WAYS[min(seconds, key=seconds.get)]
+        notes.append(f"{shape['shape']} rows in {shape['precision']}: {fastest} is the fastest on this card")
+    return header, lines, notes
+
+
 def _number(value: float | None) -> str:
     return "not seen" if value is None else f"{value:.4g}"
 
@@ -211,9 +245,11 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         for name, run in runs.items()
         if (run is None or run["steps"] < steps) and (folder / name / "verl.log").is_file()
     }
-    file = folder / "gradient.json"
-    gradient = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    found, where = verdicts(runs, gradient, steps), {**machine(), "attention": attention}
+    gradient, shapes = (
+        json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        for file in (folder / "gradient.json", folder / "shapes.json")
+    )
+    found, where = verdicts(runs, gradient, steps) + shape_verdicts(shapes), {**machine(), "attention": attention}
     good = all(right for right, _ in found)
     whole = {
         "as_it_should_be": good,
@@ -221,10 +257,12 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         "machine": where,
         "runs": runs,
         "gradient": gradient,
+        "shapes": shapes,
         "errors": errors,
     }
     (folder / "first_run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
+    header, lines, fastest = shape_table(shapes or [])
     picture = ""
     if read := [entry for entry in entries.values() if entry]:
         plot_groups(group(read), folder / "plot.png")
@@ -240,6 +278,7 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         ),
         html_table(*table(runs)),
         f"<p>Seconds: medians of the steps after the first {WARM_UP}.</p>",
+        *([html_table(header, lines), html_notes(fastest)] if shapes else []),
         html_notes(
             [f"{where['gpu']}, CUDA {where['cuda']}, attention {attention}", f"Python {where['python']}, {packages}"]
         ),
@@ -248,6 +287,8 @@ def write(folder: Path, steps: int, attention: str) -> bool:
     (folder / "page.html").write_text("\n".join(page), encoding="utf-8")
     for right, seen in found:
         print(f"{'ok ' if right else 'off'} {seen}")
+    for seen in fastest:
+        print(f"    {seen}")
     print(f"{folder / 'page.html'}; please send us {folder / 'first_run.json'}")
     return good
 

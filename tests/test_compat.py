@@ -76,10 +76,10 @@ SEAMS = {
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ],
     ("gpg_verl/training/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
-    ("gpg_verl/training/prefix_sharing.py", "prepare_micro_batches"): [FSDP],
-    ("gpg_verl/training/prefix_sharing.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
+    ("gpg_verl/training/passes.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/passes.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/passes.py", "prepare_micro_batches"): [FSDP],
+    ("gpg_verl/training/passes.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/cpu/verl_patches.py", "initialize_global_process_group_ray"): ["verl.utils.distributed"],
@@ -115,8 +115,8 @@ OBJECTS = {
     ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
-    ("gpg_verl/training/prefix_sharing.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
-    ("gpg_verl/training/prefix_sharing.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
+    ("gpg_verl/training/passes.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
+    ("gpg_verl/training/passes.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
     ("gpg_verl/guards/dropped_rows.py", "data_set"): "verl.utils.dataset.rl_dataset:RLHFDataset",
 }
 # What a worker group has from the worker's class.
@@ -135,7 +135,8 @@ NOT_VERLS = (
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
 OTHER_CONFIGS = {
-    *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/prefix_sharing.py"),
+    *("gpg_verl/training/registry.py", "gpg_verl/training/actor.py", "gpg_verl/training/passes.py"),
+    *("gpg_verl/training/images.py", "gpg_verl/training/self_check.py"),
     "gpg_verl/report/masks.py",
 }
 

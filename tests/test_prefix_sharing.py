@@ -35,7 +35,7 @@ def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
 
 def test_passes_are_no_longer_than_is_fast(one, tiny_folder, monkeypatch):
     """Between prompts that share nothing a longer pass is cut, far below the budget; no token is computed twice."""
-    from gpg_verl.training import prefix_sharing
+    from gpg_verl.training import passes as passes_module
 
     passes = []
 
@@ -45,8 +45,8 @@ def test_passes_are_no_longer_than_is_fast(one, tiny_folder, monkeypatch):
 
     rollouts = recording(MIXED, seed=4)
     whole = step(one, settled(tiny_folder), rollouts)
-    monkeypatch.setattr(prefix_sharing, "grow", noted)
-    monkeypatch.setitem(prefix_sharing.ENOUGH, "cpu", 1)
+    monkeypatch.setattr(passes_module, "grow", noted)
+    monkeypatch.setitem(passes_module.MAX_TOKENS_PER_PASS, "cpu", 1)
     result = step(one, settled(tiny_folder), rollouts)
     assert_same(result.gradients, whole.gradients)
     computed = whole.metrics["gpg/tokens_computed"]
@@ -142,11 +142,11 @@ def siblings_seen(monkeypatch):
     def earlier(tree, queries, keys):
         return torch.as_tensor(keys).numpy()[None, :] <= torch.as_tensor(queries).numpy()[:, None]
 
-    monkeypatch.setattr("gpg_verl.training.prefix_sharing.sees", earlier)
+    monkeypatch.setattr("gpg_verl.training.attention.sees", earlier)
 
 
 def positions_that_go_on_counting(monkeypatch):
-    from gpg_verl.training.prefix_sharing import Passes
+    from gpg_verl.training.passes import Passes
 
     original = Passes._tree_inputs
 
@@ -168,7 +168,7 @@ def a_weight_counted_once(monkeypatch):
         first = np.sort(np.unique(tree.pair, return_index=True)[1])
         return dataclasses.replace(tree, flat=tree.flat[first], pair=tree.pair[first])
 
-    monkeypatch.setattr("gpg_verl.training.prefix_sharing.grow", once)
+    monkeypatch.setattr("gpg_verl.training.passes.grow", once)
 
 
 @pytest.mark.parametrize("mistake", [siblings_seen, positions_that_go_on_counting, a_weight_counted_once])
@@ -201,14 +201,10 @@ def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, mon
 
 
 def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder, monkeypatch):
-    from transformers.modeling_utils import AttentionInterface
+    from gpg_verl.training.attention import TreeAttention
 
-    from gpg_verl.training.prefix_sharing import ATTENTION, attend
-
-    def capped(*args, **kwargs):
-        return attend(*args, **kwargs, softcap=30.0)
-
-    monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, capped)
+    attend = TreeAttention.attend
+    monkeypatch.setattr(TreeAttention, "attend", lambda *args, **kwargs: attend(*args, **kwargs, softcap=30.0))
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
     assert "its attention takes softcap" in result.trainer.why_not["trees"]
@@ -218,7 +214,7 @@ def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder,
 @pytest.mark.parametrize("rows", [None, "the vocabulary's layer sees more"])
 def test_a_batch_that_is_apart_goes_row_by_row(one, tiny_folder, monkeypatch, rows):
     """Only then are passes over rows compared with veRL's; where they are not exact, they are veRL's."""
-    monkeypatch.setattr("gpg_verl.training.actor.why_apart", lambda data, config: "its rows bring audio")
+    monkeypatch.setattr("gpg_verl.training.actor.unsupported_inputs", lambda data, config: "its rows bring audio")
     monkeypatch.setattr("gpg_verl.training.actor.why_not_exact", lambda passes, trees, **_: None if trees else rows)
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
@@ -240,7 +236,7 @@ def test_parameters_gradients_and_schedule_are_as_before_the_check(one, tiny_fol
 
 @pytest.mark.parametrize(("positions", "columns"), [([0, 1, 2, 0, 1], 1), ([0, 1, 2, 1, 2], 2), ([0, 2, 3, 0, 1], 2)])
 def test_positions_tell_tokens_apart_where_they_do_not_just_count(positions, columns):
-    from gpg_verl.training.prefix_sharing import symbols_of
+    from gpg_verl.training.passes import symbols_of
 
     offsets = torch.tensor([0, 3, 5])
     ids, positions = (torch.nested.nested_tensor_from_jagged(torch.tensor(x), offsets) for x in ([7] * 5, positions))
@@ -252,12 +248,13 @@ def test_positions_tell_tokens_apart_where_they_do_not_just_count(positions, col
 
 
 def reasons(folder, *overrides, model=None):
-    from gpg_verl.training.shortcuts import why_not_shared, why_verls_passes
+    from gpg_verl.training.shortcuts import model_config, unsupported
 
     config = settled(folder, *overrides)
     if model is not None:
         config.actor_rollout_ref.model.path = str(model)
-    return why_not_shared(config), why_verls_passes(config)
+    found = unsupported(config, model=model_config(config))
+    return found["trees"], found["rows"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.refill import Refill, Verdict
+from gpg_verl.algorithm.refill import GroupStatus, Refill
 
-LETTER = {"v": Verdict.VALID, "f": Verdict.FLAT, "e": Verdict.EMPTY}
+LETTER = {"v": GroupStatus.VALID, "f": GroupStatus.ZERO_VARIANCE, "e": GroupStatus.EMPTY}
 
 
 def fed(verdicts: str, batch_size: int, beta_th: float, max_batches: int = 20) -> Refill:
@@ -59,7 +59,7 @@ def test_valid_groups_needed(beta_th, batch_size, valid):
         ("vvfffv", [0, 1, 5, 2, 3], [4], []),  # valid groups first, then the others up to the batch size
         ("vvvffvvv", [0, 1, 2, 3, 4], [], [5, 6, 7]),  # what comes after the prefix stays out, judged or not
         ("vvvff...", [0, 1, 2, 3, 4], [], [5, 6, 7]),
-        ("v.vvfvvvvv", None, None, None),  # nothing while a group before the cut is unjudged
+        ("v.vvfvvvvv", None, None, None),  # nothing while a group of the prefix is unjudged
         ("vvevf", None, None, None),  # a group without rows cannot be used, and is replaced
         ("vvevff", [0, 1, 3, 4, 5], [2], []),
         ("ffffffffff", [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], []),  # the bound, here two batches: what there is
@@ -67,16 +67,16 @@ def test_valid_groups_needed(beta_th, batch_size, valid):
         ("eeeeeeeefe", [8], [0, 1, 2, 3, 4, 5, 6, 7, 9], []),
     ],
 )
-def test_cut(verdicts, selected, unused, rest):
-    cut = fed(verdicts, 5, 0.6, max_batches=2).cut()
+def test_select(verdicts, selected, unused, rest):
+    step = fed(verdicts, 5, 0.6, max_batches=2).select()
     if selected is None:
-        assert cut is None
+        assert step is None
         return
-    assert (cut.selected, cut.unused, cut.rest) == (selected, unused, rest)
-    assert cut.judged == len(verdicts) - len(rest)
-    assert cut.valid == verdicts[: cut.judged].count("v")
-    assert cut.surplus_valid == verdicts[cut.judged :].count("v")
-    assert cut.bound_reached == (cut.valid < 3)
+    assert (step.selected, step.unused, step.rest) == (selected, unused, rest)
+    assert step.judged == len(verdicts) - len(rest)
+    assert step.valid == verdicts[: step.judged].count("v")
+    assert step.surplus_valid == verdicts[step.judged :].count("v")
+    assert step.bound_reached == (step.valid < 3)
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_cut(verdicts, selected, unused, rest):
         ("v" * 60 + "e" * 30 + "." * 10, 30),  # valid ones enough, usable ones missing
     ],
 )
-def test_ask(verdicts, asked):
-    assert fed(verdicts, 100, 0.6, max_batches=10).ask() == asked
+def test_num_prompts_to_request(verdicts, asked):
+    assert fed(verdicts, 100, 0.6, max_batches=10).num_prompts_to_request() == asked
 
 
 def test_a_step_remembers_the_share_of_earlier_ones():
     refill = fed("vf" * 100, 100, 1.0)
-    cut = refill.cut()
-    refill.close(cut)
-    refill.forget(cut.rest)
+    step = refill.select()
+    refill.close(step)
+    refill.remove(step.rest)
     assert refill.order == ()
     assert refill.share() == pytest.approx((0.5 * 35 + 100) / (0.5 * 35 + 199))
-    assert refill.ask() > 170  # at the start of the next step, before anything is judged
+    assert refill.num_prompts_to_request() > 170  # at the start of the next step, before anything is judged
     restored = Refill(100, 1.0)
     restored.restore(refill.state())
-    assert restored.ask() == refill.ask()
+    assert restored.num_prompts_to_request() == refill.num_prompts_to_request()
 
 
 # --- whole steps, with groups that finish in any order
@@ -117,7 +117,7 @@ tenths = st.integers(1, 10).map(lambda n: n / 10)
 
 
 def play(refill: Refill, prompts: deque, verdict_of, rng: random.Random, patience: float):
-    """Dispatches what is asked for and finishes groups in random order until the step is cut."""
+    """Dispatches what is asked for and finishes groups in random order until the step can be selected."""
     dispatched = []
 
     def dispatch(n):
@@ -126,26 +126,26 @@ def play(refill: Refill, prompts: deque, verdict_of, rng: random.Random, patienc
         dispatched.extend(uids)
 
     dispatch(refill.batch_size)
-    while (cut := refill.cut()) is None:
+    while (step := refill.select()) is None:
         in_flight = [uid for uid in refill.order if not refill.is_judged(uid)]
         if not in_flight or rng.random() > patience:
-            asked = refill.ask()
+            asked = refill.num_prompts_to_request()
             assert asked or in_flight, "the step would wait for ever"
             dispatch(asked)
         else:
             uid = rng.choice(in_flight)
             refill.judge(uid, LETTER[verdict_of(uid)])
-    return cut, dispatched
+    return step, dispatched
 
 
 @settings(max_examples=60, deadline=None)
 @given(streams, st.integers(2, 8), tenths, st.integers(1, 6), st.randoms(use_true_random=False), st.floats(0, 0.9))
 def test_what_is_selected_does_not_depend_on_when_groups_finish(stream, size, beta_th, batches, rng, patience):
     refill = Refill(size, beta_th, batches)
-    cut, dispatched = play(refill, deque(range(200)), stream.__getitem__, rng, patience)
-    assert (cut.judged, cut.selected) == reference(stream, size, beta_th, batches * size)
+    step, dispatched = play(refill, deque(range(200)), stream.__getitem__, rng, patience)
+    assert (step.judged, step.selected) == reference(stream, size, beta_th, batches * size)
     assert len(dispatched) <= batches * size
-    assert sorted([*cut.selected, *cut.unused, *cut.rest]) == dispatched
+    assert sorted([*step.selected, *step.unused, *step.rest]) == dispatched
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,11 +155,11 @@ def test_no_prompt_is_lost_or_used_twice_by_handing_back(stream, size, beta_th, 
     prompts = deque((i, 0) for i in range(2000))
     used_up = []
     for _ in range(5):
-        cut, dispatched = play(refill, prompts, lambda uid: stream[(uid[0] * 7 + uid[1]) % 200], rng, patience)
-        refill.close(cut)
-        refill.forget(cut.rest)
-        prompts.extendleft((prompt, tries + 1) for prompt, tries in reversed(cut.rest))  # fresh responses
-        used_up += [prompt for prompt, _ in dispatched[: cut.judged]]
+        step, dispatched = play(refill, prompts, lambda uid: stream[(uid[0] * 7 + uid[1]) % 200], rng, patience)
+        refill.close(step)
+        refill.remove(step.rest)
+        prompts.extendleft((prompt, tries + 1) for prompt, tries in reversed(step.rest))  # fresh responses
+        used_up += [prompt for prompt, _ in dispatched[: step.judged]]
     assert used_up == list(range(len(used_up)))
     assert refill.order == ()
 
@@ -167,22 +167,22 @@ def test_no_prompt_is_lost_or_used_twice_by_handing_back(stream, size, beta_th, 
 @settings(max_examples=40, deadline=None)
 @given(streams, st.integers(2, 8), tenths, st.randoms(use_true_random=False))
 def test_what_stays_for_the_next_step_keeps_its_place(stream, size, beta_th, rng):
-    """The asynchronous modes: groups after the cut are the next step's first."""
+    """The asynchronous modes: groups after the prefix are the next step's first."""
     refill = Refill(size, beta_th, max_batches=4)
     prompts, start = deque(range(200)), 0
     for _ in range(3):
-        cut, _ = play(refill, prompts, stream.__getitem__, rng, 0.5)
+        step, _ = play(refill, prompts, stream.__getitem__, rng, 0.5)
         length, selected = reference(stream[start:], size, beta_th, 4 * size)
-        assert cut.selected == [start + i for i in selected]
-        refill.close(cut)
+        assert step.selected == [start + i for i in selected]
+        refill.close(step)
         start += length
 
 
 def test_forgotten_groups_do_not_count():
     refill = fed("vf.vv.", 3, 1.0)
-    refill.forget([2, 5, "unknown"])
+    refill.remove([2, 5, "unknown"])
     assert refill.order == (0, 1, 3, 4)
-    assert refill.cut().selected == [0, 3, 4]
+    assert refill.select().selected == [0, 3, 4]
 
 
 # --- invariant 1: the distribution of what is trained on

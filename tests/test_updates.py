@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.updates import assign, plan_updates, rows_missing, share_out
+from gpg_verl.algorithm.updates import assign, balance_rows, plan_updates, rows_missing
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
-from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, updates_per_batch, why_rows_stay
+from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, unsupported, updates_per_batch
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
@@ -35,7 +35,7 @@ def test_mini_batches_are_whole_groups(groups, updates):
 @given(work=st.lists(st.integers(1, 100), min_size=4, max_size=60), ranks=st.sampled_from([1, 2, 4]))
 def test_ranks_get_as_many_rows_and_about_as_much_work(work, ranks):
     rows = list(range(len(work) // ranks * ranks))
-    parts = share_out(rows, work, ranks)
+    parts = balance_rows(rows, work, ranks)
     assert sorted(i for part in parts for i in part) == rows
     assert len({len(part) for part in parts}) == 1
     loads = [sum(work[i] for i in part) for part in parts]
@@ -49,7 +49,7 @@ def test_ranks_are_balanced_by_layers_attention_and_scored_positions():
 
     assert work([10, 20]) == [10 * 24576 + 100, 20 * 24576 + 400]
     costs = work([1000] * 4, [900, 800, 100, 0])
-    assert share_out(range(4), costs, 2) == [[3, 0], [2, 1]]
+    assert balance_rows(range(4), costs, 2) == [[3, 0], [2, 1]]
     assert costs[0] - costs[3] == pytest.approx(900 / 1000 * (costs[3] - 1000**2) * 152_064 / (2 * 28 * 24576))
 
 
@@ -233,7 +233,7 @@ def test_rows_stay_where_something_else_needs_them(override, reason):
     config = compose(overrides)
     result = settle(config, overrides)
     assert result.contradictions == []
-    found = why_rows_stay(config)
+    found = unsupported(config)["dropped_rows"]
     assert found is None if reason is None else reason in found
     assert any("rows of zero-variance groups go through the actor too" in n for n in result.notices) == bool(reason)
 

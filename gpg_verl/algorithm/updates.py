@@ -140,11 +140,11 @@ def plan_updates(
             del free[i]
         if prompts is None:
             rows = rows + filling
-            parts, unused = share_out(rows, work, ranks), [0] * ranks
+            parts, unused = balance_rows(rows, work, ranks), [0] * ranks
             if packed and micro is not None:
-                parts = [dealt(part, micro) for part in parts]
+                parts = [interleave_by_length(part, micro) for part in parts]
         else:
-            parts = share_out_prompts(rows, work, prompts, ranks, per_rank)
+            parts = balance_groups(rows, work, prompts, ranks, per_rank)
             unused = [per_rank - len(part) for part in parts]
             filling = iter(filling)
             parts = [[*part, *itertools.islice(filling, gap)] for part, gap in zip(parts, unused, strict=True)]
@@ -155,16 +155,16 @@ def plan_updates(
     return updates
 
 
-def dealt(rows: Sequence[int], micro_batch_size: int) -> list[int]:
+def interleave_by_length(rows: Sequence[int], micro_batch_size: int) -> list[int]:
     """Rows, sorted by their work, as passes of so many that have short ones and long ones alike."""
     passes = math.ceil(len(rows) / micro_batch_size)
     return [i for number in range(passes) for i in rows[number::passes]]
 
 
-def share_out_prompts(
+def balance_groups(
     rows: Sequence[int], work: Sequence[float], prompts: Sequence[tuple[str, float]], ranks: int, room: int
 ) -> list[list[int]]:
-    """As `share_out`, with the rows of a prompt on one rank where they fit: there they cost its work once. At most
+    """As `balance_rows`, with the rows of a prompt on one rank where they fit: there they cost its work once. At most
     `room` rows a rank; a prompt is cut where a rank has no more, and computed on both.
     """
     groups: dict[str, list[int]] = {}
@@ -187,7 +187,7 @@ def share_out_prompts(
     return parts
 
 
-def share_out(rows: Sequence[int], work: Sequence[float], ranks: int) -> list[list[int]]:
+def balance_rows(rows: Sequence[int], work: Sequence[float], ranks: int) -> list[list[int]]:
     """Divides rows evenly in number among ranks so that each has about equally much to do: the longest first, each to
     the rank with the least so far (Graham's LPT rule). At 65,536 rows this takes 0.1 s; veRL's Karmarkar-Karp takes 8.
 

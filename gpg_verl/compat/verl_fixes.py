@@ -55,4 +55,4 @@ def attention_without_cudnn(backends) -> None:
     warning. It also builds a plan for each new shape, up to half a second each, and nearly every pass has a new one.
     Flash and memory-efficient attention stay; on a CPU nothing changes.
     """
-    seam(backends, "enable_cudnn_sdp", ("enabled",))(False)
+    backends.enable_cudnn_sdp(False)

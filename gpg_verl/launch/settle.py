@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, SettingError, verls_mode
-from gpg_verl.training.shortcuts import updates_per_batch, why_rows_stay, why_verl_updates
+from gpg_verl.training.shortcuts import unsupported, updates_per_batch
 
 # How veRL is told to score with our reward functions.
 REWARD_FNS = "pkg://reward_fns"
@@ -294,7 +294,7 @@ class Settled:
             if (value := self.get(f"{correction}.{key}")) is not None
         ]
         if wanted:
-            verl_updates = why_verl_updates(self.config)
+            verl_updates = unsupported(self.config, ask_hub=False)["updates"]
             reasons = [
                 (self._updates() > 1, "the batch has several updates"),
                 (self.get(f"{correction}.rollout_is_batch_normalize"), "weights are normalised by batch"),
@@ -326,9 +326,10 @@ class Settled:
                 + (f" and {actor}.ppo_epochs=1" if self._epochs() > 1 else "")
             )
         known_mode = self.get("trainer.v1.trainer_mode") in TRAINER_MODES.values()
-        if known_mode and (reason := why_rows_stay(self.config, ask_hub=False)) is not None:
-            self.notices.append(f"rows of zero-variance groups go through the actor too: {reason}")
-        if known_mode and why_verl_updates(self.config) is None:
+        reasons = unsupported(self.config, ask_hub=False)
+        if known_mode and reasons["dropped_rows"] is not None:
+            self.notices.append(f"rows of zero-variance groups go through the actor too: {reasons['dropped_rows']}")
+        if known_mode and reasons["updates"] is None:
             for key, unset in (("shuffle", False), ("data_loader_seed", 42)):
                 if self.get(f"{actor}.{key}") not in (unset, None):
                     self.notices.append(

@@ -28,9 +28,11 @@ from gpg_verl.compat.seams import seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.images import unsupported_inputs
 from gpg_verl.training.metrics import TOKENS
-from gpg_verl.training.prefix_sharing import Passes, why_apart, why_not_exact
-from gpg_verl.training.shortcuts import why_not_with_model
+from gpg_verl.training.passes import Passes
+from gpg_verl.training.self_check import why_not_exact
+from gpg_verl.training.shortcuts import unsupported_model
 
 PLAN = "gpg_plan"
 
@@ -74,7 +76,7 @@ class Plan:
 
 class GPGTrainingWorker(TrainingWorker):
     passes: Passes | None = None
-    apart: str | None = None  # why rows of some batch were not computed as trees; the first reason
+    unsupported: str | None = None  # why rows of some batch were not computed as trees; the first reason
 
     def __init__(self, config):
         attention_without_cudnn(torch.backends.cuda)  # before anything is computed, by whatever attention
@@ -89,7 +91,7 @@ class GPGTrainingWorker(TrainingWorker):
         coefficient = self.loss_fn.keywords["config"].entropy_coeff
         self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
         self.why_not: dict[str, str | None] = {}
-        trees = why_not_with_model(self.passes.model.config) or self._why_not("trees")
+        trees = unsupported_model(self.passes.model.config) or self._why_not("trees")
         return {"trees": trees, "rows": trees and self._why_not("rows")}
 
     def _why_not(self, kind: str) -> str | None:
@@ -123,7 +125,7 @@ class GPGTrainingWorker(TrainingWorker):
         agreement = Agreement() if plan.observe else None
         count = len(plan.updates) * plan.epochs
         kind = plan.passes
-        if kind == "trees" and self._apart(data):
+        if kind == "trees" and self._inputs_unsupported(data):
             kind = "rows" if self._why_not("rows") is None else None
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             for step in range(count):
@@ -167,11 +169,11 @@ class GPGTrainingWorker(TrainingWorker):
             tu.assign_non_tensor(result, metrics=metrics)
         return result
 
-    def _apart(self, data) -> bool:
+    def _inputs_unsupported(self, data) -> bool:
         """Whether some rank's rows show what trees are not known for; then all ranks go row by row."""
-        reason = next(filter(None, self._of_all_ranks(why_apart(data, self.passes.model.config))), None)
-        if reason and not self.apart:
-            self.apart = reason
+        reason = next(filter(None, self._of_all_ranks(unsupported_inputs(data, self.passes.model.config))), None)
+        if reason and not self.unsupported:
+            self.unsupported = reason
             if self.engine.get_data_parallel_rank() == 0:
                 print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
         return reason is not None

@@ -21,7 +21,7 @@ from verl.utils.skip import SkipManager
 
 from gpg_verl.algorithm.advantage import group_statistics
 from gpg_verl.algorithm.ragged import row_rewards
-from gpg_verl.algorithm.refill import Cut, Refill, Verdict
+from gpg_verl.algorithm.refill import GroupStatus, Refill, StepSelection
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.checkpoints import resumed_folder
 from gpg_verl.guards.guarded_run import all_failed
@@ -101,40 +101,40 @@ class RefilledSample:
                 continue
             self._agree_with_transfer_queue()
             self._judge()
-            cut = self.refill.cut()
-            if cut is not None and self._may_sample(global_steps):
+            step = self.refill.select()
+            if step is not None and self._may_sample(global_steps):
                 break
-            if cut is None and (prompts := self.refill.ask()):
+            if step is None and (prompts := self.refill.num_prompts_to_request()):
                 asked += buffer.refill_fn(prompts)
                 continue
             last_debug_time = buffer._wait_for_next_poll(TRAIN, last_debug_time)
 
-        if not cut.selected:
-            if self._rows(cut.unused):
-                raise NoReward(f"no response of the step's {cut.judged} prompts has a reward")
-            raise RuntimeError(all_failed(cut.judged, "step"))
-        if cut.bound_reached:
+        if not step.selected:
+            if self._rows(step.unused):
+                raise NoReward(f"no response of the step's {step.judged} prompts has a reward")
+            raise RuntimeError(all_failed(step.judged, "step"))
+        if step.bound_reached:
             logger.warning(
                 "β_th: %d of the step's %d groups are valid after %d prompts, the bound of algorithm.gpg.max_batches; "
                 "the step goes on with what there is",
-                cut.valid, len(cut.selected), cut.judged,
+                step.valid, len(step.selected), step.judged,
             )  # fmt: skip
-        rows = {key: buffer.partitions[TRAIN][key] for _, key in self._rows(cut.selected)}
-        batch = buffer._materialize_batch(TRAIN, cut.selected, rows)
-        buffer._clear_groups(TRAIN, set(cut.unused))
-        self.refill.close(cut)
+        rows = {key: buffer.partitions[TRAIN][key] for _, key in self._rows(step.selected)}
+        batch = buffer._materialize_batch(TRAIN, step.selected, rows)
+        buffer._clear_groups(TRAIN, set(step.unused))
+        self.refill.close(step)
         if self.stop is not None:
-            self._end_rollout(cut.rest)
-        elif len(cut.unused) > asked:
+            self._end_rollout(step.rest)
+        elif len(step.unused) > asked:
             # What was thrown away is replaced, so that the rollout's head start does not shrink.
-            asked += buffer.refill_fn(len(cut.unused) - asked)
-        return batch, evictions | self._metrics(cut, asked + replaced)
+            asked += buffer.refill_fn(len(step.unused) - asked)
+        return batch, evictions | self._metrics(step, asked + replaced)
 
     def _agree_with_transfer_queue(self) -> None:
         """TransferQueue decides which groups there are: veRL evicts some elsewhere, and replays recorded ones."""
         there, known = self.buffer.prompt_global_steps[TRAIN], set(self.refill.order)
         if gone := known - there.keys():
-            self.refill.forget(gone)
+            self.refill.remove(gone)
         self.refill.dispatch(uid for uid in there if uid not in known)
 
     def _judge(self) -> None:
@@ -147,7 +147,7 @@ class RefilledSample:
         # Only a session's last output is scored.
         last = {(row.uid, row.session): (row.uid, key) for row, key in self._rows(new)}
         scored = [(uid, key) for uid, key in last.values() if buffer.partitions[TRAIN][key]["response_len"] > 0]
-        verdicts = dict.fromkeys(new, Verdict.EMPTY)
+        statuses = dict.fromkeys(new, GroupStatus.EMPTY)
         if scored:
             uids, keys = (list(column) for column in zip(*scored, strict=True))
             data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=["rm_scores"])
@@ -156,9 +156,9 @@ class RefilledSample:
             valid = group_statistics(scores, uids, counted.long(), magnitudes=magnitudes).valid.tolist()
             for uid, is_counted, is_valid in zip(uids, counted.tolist(), valid, strict=True):
                 if is_counted:
-                    verdicts[uid] = Verdict.VALID if is_valid else Verdict.FLAT
-        for uid, verdict in verdicts.items():
-            self.refill.judge(uid, verdict)
+                    statuses[uid] = GroupStatus.VALID if is_valid else GroupStatus.ZERO_VARIANCE
+        for uid, status in statuses.items():
+            self.refill.judge(uid, status)
 
     def _rows(self, uids: list[str]) -> list[tuple[RowKey, str]]:
         """Their rows, read and as veRL names them, ordered by group as given, session and output."""
@@ -179,22 +179,22 @@ class RefilledSample:
             last_debug_time = buffer._wait_for_next_poll(TRAIN, last_debug_time)
             buffer._sync_metadata_from_transfer_queue()
         buffer._clear_groups(TRAIN, set(rest))
-        self.refill.forget(rest)
+        self.refill.remove(rest)
         self.hand_back(rest)
 
-    def _metrics(self, cut: Cut, refilled: int) -> dict[str, float]:
+    def _metrics(self, step: StepSelection, refilled: int) -> dict[str, float]:
         """Of this step. veRL adds up metrics named `sum` over a step's local updates and averages the others."""
         dispatched, self.dispatched = self.dispatched, 0
         ends_here = self.stop is not None
         return {
             "gpg/prompts_generated_sum": dispatched,
             "gpg/prompts_refilled_sum": refilled,
-            "gpg/prompts_judged_sum": cut.judged,
-            "gpg/prompts_used_sum": len(cut.selected),
-            "gpg/prompts_handed_back_sum": len(cut.rest) if ends_here else 0,
-            "gpg/surplus_valid_groups_sum": cut.surplus_valid if ends_here else 0,
-            "gpg/judged_valid_share": cut.valid / cut.judged,
-            "gpg/refill_bound_reached_sum": int(cut.bound_reached),
+            "gpg/prompts_judged_sum": step.judged,
+            "gpg/prompts_used_sum": len(step.selected),
+            "gpg/prompts_handed_back_sum": len(step.rest) if ends_here else 0,
+            "gpg/surplus_valid_groups_sum": step.surplus_valid if ends_here else 0,
+            "gpg/judged_valid_share": step.valid / step.judged,
+            "gpg/refill_bound_reached_sum": int(step.bound_reached),
         }
 
 

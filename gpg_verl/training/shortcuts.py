@@ -8,7 +8,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.algorithm.updates import SAME_DENOMINATOR, TOKEN_MEAN
-from gpg_verl.settings import GPGSettings, verls_mode
+from gpg_verl.settings import verls_mode
 
 # veRL's engines that take their denominators from the rows of a call as FSDP's does.
 STRATEGIES = ("fsdp", "fsdp2", "megatron")
@@ -60,9 +60,36 @@ def _has_experts(model: str | None, ask_hub: bool) -> bool:
     return any((config.get(key) or 0) > 1 for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
-def why_verl_updates(config: DictConfig) -> str | None:
-    """Why veRL's own update is called on the whole batch, and not the updates planned here; None where these are."""
+def unsupported(config: DictConfig, ask_hub: bool = True, model=None) -> dict[str, str | None]:
+    """Why this run goes without each of GPG's shortcuts; None for those that it takes.
 
+    Args:
+        config: veRL's whole config.
+        ask_hub: as for `other_loss_term`.
+        model: the model's config of transformers (`model_config`); None where it is not known in this process.
+
+    Returns a reason for each of
+        updates: the updates planned here; otherwise veRL's own is called on the whole batch,
+        dropped_rows: leaving rows without a gradient out of them,
+        rows: passes with the vocabulary only where a token is scored (training/passes.py),
+        trees: passes that also compute what rows share once.
+    """
+    updates = _unplanned(config)
+    rows = updates or _unsupported_engine(config)
+    trees = rows
+    if trees is None and not OmegaConf.select(config, "algorithm.gpg.share_prefixes", default=True):
+        trees = "algorithm.gpg.share_prefixes=False"
+    if trees is None and model is not None:
+        trees = unsupported_model(model)
+    return {
+        "updates": updates,
+        "dropped_rows": other_loss_term(config, ask_hub) or updates,
+        "rows": rows,
+        "trees": trees,
+    }
+
+
+def _unplanned(config: DictConfig) -> str | None:
     def get(key: str):
         return OmegaConf.select(config, key)
 
@@ -80,20 +107,10 @@ def why_verl_updates(config: DictConfig) -> str | None:
     return None
 
 
-def why_rows_stay(config: DictConfig, ask_hub: bool = True) -> str | None:
-    """Why rows without gradient go through the actor all the same; None where they are left out."""
-    return other_loss_term(config, ask_hub) or why_verl_updates(config)
-
-
-def why_verls_passes(config: DictConfig) -> str | None:
-    """Why the actor's forward passes are veRL's own; None where they are GPG's (training/prefix_sharing.py)."""
-
+def _unsupported_engine(config: DictConfig) -> str | None:
     def get(key: str):
         return OmegaConf.select(config, key)
 
-    reason = why_verl_updates(config)
-    if reason is not None:
-        return reason
     actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
     if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return f"{actor}.strategy={get(f'{actor}.strategy')}: known for fsdp and fsdp2"
@@ -105,41 +122,50 @@ def why_verls_passes(config: DictConfig) -> str | None:
     return None
 
 
-def why_not_shared(config: DictConfig) -> str | None:
-    """Why the prefixes that rows share are computed once a row; None where once for all of them."""
-    reason = why_verls_passes(config)
-    if reason is not None:
-        return reason
-    if not GPGSettings.from_node(OmegaConf.select(config, "algorithm.gpg")).share_prefixes:
-        return "algorithm.gpg.share_prefixes=False"
+def model_config(config: DictConfig):
+    """The model's config of transformers; None where this process cannot read it: then the actor workers ask
+    `unsupported_model` of the model that they have.
+    """
     from transformers import AutoConfig
 
     model = config.actor_rollout_ref.model
     try:
-        read = AutoConfig.from_pretrained(model.path, trust_remote_code=bool(model.get("trust_remote_code")))
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=bool(model.get("trust_remote_code")))
     except Exception:
-        return None  # not where this process can read it: the actor workers ask the same of the model that they have
-    return why_not_with_model(read)
+        return None
 
 
-def why_not_with_model(whole) -> str | None:
-    """Why rows of a model, by its config of transformers, are computed one by one."""
-    if hasattr(whole, "vision_config") and whole.model_type not in ("qwen2_vl", "qwen2_5_vl"):
-        return f"{whole.model_type}: of the models with images, known for qwen2_vl and qwen2_5_vl"
-    text = whole.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        return f"{whole.model_type} has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+def unsupported_model(model) -> str | None:
+    """Why the rows of a model, by its config of transformers, are computed one by one; None where nothing in it says
+    so. What else a model may do is found on rows of the batch (training/self_check.py).
+    """
+    kind = model.model_type
+    if hasattr(model, "vision_config") and kind not in ("qwen2_vl", "qwen2_5_vl"):
+        return f"{kind}: of the models with images, known for qwen2_vl and qwen2_5_vl"
+    text = model.get_text_config()
+    layers = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if layers:
+        return f"{kind} has layers of {', '.join(sorted(layers))}"
     state = [key for key in text.to_dict() if key.startswith(("mamba_", "ssm_", "state_size", "linear_conv"))]
     if state or not hasattr(text, "num_attention_heads"):
-        return f"{whole.model_type} has state-space layers ({', '.join(state) or 'no attention heads'})"
+        return f"{kind} has state-space layers ({', '.join(state) or 'no attention heads'})"
     if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
-        return f"{whole.model_type} has a sliding window of {text.sliding_window} tokens"
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    kind = rope.get("rope_type", rope.get("type"))
-    if kind in ("dynamic", "longrope"):
-        return f"{whole.model_type} scales its positions ({kind}) by the longest row of a pass"
+        return f"{kind} has a sliding window of {text.sliding_window} tokens"
+    scaled = _rope_types(text) & {"dynamic", "longrope"}
+    if scaled:
+        return f"{kind} scales its positions ({', '.join(sorted(scaled))}) by the longest row of a pass"
+    if getattr(text, "alibi", False) or kind in ("bloom", "mpt"):
+        return f"{kind} adds a bias to attention by a token's place in the sequence (ALiBi)"
+    if kind.startswith("llama4") and getattr(text, "attn_temperature_tuning", False):
+        return f"{kind} scales queries by their place in the sequence (attn_temperature_tuning)"
     return None
+
+
+def _rope_types(text) -> set[str]:
+    """Of all layers: the parameters of RoPE stand in the config alone or by the type of layer."""
+    found = [getattr(text, name, None) or {} for name in ("rope_parameters", "rope_scaling")]
+    found += [node for nodes in found for node in nodes.values() if isinstance(node, dict)]
+    return {node.get("rope_type", node.get("type")) for node in found} - {None}
 
 
 def passes_in_groups(config: DictConfig) -> int:

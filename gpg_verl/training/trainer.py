@@ -30,24 +30,23 @@ from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
-from gpg_verl.algorithm.updates import assign, dealt, plan_updates, rows_missing, share_out
+from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates, rows_missing
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
-from gpg_verl.training.actor import PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.shortcuts import (
+    model_config,
     other_loss_term,
     passes_in_groups,
+    unsupported,
     updates_per_batch,
-    why_not_shared,
-    why_verl_updates,
-    why_verls_passes,
 )
 from gpg_verl.training.worker_check import check_workers
 
@@ -85,10 +84,11 @@ class GPGStep(RefillingStep):
         self.drop_unscored = self.settings.drop_unscored
         self.drop_unscored_key = "algorithm.gpg.drop_unscored"
         self.other_loss_term = other_loss_term(config)
-        self.planned = why_verl_updates(config) is None
+        reasons = unsupported(config, model=model_config(config))
+        self.planned = reasons["updates"] is None
         self.updates = updates_per_batch(config)
         self.passes_in_groups = passes_in_groups(config)
-        self.why_not = {"trees": why_not_shared(config), "rows": why_verls_passes(config)}  # of each kind of passes
+        self.why_not = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
@@ -199,7 +199,7 @@ class GPGStep(RefillingStep):
             batch = self._scored(batch, metrics)
         if self.deterministic:
             batch.reorder(in_dispatch_order([RowKey.of(key) for key in batch.keys], self.dispatched))
-        batch = self._share_out(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
+        batch = self._balance_rows(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
         # At the first local update the rollout's newest weights are the trainer's, of the step before.
         if self.local_trigger_step == 0 and not self.image_check.done:
             prompts, version = [RowKey.of(key).uid for key in batch.keys], self.global_steps - 1
@@ -221,18 +221,18 @@ class GPGStep(RefillingStep):
         gone = set(unscored)
         return batch.select_keys([key for key in batch.keys if key not in gone])
 
-    def _share_out(self, batch, metrics):
-        """veRL's balancing, by `share_out`: its Karmarkar-Karp takes 5 to 8 s for 65,536 rows (0.9.1)."""
+    def _balance_rows(self, batch, metrics):
+        """veRL's balancing, by `balance_rows`: its Karmarkar-Karp takes 5 to 8 s for 65,536 rows (0.9.1)."""
         ranks = self._data_parallel_size()
         multiple = self._get_required_batch_multiple(ranks)
         batch = upsample_batch_to_divisible_size(batch, multiple, self.tokenizer.eos_token_id)
         lengths = [tag["seq_len"] for tag in batch.tags]
-        parts = share_out(range(len(batch)), work(lengths), ranks)
+        parts = balance_rows(range(len(batch)), work(lengths), ranks)
         model, rollout = self.config.actor_rollout_ref.model, self.config.actor_rollout_ref.rollout
         size = None if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
         if self.old_log_prob_pass and size and model.get("use_remove_padding"):
             # Of packed rows, the longest together would be a micro-batch larger than any of veRL's.
-            parts = [dealt(part, size) for part in parts]
+            parts = [interleave_by_length(part, size) for part in parts]
         batch.reorder([row for part in parts for row in part])
         metrics.update(log_seqlen_unbalance(lengths, parts, "global_seqlen"))
         return batch

@@ -1,0 +1,102 @@
+"""What the rows of a batch show beside their tokens: images and videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from gpg_verl.algorithm.tree import Tree
+
+KINDS = (
+    ("pixel_values", "image_grid_thw", "image_token_id"),
+    ("pixel_values_videos", "video_grid_thw", "video_token_id"),
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What rows show, images and videos, as items.
+
+    item: (tokens,) number of the item that the token is a part of, 0 for text; items that look alike have one.
+    first: (tokens,) bool, its item's first token.
+    kinds: (tokens,) the item's place in KINDS.
+    shown: by number, an item's pixels and grid.
+    """
+
+    item: np.ndarray
+    first: np.ndarray
+    kinds: np.ndarray
+    shown: dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+    @classmethod
+    def of(cls, data: TensorDict, config) -> Images | None:
+        """None where no row has any. For rows that `unsupported_inputs` lets pass."""
+        rows = _shown(data)
+        if not any(rows):
+            return None
+        ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
+        item, kinds = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+        first, shown, alike = np.zeros(len(ids), dtype=bool), {}, {}
+        merged = config.vision_config.spatial_merge_size**2
+        for row, start, end in zip(rows, offsets, offsets[1:], strict=False):
+            for kind, (pixels, grid, token) in enumerate(KINDS):
+                if pixels not in row:
+                    continue
+                sizes = row[grid].prod(-1).tolist()
+                places = start + np.flatnonzero(ids[start:end] == getattr(config, token))
+                parts, done = row[pixels].split(sizes), 0
+                for part, shape, size in zip(parts, row[grid], sizes, strict=True):
+                    number = _number_of(part, (kind, *shape.tolist()), alike)
+                    shown.setdefault(number, (part, shape))
+                    own, done = places[done : done + size // merged], done + size // merged
+                    item[own], kinds[own], first[own[0]] = number, kind, True
+        return cls(item, first, kinds, shown)
+
+    def of_tree(self, tree: Tree, device) -> dict[str, torch.Tensor]:
+        """The model's inputs for the items of a tree, in the order of its tokens."""
+        inputs = {}
+        begins = tree.source[self.first[tree.source]]
+        for kind, (pixels, grid, _) in enumerate(KINDS):
+            items = [self.shown[number] for number in self.item[begins[self.kinds[begins] == kind]].tolist()]
+            if items:
+                inputs[pixels] = torch.cat([part for part, _ in items]).to(device)
+                inputs[grid] = torch.stack([shape for _, shape in items]).to(device)
+        return inputs
+
+
+def _shown(data: TensorDict) -> list[dict]:
+    """What the rows bring beside their tokens; [] where nothing is said of any."""
+    rows = data.get("multi_modal_inputs", None)
+    rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def unsupported_inputs(data: TensorDict, config) -> str | None:
+    """Why these rows must be computed one by one; None where trees are known to be exact for what they show."""
+    rows = _shown(data)
+    known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
+    known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
+    others = {name for row in rows for name in row} - known
+    if others:
+        return f"rows bring {', '.join(sorted(others))}, and which tokens that is for is not known"
+    for i, row in enumerate(rows):
+        for pixels, grid, token in KINDS:
+            if pixels in row:
+                shown = int((data["input_ids"][i] == getattr(config, token)).sum())
+                if shown * config.vision_config.spatial_merge_size**2 != int(row[grid].prod(-1).sum()):
+                    return f"a row's {pixels} are not for as many tokens as it has of them"
+    return None
+
+
+def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
+    """The number of an item, from 1: that of the one before that looks just like it. The sum tells most apart."""
+    candidates = alike.setdefault((*shape, float(pixels.double().sum())), [])
+    for other, number in candidates:
+        if other.data_ptr() == pixels.data_ptr() or torch.equal(other, pixels):
+            return number
+    number = alike["count"] = alike.get("count", 0) + 1
+    candidates.append((pixels, number))
+    return number
