@@ -173,7 +173,7 @@ def reward_signature(facts: Facts) -> str | None:
     defined = [node for node in ast.parse(read_source(path)).body if getattr(node, "name", None) == name]
     if not defined or not isinstance(defined[-1], ast.FunctionDef | ast.AsyncFunctionDef) or defined[-1].decorator_list:
         return None
-    handed = dict.fromkeys([*HANDED_TO_REWARDS, *(facts.get(f"{key}.reward_kwargs") or {})])
+    handed = dict.fromkeys([*HANDED_TO_REWARDS, *(facts.get(key).get("reward_kwargs") or {})])
     if facts.get("reward.reward_model.enable"):
         handed |= dict.fromkeys(HANDED_WITH_REWARD_MODEL)
     try:
