@@ -158,29 +158,19 @@ def relative_folder(facts: Facts) -> str | None:
 # ---- model
 
 
-def _model_found(facts: Facts) -> str | None:
-    """What there is instead of a model's folder; None where there is one, or a hub's name."""
-    path, folder = facts.get("actor_rollout_ref.model.path") or "", model_folder(facts.config)
-    if not path or "://" in path or (not path.startswith(("/", ".", "~")) and not folder.exists()):
-        return None
-    if (folder / "config.json").is_file():
-        return None
-    return "a folder without config.json" if folder.exists() else "no such folder"
-
-
 def no_model(facts: Facts) -> str | None:
     path = facts.get("actor_rollout_ref.model.path")
     if not path:
         return "actor_rollout_ref.model.path is not set: give a folder with a Hugging Face model, or a hub id"
-    if (found := _model_found(facts)) != "a folder without config.json":
+    if not model_folder(facts.config).exists() or (model_folder(facts.config) / "config.json").is_file():
         return None
-    return f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found {found}"
+    return f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found one without config.json"
 
 
 def missing_model(facts: Facts) -> str | None:
-    if _model_found(facts) != "no such folder":
-        return None
-    path = facts.get("actor_rollout_ref.model.path")
+    path = facts.get("actor_rollout_ref.model.path") or ""
+    if not path.startswith(("/", ".", "~")) or model_folder(facts.config).exists():
+        return None  # a hub's name, or there
     return f"actor_rollout_ref.model.path={path}: expected a Hugging Face model folder, found no such folder"
 
 

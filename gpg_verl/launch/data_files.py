@@ -13,7 +13,6 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,8 +122,7 @@ def read(name: str, prompt_key: str, image_key: str = "images") -> DataFile:
     return file
 
 
-# A file's features, its number of rows, and a function that reads up to so many rows of some columns, in batches, each
-# with the number of its first row.
+# A file's features, its rows, and a reader of up to so many rows of some columns, in batches: (first row, batch).
 Opened = tuple[dict[str, Any], int, Callable[[list[str], int], Iterator[tuple[int, Any]]]]
 
 
@@ -177,14 +175,17 @@ def _json(path: Path) -> Iterator[Opened]:
         yield rows.features, len(rows), batches
 
 
-def _quiet(datasets) -> AbstractContextManager:
-    stack, level = contextlib.ExitStack(), datasets.logging.get_verbosity()
-    stack.callback(datasets.logging.set_verbosity, level)
-    if not datasets.are_progress_bars_disabled():
-        stack.callback(datasets.enable_progress_bars)
+@contextlib.contextmanager
+def _quiet(datasets) -> Iterator[None]:
+    level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
-    return stack
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _why_not_json(path: Path, error: Exception) -> str:
@@ -209,25 +210,22 @@ def _why_not_json(path: Path, error: Exception) -> str:
 
 def _python(values, start: int) -> Sequence:
     """A column's values; Arrow's readers take bytes that are not UTF-8, and fail at the first use of such a row."""
+    found: list[Any] = []
     try:
-        return values.to_pylist()
+        for value in values:
+            found.append(value.as_py())
     except UnicodeDecodeError:
-        for row, value in enumerate(values):
-            try:
-                value.as_py()
-            except UnicodeDecodeError:
-                raise Unreadable(f"row {start + row} is not UTF-8 text; write the file again as UTF-8") from None
-        raise
+        raise Unreadable(f"row {start + len(found)} is not UTF-8 text; write the file again as UTF-8") from None
+    return found
 
 
 def _size(image: Any) -> tuple[int, int] | None:
     """(width, height) of an image as a row holds it, from its first bytes; None where they do not say."""
     from PIL import Image
 
-    place = image if isinstance(image, str) else (image or {}).get("path")
-    data = None if isinstance(image, str) else (image or {}).get("bytes")
+    held = {"path": image} if isinstance(image, str) else image or {}
     try:
-        with Image.open(io.BytesIO(data) if data else place) as opened:
+        with Image.open(io.BytesIO(held["bytes"]) if held.get("bytes") else held["path"]) as opened:
             return opened.size
     except Exception:  # whatever a decoder makes of it; `gpg_verl.data` says what is wrong with an image
         return None

@@ -95,8 +95,8 @@ class Facts:
 
     @cached_property
     def prompt_lengths(self) -> dict[str, PromptLengths | str | None]:
-        """Of each split by its key; why they are not known; None where nothing cuts them."""
-        return measure(self.config, self.model, self.splits)
+        """Of each split by its key; see `measure`."""
+        return {split.key: measure(self.config, self.model, split) for split in self.splits}
 
 
 def model_folder(config: DictConfig) -> Path:

@@ -211,32 +211,34 @@ def full_disk(facts: Facts) -> str | None:
     )
 
 
-RAY_REFUSES = 0.95  # Ray writes no object to a disk that is fuller (its local_fs_capacity_threshold, Ray 2.60)
+RAY_REFUSES = 0.95  # Ray keeps no object on a disk that is fuller (its local_fs_capacity_threshold, Ray 2.60)
 RAY_NEEDS = 1e9  # bytes for its logs, and the environments of its processes
+
+
+def disk_of(folder: Path):
+    """(total, used, free) bytes of the disk where `folder` is or would be made."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists()))
 
 
 def full_ray_disk(facts: Facts) -> str | None:
     """Ray's logs and sockets would find no room."""
-    free = free_bytes(ray_folder())
-    if facts.remote_cluster or free >= RAY_NEEDS:
+    folder, disk = ray_folder(), disk_of(ray_folder())
+    if facts.remote_cluster or disk.free >= RAY_NEEDS:
         return None
     return (
-        f"{ray_folder()}, where Ray writes: {free / 1e9:.2f} GB are free, and it needs {RAY_NEEDS / 1e9:.0f}; make "
+        f"{folder}, where Ray writes: {disk.free / 1e9:.2f} GB are free, and it needs {RAY_NEEDS / 1e9:.0f}; make "
         "room, or set RAY_TMPDIR=/another/disk"
     )
 
 
 def nearly_full_ray_disk(facts: Facts) -> str | None:
     """Ray spills objects that its memory has no room for to this disk, and fails where it is nearly full."""
-    folder = ray_folder()
-    while not folder.exists():
-        folder = folder.parent
-    usage = shutil.disk_usage(folder)
-    if facts.remote_cluster or usage.used / usage.total <= RAY_REFUSES or usage.free < RAY_NEEDS:
+    folder, disk = ray_folder(), disk_of(ray_folder())
+    if facts.remote_cluster or disk.used / disk.total <= RAY_REFUSES or disk.free < RAY_NEEDS:
         return None
     return (
-        f"{ray_folder()}, where Ray writes: the disk is {usage.used / usage.total:.0%} full, and Ray keeps no object "
-        f"on one that is fuller than {RAY_REFUSES:.0%}; make room, or set RAY_TMPDIR=/another/disk"
+        f"{folder}, where Ray writes: the disk is {disk.used / disk.total:.0%} full, and Ray keeps no object on one "
+        f"that is fuller than {RAY_REFUSES:.0%}; make room, or set RAY_TMPDIR=/another/disk"
     )
 
 
@@ -247,7 +249,6 @@ LOGGERS = {  # veRL's name of those that need a package: its module
     "vemlp_wandb": "volcengine_ml_platform",
     "tracking": "wandb",
 }
-WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
 
 
 def loggers_of(facts: Facts) -> list[str]:
@@ -265,26 +266,18 @@ def no_wandb_login(facts: Facts) -> str | None:
     if "wandb" not in loggers_of(facts) or not importable("wandb"):
         return None
     variables = {**os.environ, **(facts.get("ray_kwargs.ray_init.runtime_env.env_vars") or {})}
-    files = configparser.ConfigParser()
-    config_folder = variables.get("WANDB_CONFIG_DIR", os.path.expanduser("~/.config/wandb"))
-    files.read([os.path.join(config_folder, "settings"), "wandb/settings"])  # `wandb offline` writes the second
-    mode = variables.get("WANDB_MODE") or files.get("default", "mode", fallback="online")
+    settings = configparser.ConfigParser()
+    settings.read("wandb/settings")  # what `wandb offline` writes
+    mode = variables.get("WANDB_MODE") or settings.get("default", "mode", fallback="online")
+    if mode in ("offline", "disabled", "dryrun") or variables.get("WANDB_API_KEY"):
+        return None
     host = urlparse(variables.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    if mode in WITHOUT_LOGIN or variables.get("WANDB_API_KEY") or variables.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return None
-    if _in_netrc(host, variables.get("NETRC")):
-        return None
+    try:
+        if host in netrc.netrc(variables.get("NETRC") or os.path.expanduser("~/.netrc")).hosts:
+            return None
+    except (OSError, netrc.NetrcParseError):
+        pass
     return (
         f"trainer.logger has wandb, and nobody is logged in to {host} here (no WANDB_API_KEY, none in ~/.netrc): the "
         "run would end once its models are up; wandb login, WANDB_MODE=offline, or trainer.logger=[console,file]"
     )
-
-
-def _in_netrc(host: str | None, named: str | None) -> bool:
-    for file in [named] if named else [os.path.expanduser("~/.netrc"), os.path.expanduser("~/_netrc")]:
-        try:
-            if host in netrc.netrc(file).hosts:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False

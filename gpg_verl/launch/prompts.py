@@ -8,7 +8,6 @@ tokenized as in the agent loop; an image has as many tokens as its grid has cell
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,39 +34,24 @@ class PromptLengths:
     longest: int
 
 
-def measure(
-    config: DictConfig, model: dict[str, Any], splits: Iterable[Split]
-) -> dict[str, PromptLengths | str | None]:
-    """Of each split by its key: lengths, or in words why they are not known; None where nothing cuts prompts: veRL's
-    filter leaves long ones out, or the user's own data set or agent loop decides.
+def measure(config: DictConfig, model: dict[str, Any], split: Split) -> PromptLengths | str | None:
+    """How long a split's prompts are, or in words why that is not known; None where nothing cuts them: veRL's filter
+    leaves long ones out, or the user's own data set or agent loop decides. Files that cannot be read count nothing.
     """
     agent_loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
     own_data = OmegaConf.select(config, "data.custom_cls.path")
     if config.data.filter_overlong_prompts or own_data or agent_loop not in VERLS_LOOPS:
-        return {split.key: None for split in splits}
+        return None
+    prompts = [prompt for file in split.files for prompt in file.columns.get(config.data.prompt_key, [None])]
+    if not split.complete or split.unreadable or not prompts or not all(map(is_prompt, prompts)):
+        return None
+    try:
+        tokenizer = load_tokenizer(config)
+        lengths = [length for file in split.files for length in prompt_tokens(config, model, tokenizer, file)]
+    except Exception as error:  # of transformers, or of a chat template
+        return " ".join(str(error).split())[:200]
     limit = config.actor_rollout_ref.rollout.prompt_length
-    tokenizer, found = None, {}
-    for split in splits:
-        rows = sum(len(file.looked_at) for file in split.files)
-        prompts = [file.columns.get(config.data.prompt_key, [None]) for file in split.files]
-        if (
-            not split.complete
-            or split.unreadable
-            or not rows
-            or not all(is_prompt(p) for file in prompts for p in file)
-        ):
-            found[split.key] = None  # said elsewhere, or not to be read here
-            continue
-        try:
-            tokenizer = tokenizer or load_tokenizer(config)
-            lengths = [length for file in split.files for length in prompt_tokens(config, model, tokenizer, file)]
-        except Exception as error:  # of transformers, a chat template, or rows that are no prompts
-            found[split.key] = " ".join(str(error).split())[:200]
-        else:
-            found[split.key] = PromptLengths(
-                limit, split.rows, rows, sum(length > limit for length in lengths), max(lengths)
-            )
-    return found
+    return PromptLengths(limit, split.rows, len(lengths), sum(length > limit for length in lengths), max(lengths))
 
 
 def load_tokenizer(config: DictConfig):
@@ -131,13 +115,9 @@ def tool_schemas(config: DictConfig) -> list[dict[str, Any]] | None:
 
 def _with_places(prompt: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages as veRL hands them to the chat template: the image's place, and the texts around it."""
-    return [
-        {**message, "content": [_piece(part) for part in re.split("(<image>)", message["content"]) if part]}
-        if isinstance(message.get("content"), str)
-        else message
-        for message in prompt
-    ]
 
+    def pieces(text: str) -> list[dict[str, str]]:
+        parts = filter(None, re.split("(<image>)", text))
+        return [{"type": "image"} if part == "<image>" else {"type": "text", "text": part} for part in parts]
 
-def _piece(part: str) -> dict[str, str]:
-    return {"type": "image"} if part == "<image>" else {"type": "text", "text": part}
+    return [{**m, "content": pieces(m["content"])} if isinstance(m.get("content"), str) else m for m in prompt]
