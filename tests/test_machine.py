@@ -14,7 +14,6 @@ from gpg_verl.compat import versions
 from gpg_verl.guards import placement
 from gpg_verl.launch import doctor, facts, machine
 from gpg_verl.launch.facts import Facts, remote_cluster
-from gpg_verl.launch.preflight import Findings, look, stop_message
 
 # ---- attention
 
@@ -74,13 +73,6 @@ def test_the_attention_that_the_model_would_be_loaded_with(
     assert [text for text in said or [] if text not in found[0]] == []
 
 
-def test_no_attention_stops_a_run(tiny_config, environment):
-    environment({})
-    findings = look(tiny_config(f"{ATTENTION}="), [])
-    assert not findings.contradictions
-    assert BY_PIP in stop_message(*findings.split_by_severity()[:1], findings.hint)
-
-
 def test_doctor_says_that_flash_attention_is_missing(environment, monkeypatch):
     assert doctor.attention_problem() is None  # of an installation for CPUs
     monkeypatch.setattr(doctor.versions, "found", lambda package: ("vllm", "0.24.0"))
@@ -109,6 +101,9 @@ def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, 
     assert ("all as it should be" in out) == ("right for the head of a cluster" in out) == (not gpu)
 
 
+BACKEND = "actor_rollout_ref.rollout.checkpoint_engine.backend"
+
+
 @pytest.mark.parametrize(
     ("mode", "backend", "packages", "missing"),
     [
@@ -121,10 +116,8 @@ def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, 
 )
 def test_the_package_that_sends_weights(tiny_config, environment, mode, backend, packages, missing):
     environment(packages)
-    key = "actor_rollout_ref.rollout.checkpoint_engine.backend"
-    message = machine.no_cupy(Facts.read(tiny_config(f"trainer.v1.trainer_mode={mode}", f"{key}={backend}")))
-    assert bool(message) == missing
-    assert message is None or ("cupy" in message and "pip install" in message)
+    message = machine.no_cupy(Facts.read(tiny_config(f"trainer.v1.trainer_mode={mode}", f"{BACKEND}={backend}")))
+    assert ("cupy" in (message or "")) == missing
 
 
 @pytest.mark.parametrize(
@@ -262,16 +255,6 @@ def test_a_ray_that_was_started_on_this_machine_is_joined_while_it_runs(monkeypa
         (tmp_path / "ray/ray_current_cluster").write_text(address)
         assert address in remote_cluster()
     assert remote_cluster() is None
-
-
-def test_severity():
-    findings = Findings(contradictions=["wrong"], lacking=["not here"], warnings=["maybe"])
-    assert findings.split_by_severity() == (["wrong", "not here"], ["maybe"])
-    findings.remote_cluster = "the run goes to the Ray at head:6379"
-    stopping, told = findings.split_by_severity()
-    assert stopping == ["wrong"]
-    assert told[1].startswith("not on this machine, and the run goes to the Ray at head:6379")
-    assert told[1].endswith("not here")
 
 
 @pytest.mark.parametrize(

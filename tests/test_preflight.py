@@ -150,6 +150,7 @@ NOT_ON_THIS_MACHINE = [
     ("actor_rollout_ref.model.path=hdfs://b/model", ["fetches it by the command hdfs, which is not on the PATH"]),
     ("data.val_files=[hdfs://b/a.parquet]", ["data.val_files=hdfs://b/a.parquet: veRL fetches it by the command hdfs"]),
     ("data.train_files=gs://b/train.parquet", ["install gcsfs"]),
+    ("actor_rollout_ref.model.override_config.attn_implementation=", ["flash_attention_2, veRL's", "by pip alone"]),
     (f"{CPUS}=4", ["reserves 5, namely 1 (the controller", "3 for each of 1 GPUs", f"{CPUS}=4", f"set {CPUS}=5"]),
     (f"{CPUS}=8 {UNITS}=8", ["reserves 12", f"8 ({UNITS}=8)", f"{UNITS}=1, which is enough"]),
     ("trainer.logger=[console,wandb]", ["nobody is logged in to api.wandb.ai", "wandb login", "WANDB_MODE=offline"]),
