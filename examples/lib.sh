@@ -9,6 +9,12 @@ DRY_RUN=${DRY_RUN:-0} # 1: print the commands, run nothing
 SMOKE_DIR=${SMOKE_DIR:-${SHARED:+$SHARED/}runs/smoke}
 SMOKE_MODEL=${SMOKE_MODEL:-model} # which of the tiny models
 SOURCES=${SOURCES:-}
+REWARD_ARGS=(
+    reward.custom_reward_function.path=pkg://reward_fns
+    reward.reward_manager.source=importlib # tells the rewards what was cut off
+    reward.reward_manager.name=TruncationRewardManager
+    reward.reward_manager.module.path=pkg://gpg_verl.reward_manager
+)
 SMOKE_ARGS=() # what a command has beside its recipe's: a CPU, and the memory that the tiny model needs
 if [ "$SMOKE" = 1 ]; then
     SOURCES=$SMOKE_DIR/tiny/sources
@@ -95,6 +101,7 @@ verl() { # verl FOLDER STEPS override...
     local folder=$1 steps=$2 metrics
     shift 2
     metrics=$(cd "$folder" && pwd)/metrics-$(date +%s).jsonl
+    [ "$SMOKE" = 0 ] || touch "$folder/smoke" # the report says so beside the paper's numbers
     [ "$NNODES" = 1 ] || export RAY_ADDRESS=${RAY_ADDRESS:-auto} # the cluster that `ray start` made on all nodes
     # A cluster's processes do not have this one's environment.
     [ -z "${RAY_ADDRESS:-}" ] || set -- "$@" "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH=$metrics"

@@ -49,6 +49,17 @@ def engine_overrides(precision: str, attention: str = "sdpa") -> list[str]:
     ]
 
 
+def composed(overrides: list[str], gpg: bool = True):
+    """veRL's whole config; `gpg`: with what GPG implies."""
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
+
+    config = compose(overrides)
+    contradictions = settle(config, overrides).contradictions if gpg else []
+    assert contradictions == [], contradictions
+    return config
+
+
 def jagged(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 

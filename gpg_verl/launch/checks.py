@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from omegaconf import ListConfig
 
-from gpg_verl.guards.checkpoints import resume_problems, runs_elsewhere
+from gpg_verl.guards.checkpoints import resume_problems, runs_elsewhere, steps_written_over
 from gpg_verl.guards.run_folder import folder_of, saves
 from gpg_verl.launch import code, machine
 from gpg_verl.launch.data_files import DataFile, Split, is_prompt
@@ -69,6 +69,10 @@ def unknown_logger(facts: Facts) -> str | None:
 
 def cannot_resume(facts: Facts) -> str | None:
     return "; ".join(resume_problems(facts.config)) or None
+
+
+def older_steps(facts: Facts) -> str | None:
+    return "; ".join(steps_written_over(facts.config)) or None
 
 
 # ---- paths with a scheme (`s3://`, `hdfs://`), which veRL 0.9.1 takes in some places only
@@ -386,6 +390,7 @@ WARNS: tuple[Check, ...] = (
     *each_split(looked_at_a_part),
     *each_split(some_prompts_cut),
     prompts_not_counted,
+    older_steps,
     relative_folder,
     machine.nearly_full_ray_disk,
 )

@@ -21,7 +21,7 @@ import gpg_verl
 from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.guards import run_folder
-from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.exit import report_end
 from gpg_verl.launch.checks import CONTRADICTS, LACKS, WARNS, Check
 from gpg_verl.launch.facts import WORK_ELSEWHERE, Facts
 from gpg_verl.launch.settle import Settled
