@@ -161,7 +161,7 @@ def test_a_ray_that_does_not_start_ends_the_job(job):
 @pytest.mark.parametrize(("command", "variables", "code", "says"), [
     ([], {}, 2, "which command?"),
     (["true"], {"VENV": "/nowhere"}, 2, "VENV=/nowhere: no such folder"),
-    (["true"], {"ADDRESS": ""}, 1, "slurm.sbatch: node n1: its address  is not found"),
+    (["true"], {"ADDRESS": ""}, 1, "no IPv4 address of node n1, NodeAddr=: look at scontrol show node n1"),
 ])  # fmt: skip
 def test_what_it_cannot_start_with_is_named(job, command, variables, code, says):
     ended(job(*command, **variables), code, says)

@@ -85,8 +85,7 @@ class Recording:
         count = len(prompts)
         outputs = outputs or [0] * count
         if sessions is None:
-            seen: dict[str, int] = {}
-            sessions = [seen.__setitem__(u, seen.get(u, -1) + 1) or seen[u] for u in uids]
+            sessions = [uids[:i].count(uid) for i, uid in enumerate(uids)]
         self.keys = [f"{u}_{s}_{o}" for u, s, o in zip(uids, sessions, outputs, strict=True)]
         self.rows, self.tags = {}, {}
         self.others = {}  # rows and tags of other partitions
@@ -113,7 +112,8 @@ class Recording:
                 "prompt_len": len(prompts[i]),
                 "response_len": len(responses[i]),
                 "seq_len": len(ids),
-                "min_global_steps": 0,
+                # Log-probs that are made up come from no weights that the trainer ever had.
+                "min_global_steps": 0 if rollout_log_probs else -1,
                 "max_global_steps": 0,
             }
 
@@ -189,11 +189,10 @@ def in_place_of_transfer_queue(recording: Recording):
     import verl.trainer.ppo.padding_utils as padding
     import verl.trainer.ppo.v1.trainer_base as base
 
-    from gpg_verl.guards import image_check
     from gpg_verl.training import trainer
 
     with contextlib.ExitStack() as stack:
-        for module in (base, padding, trainer, image_check):
+        for module in (base, padding, trainer):
             stack.enter_context(mock.patch.object(module, "tq", recording))
         yield
 
