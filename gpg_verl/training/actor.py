@@ -187,7 +187,7 @@ class GPGTrainingWorker(TrainingWorker):
         if reason and not self.unsupported:
             self.unsupported = reason
             if self.engine.get_data_parallel_rank() == 0:
-                print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
+                print(f"gpg_verl: prefix sharing is off where {reason}", flush=True)
         return reason is not None
 
     def _rows_of(self, data, plan: Plan, number: int, trees: bool):
