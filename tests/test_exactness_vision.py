@@ -145,9 +145,7 @@ def test_rows_that_bring_what_trees_are_not_known_for_go_row_by_row(actors, fold
         result = step(actors, settled(folder, f"{ACTOR}.loss_agg_mode={MODE}"), rollouts)
         assert_same(result.gradients, expected)
         assert result.metrics["gpg/tokens_shared"] == 0 < result.metrics["gpg/tokens_computed"]
-    assert (
-        capfd.readouterr().out.count("off where rows bring pixel_attention") <= 1
-    )  # in a worker's life
+    assert capfd.readouterr().out.count("off where rows bring pixel_attention") <= 1  # in a worker's life
 
 
 def test_padding_rows_have_no_image_and_no_gradient(actors, folder):
