@@ -111,6 +111,46 @@ def test_nor_by_way_of_others(room):
     assert done.stdout == "[]\n"
 
 
+# ---- lines: what a reader pays
+
+
+def counted(name: str) -> bool:
+    return name.endswith((".py", ".sh", ".sbatch", ".md", ".yaml")) or "Dockerfile" in name
+
+
+def budgets() -> dict[tuple[str, ...], int]:
+    """CONTRIBUTING's table of lines: the places of a row, and how many lines they may have."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("### How much of it there may be")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| ([\d,]+) \|$", table, flags=re.MULTILINE)
+    return {tuple(re.findall(r"`(.*?)`", places)): int(most.replace(",", "")) for places, most in rows}
+
+
+def lines_of(places: tuple[str, ...]) -> int:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *places], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    files = [ROOT / name for name in listed.stdout.split("\0") if counted(name)]
+    return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
+
+
+@pytest.mark.parametrize(("places", "most"), budgets().items(), ids=lambda value: str(value)[:40])
+def test_a_room_has_no_more_lines_than_the_table_says(places, most):
+    """A room that would grow gives something up first, or takes a library; then the table may go down with it."""
+    assert 0 < lines_of(places) <= most
+
+
+def test_every_file_is_in_the_table_of_lines():
+    """But for what stands at the top level, and what the platform wants."""
+    places = [place for row in budgets() for place in row]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, check=True, text=True).stdout.split()
+    homeless = [
+        n for n in listed if counted(n) and not any(n == p or n.startswith(p.rstrip("/") + "/") for p in places)
+    ]
+    allowed = re.compile(r"\.ci/|\.github/|\.pre-commit|CHANGELOG|SECURITY|setup\.py|gpg_verl/(__init__\.py|presets/)")
+    assert [name for name in homeless if not allowed.match(name)] == []
+
+
 def test_examples_know_nothing_of_tests():
     tests = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     files = sorted((ROOT / "examples").rglob("*.py"))
