@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
+import gpu_stand_ins
 import pytest
 import torch
 from exactness import (
@@ -20,6 +22,8 @@ from exactness import (
 )
 
 import gpg_verl.algorithm.tree as tree_module
+from gpg_verl.training import attention
+from gpg_verl.training import passes as passes_module
 
 MODEL = "actor_rollout_ref.model"
 
@@ -35,17 +39,15 @@ def test_a_group_is_cut_by_the_budget(actors, tiny_folder, tokens):
 
 def test_passes_are_no_longer_than_is_fast(one, tiny_folder, monkeypatch):
     """Between prompts that share nothing a longer pass is cut, far below the budget; no token is computed twice."""
-    from gpg_verl.training import passes as passes_module
+    passes, build = [], tree_module.build_tree
 
-    passes = []
-
-    def noted(outline):
-        passes.append(len(tree := tree_module.grow(outline)))
+    def noted(*args):
+        passes.append(len(tree := build(*args)))
         return tree
 
     rollouts = recording(MIXED, seed=4)
     whole = step(one, settled(tiny_folder), rollouts)
-    monkeypatch.setattr(passes_module, "grow", noted)
+    monkeypatch.setattr(passes_module, "build_tree", noted)
     monkeypatch.setitem(passes_module.MAX_TOKENS_PER_PASS, "cpu", 1)
     result = step(one, settled(tiny_folder), rollouts)
     assert_same(result.gradients, whole.gradients)
@@ -53,6 +55,33 @@ def test_passes_are_no_longer_than_is_fast(one, tiny_folder, monkeypatch):
     passes = passes[-sum(0 < sum(group) < len(group) for group in MIXED) :]  # before them, those of the check
     assert result.metrics["gpg/tokens_computed"] == sum(passes) == computed
     assert max(passes) < computed / 2
+
+
+def test_by_one_call_of_flash_attention_a_layer(one, tiny_folder, monkeypatch):
+    """As on a GPU with sdpa, here through kernels that stand in for torch's: groups are cut, and what a pass needs to
+    know of its tree is sent in one copy.
+    """
+    counts = Counter()
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(attention, "supports_flash", gpu_stand_ins.flash_everywhere)
+    monkeypatch.setattr(attention, "torchs_flash", counted("calls", attention.torchs_flash))
+    monkeypatch.setattr(passes_module, "to_device", counted("copies", passes_module.to_device))
+    monkeypatch.setattr(passes_module, "build_tree", counted("passes", tree_module.build_tree))
+    tokens = [f"{ACTOR}.use_dynamic_bsz=True", f"{ACTOR}.ppo_max_token_len_per_gpu=40"]
+    rollouts = recording(seed=8)
+    result = step(one, settled(tiny_folder, *tokens), rollouts)
+    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    passes = counts["passes"]
+    assert passes > 2
+    layers = one.local.engine.module.config.num_hidden_layers
+    assert counts == {"passes": passes, "copies": passes, "calls": layers * passes}
 
 
 def test_a_single_valid_group(actors, tiny_folder):
@@ -142,7 +171,7 @@ def siblings_seen(monkeypatch):
     def earlier(tree, queries, keys):
         return torch.as_tensor(keys).numpy()[None, :] <= torch.as_tensor(queries).numpy()[:, None]
 
-    monkeypatch.setattr("gpg_verl.training.attention.sees", earlier)
+    monkeypatch.setattr(attention, "attention_mask", earlier)
 
 
 def positions_that_go_on_counting(monkeypatch):
@@ -159,7 +188,7 @@ def positions_that_go_on_counting(monkeypatch):
 
 
 def a_weight_counted_once(monkeypatch):
-    original = tree_module.grow
+    original = tree_module.build_tree
 
     def once(*args):
         import numpy as np
@@ -168,7 +197,7 @@ def a_weight_counted_once(monkeypatch):
         first = np.sort(np.unique(tree.pair, return_index=True)[1])
         return dataclasses.replace(tree, flat=tree.flat[first], pair=tree.pair[first])
 
-    monkeypatch.setattr("gpg_verl.training.passes.grow", once)
+    monkeypatch.setattr(passes_module, "build_tree", once)
 
 
 @pytest.mark.parametrize("mistake", [siblings_seen, positions_that_go_on_counting, a_weight_counted_once])

@@ -25,7 +25,7 @@ import verl  # noqa: F401
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from gpg_verl.algorithm.tree import Rows, blocks, branches, cut_evenly, grow, outlines
+from gpg_verl.algorithm.tree import Rows, branches, build_tree, cut_evenly
 from gpg_verl.training.metrics import TOKENS
 
 
@@ -105,15 +105,11 @@ def trees(rows: int, tokens: int, group: int, budget: int = 16384, a_rank: int =
     a_rank, prompt, generator = min(rows, a_rank), max(1, tokens // 8), np.random.default_rng(0)
     ids = generator.integers(0, 150_000, (a_rank, tokens))
     ids[:, :prompt] = ids[np.arange(a_rank) // group * group, :prompt]
-    where = Rows(np.arange(a_rank + 1) * tokens, np.full(a_rank, prompt))
+    where = Rows(np.arange(a_rank + 1) * tokens, np.tile(np.arange(tokens) >= prompt, a_rank))
     started = time.process_time()
     whole = branches(ids.reshape(-1), where)
-    parts = cut_evenly(whole, budget, 1)
-    places = np.concatenate([where.offsets[: end - start] for start, end in parts])
-    for outline in outlines(whole, parts, where, places):
-        tree = grow(outline)
-        blocks(tree, 1 << 18)
-        tree.visible()
+    for start, end in cut_evenly(whole, budget, 1):
+        build_tree(whole, start, end, where).num_attended_pairs()
     return (time.process_time() - started) * rows / a_rank
 
 
