@@ -29,7 +29,7 @@ setup(
     keywords=["reinforcement learning", "LLM", "RLVR", "GPG", "GRPO", "veRL", "vLLM", "reasoning"],
     python_requires=PYTHON,
     packages=find_packages(include=["gpg_verl", "gpg_verl.*", "reward_fns", "reward_fns.*"]),
-    package_data={"gpg_verl": ["py.typed", "presets/*/*.yaml"], "reward_fns": ["py.typed"]},
+    package_data={"gpg_verl": ["py.typed", "presets/*/*.yaml", "report/paper.csv"], "reward_fns": ["py.typed"]},
     install_requires=[
         f"verl{VERL}",
         "TransferQueue>=0.1.10",
@@ -37,11 +37,13 @@ setup(
         "math-verify>=0.8",
         "numpy>=2.0",
         "omegaconf>=2.3",
+        "orjson",
         "packaging>=20.0",
         "pandas",
         "psutil",
         "pyarrow>=19.0",
         "rich>=13",
+        "scipy>=1.11",
         "wrapt>=1.16",
     ],
     extras_require={

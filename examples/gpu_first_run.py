@@ -4,8 +4,8 @@
     python examples/gpu_first_run.py page runs/gpu_first_run/20260101-120000 --steps 10 --attention sdpa
 
 `look` names what the runs need and is not here, and prints the attention that is. `page` reads what
-examples/gpu_first_run.sh left in the folder; writes page.html, plot.png and first_run.json there. Exit code 1 where
-something is not as it should be.
+examples/gpu_first_run.sh left in the folder (runs, gradient.json, shapes.json); writes page.html, plot.png and
+first_run.json there. Exit code 1 where something is not as it should be.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import argparse
 import html
 import importlib
 import json
+import math
 import shutil
 import statistics
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from gpg_verl.compat import versions
 from gpg_verl.launch.machine import importable, installed
 from gpg_verl.report import ReportError
-from gpg_verl.report.compare import Entry, group, load_entry
-from gpg_verl.report.metrics import REWARD, STEP_SECONDS
-from gpg_verl.report.page import STYLE, html_notes, html_picture, html_table
-from gpg_verl.report.plot import plot_groups
+from gpg_verl.report.draw import curves, head, html_picture, html_section
+from gpg_verl.report.runs import REWARD, STEP_SECONDS, Run, load_run
+from gpg_verl.report.tables import Section, group
 from gpg_verl.report.watch import error_message
 
 RUNS = {
@@ -35,6 +37,7 @@ RUNS = {
     "grpo_kl": "veRL's grpo with KL",
 }
 PARTS = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
+WAYS = {"gpg_verl": "prefixes shared", "row by row": "row by row", "veRL gpg": "veRL's gpg"}  # of step.py
 WARM_UP = 2  # steps that compile and fill caches
 AGREE = "training/rollout_probs_diff_mean"
 MEMORY = "perf/max_memory_allocated_gb"
@@ -97,26 +100,26 @@ def look(model: str | None) -> int:
 # ---- after them
 
 
-def facts_of(entry: Entry) -> dict:
-    run = entry.run
-    steps = [run.steps[step] for step in run.training_steps]
-    late = steps[WARM_UP:] or steps
+def facts_of(run: Run) -> dict:
+    late = run.training[WARM_UP:] if len(run.training) > WARM_UP else run.training
+
+    def number(value: float) -> float | None:
+        return None if value != value else float(value)
 
     def median(name: str) -> float | None:
-        values = [values[name] for values in late if name in values]
-        return statistics.median(values) if values else None
+        return number(late[name].median()) if name in late else None
 
-    rewards = [values[REWARD] for values in steps if REWARD in values]
+    rewards = run.column(REWARD).dropna()
     return {
-        "label": entry.label,
-        "steps": len(steps),
+        "label": run.label,
+        "steps": len(run.training),
         "step_s": median(STEP_SECONDS),
         "parts_s": {part: median(f"timing_s/{part}") for part in PARTS},
-        "reward_first": rewards[0] if rewards else None,
-        "reward_last": statistics.fmean(rewards[-3:]) if rewards else None,
-        "held_out": [result.value for result in run.held_out],
+        "reward_first": float(rewards.iloc[0]) if len(rewards) else None,
+        "reward_last": float(rewards[-3:].mean()) if len(rewards) else None,
+        "held_out": run.validations.value.tolist(),
         "probabilities_apart": median(AGREE),
-        "memory_gb": max((values[MEMORY] for values in steps if MEMORY in values), default=None),
+        "memory_gb": number(run.column(MEMORY).max()),
         "tokens_shared": median(SHARED),
     }
 
@@ -156,26 +159,58 @@ def verdicts(runs: dict[str, dict | None], gradient: dict | None, steps: int) ->
     return found
 
 
+# ---- an update by the shape of its rows, from step.py
+
+
+def shape_verdicts(shapes: list[dict] | None) -> list[tuple[bool, str]]:
+    """Whether each gradient is finite, and the same with prefixes shared and row by row."""
+    if not shapes:
+        return [(False, "no shape of rows was measured: see shapes.log")]
+    found = []
+    for shape in shapes:
+        norms = {name: of["grad_norm"] for name, of in shape["contenders"].items()}
+        shared, rows, allowed = norms["gpg_verl"], norms["row by row"], GRADIENT_APART[shape["precision"]]
+        right = all(map(math.isfinite, norms.values())) and abs(shared - rows) <= allowed * rows
+        seen = ", ".join(f"{norm:.6g} {WAYS[name]}" for name, norm in norms.items())
+        found.append((right, f"{shape['shape']} rows in {shape['precision']}: the gradient's norm is {seen}"))
+    return found
+
+
+def shape_table(shapes: list[dict]) -> tuple[list[str], list[list[str]], list[str]]:
+    """(header, a line for each shape and precision, and which way is the fastest in each)."""
+    header = ["rows", "", *(f"{way}, s" for way in WAYS.values()), "× row by row", "× veRL's gpg", "tokens shared"]
+    lines, notes = [], []
+    for shape in shapes:
+        of = shape["contenders"]
+        seconds = {name: statistics.median(of[name]["seconds"]) for name in WAYS}
+        share = of["gpg_verl"]["tokens_shared"] / shape["tokens"]
+        ratios = [_number(seconds["gpg_verl"] / seconds[name]) for name in ("row by row", "veRL gpg")]
+        lines.append([shape["shape"], shape["precision"], *map(_number, seconds.values()), *ratios, f"{share:.0%}"])
+        fastest = WAYS[min(seconds, key=seconds.get)]
+        notes.append(f"{shape['shape']} rows in {shape['precision']}: {fastest} is the fastest on this card")
+    return header, lines, notes
+
+
 def _number(value: float | None) -> str:
     return "not seen" if value is None else f"{value:.4g}"
 
 
-def table(runs: dict[str, dict | None]) -> tuple[list[str], list[list[str]]]:
+def table(runs: dict[str, dict | None]) -> pd.DataFrame:
     parts = (part.replace("_", " ") for part in PARTS)
-    header = ["", "", "step, s", "× gpg-verl", *parts, "peak GB", "reward", "held out"]
+    header = ["", "step, s", "× gpg-verl", *parts, "peak GB", "reward", "held out"]
     lines, base = [], (runs.get("gpg") or {}).get("step_s")
     for name, run in runs.items():
         if run is None:
-            lines.append([RUNS[name], "", *["-"] * (len(header) - 2)])
+            lines.append([RUNS[name], *["-"] * (len(header) - 1)])
             continue
         ratio = run["step_s"] / base if base and run["step_s"] else None
         parts = [_number(run["parts_s"][part]) if run["parts_s"][part] else "-" for part in PARTS]
         held = " → ".join(_number(value) for value in run["held_out"]) or "-"
         reward = f"{_number(run['reward_first'])} → {_number(run['reward_last'])}"
         lines.append(
-            [RUNS[name], "", _number(run["step_s"]), _number(ratio), *parts, _number(run["memory_gb"]), reward, held]
+            [RUNS[name], _number(run["step_s"]), _number(ratio), *parts, _number(run["memory_gb"]), reward, held]
         )
-    return header, lines
+    return pd.DataFrame(lines, columns=header)
 
 
 def machine() -> dict:
@@ -194,12 +229,12 @@ def machine() -> dict:
 
 def write(folder: Path, steps: int, attention: str) -> bool:
     """Writes the three files; whether all is as it should be."""
-    entries: dict[str, Entry | None] = {}
+    entries: dict[str, Run | None] = {}
     for name in RUNS:
         if not (folder / name).is_dir():
             continue  # not asked for
         try:
-            entries[name] = load_entry(folder / name)
+            entries[name] = load_run(folder / name)
         except ReportError as error:
             print(f"{RUNS[name]}: {error}", file=sys.stderr)
             entries[name] = None
@@ -211,9 +246,11 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         for name, run in runs.items()
         if (run is None or run["steps"] < steps) and (folder / name / "verl.log").is_file()
     }
-    file = folder / "gradient.json"
-    gradient = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    found, where = verdicts(runs, gradient, steps), {**machine(), "attention": attention}
+    gradient, shapes = (
+        json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        for file in (folder / "gradient.json", folder / "shapes.json")
+    )
+    found, where = verdicts(runs, gradient, steps) + shape_verdicts(shapes), {**machine(), "attention": attention}
     good = all(right for right, _ in found)
     whole = {
         "as_it_should_be": good,
@@ -221,33 +258,39 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         "machine": where,
         "runs": runs,
         "gradient": gradient,
+        "shapes": shapes,
         "errors": errors,
     }
     (folder / "first_run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
+    header, lines, fastest = shape_table(shapes or [])
     picture = ""
     if read := [entry for entry in entries.values() if entry]:
-        plot_groups(group(read), folder / "plot.png")
-        picture = html_picture(folder / "plot.png", "learning curves")
+        curves(group(read), folder / "plot.png")
+        picture = html_picture(folder / "plot.png")
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    verdict = "All is as it should be" if good else "Something is not as it should be"
+    notes = [
+        f"seconds: medians of the steps after the first {WARM_UP}",
+        f"{where['gpu']}, CUDA {where['cuda']}, attention {attention}",
+        f"Python {where['python']}, {packages}",
+    ]
     page = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>First run on a GPU</title><style>{STYLE}</style>",
-        f"<h1>{'All is as it should be' if good else 'Something is not as it should be'}</h1>",
-        html_notes([f"{'✓' if right else '✗'} {seen}" for right, seen in found]),
+        head("First run on a GPU"),
+        html_section(Section(verdict, pd.DataFrame(), [f"{'✓' if right else '✗'} {seen}" for right, seen in found])),
         *(
             f"<p>{html.escape(label)} ended with</p><pre>{html.escape(chr(10).join(lines))}</pre>"
             for label, lines in errors.items()
         ),
-        html_table(*table(runs)),
-        f"<p>Seconds: medians of the steps after the first {WARM_UP}.</p>",
-        html_notes(
-            [f"{where['gpu']}, CUDA {where['cuda']}, attention {attention}", f"Python {where['python']}, {packages}"]
-        ),
+        html_section(Section("Runs", table(runs), notes)),
+        *([html_section(Section("Shapes", pd.DataFrame(lines, columns=header), fastest))] if shapes else []),
         picture,
     ]
     (folder / "page.html").write_text("\n".join(page), encoding="utf-8")
     for right, seen in found:
         print(f"{'ok ' if right else 'off'} {seen}")
+    for seen in fastest:
+        print(f"    {seen}")
     print(f"{folder / 'page.html'}; please send us {folder / 'first_run.json'}")
     return good
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The first run on a GPU: is everything there, does GPG learn, is its gradient right on this card, what does a step cost?
-# One GPU, about ten minutes, no hub; one page and one JSON at the end.
+# The first run on a GPU: is everything there, does GPG learn, is its gradient right on this card, what does a step cost,
+# and is it faster to share prefixes? One GPU, about ten minutes, no hub; one page and one JSON at the end.
 #
 #     bash examples/gpu_first_run.sh                  # with the python that has veRL and gpg-verl (pip install '.[gpu]')
 #     PY=.venv/bin/python STEPS=20 bash examples/gpu_first_run.sh
@@ -18,6 +18,7 @@ OUT=${OUT:-runs/gpu_first_run/$(date +%Y%m%d-%H%M%S)}
 MODEL=${MODEL:-}                  # a model folder or hub id; empty: SmolLM2-135M-Instruct, from its PyPI package
 WHEEL=${WHEEL:-}                  # that package, if it is here already
 RUNS=${RUNS:-gpg rows verl_gpg grpo_kl} # which of the runs below
+SHAPES=${SHAPES:-gsm8k image half_tile} # of rows, of examples/benchmark/step.py, whose update is measured
 SEED=${SEED:-1}
 STEPS=${STEPS:-10}
 PROMPTS=${PROMPTS:-32}            # per step
@@ -125,4 +126,8 @@ unset VERL_USE_EXTERNAL_PLUGINS
 timeout --foreground "$LIMIT" "$PY" examples/benchmark/gradient.py --attention "$ATTENTION" --json "$OUT/gradient.json" \
     >"$OUT/gradient.log" 2>&1 ||
     printf '%s: the gradient could not be measured, see %s/gradient.log\n' "$NAME" "$OUT" >&2
+timeout --foreground "$LIMIT" "$PY" examples/benchmark/step.py --model "$MODEL" --shapes $SHAPES --precision bf16 fp32 \
+    --contenders gpg_verl "row by row" "veRL gpg" --groups 16 --pairs 3 --max-tokens "$MAX_TOKENS" \
+    --attention "$ATTENTION" --json "$OUT/shapes.json" >"$OUT/shapes.log" 2>&1 ||
+    printf '%s: not all shapes could be measured, see %s/shapes.log\n' "$NAME" "$OUT" >&2
 "$PY" examples/gpu_first_run.py page "$OUT" --steps "$STEPS" --attention "$ATTENTION"

@@ -95,6 +95,7 @@ verl() { # verl FOLDER STEPS override...
     local folder=$1 steps=$2 metrics
     shift 2
     metrics=$(cd "$folder" && pwd)/metrics-$(date +%s).jsonl
+    [ "$SMOKE" = 0 ] || touch "$folder/smoke" # the report says so beside the paper's numbers
     [ "$NNODES" = 1 ] || export RAY_ADDRESS=${RAY_ADDRESS:-auto} # the cluster that `ray start` made on all nodes
     # A cluster's processes do not have this one's environment.
     [ -z "${RAY_ADDRESS:-}" ] || set -- "$@" "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH=$metrics"

@@ -37,7 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     check.add_argument("--config-name", "-cn", default="ppo_trainer", help="name of the config (default: %(default)s)")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="the Hydra overrides of your main_ppo command")
+    commands.add_parser(
+        "report", help="is `python -m gpg_verl.report`: runs as tables, curves and a page", add_help=False
+    )
     arguments, unknown = parser.parse_known_args(argv)
+    if arguments.command == "report":
+        parser.error("the report is a command of its own: python -m gpg_verl.report " + " ".join(unknown or ["--help"]))
     if arguments.command == "doctor":
         if unknown:
             parser.error(f"unknown argument {unknown[0]}")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from omegaconf import OmegaConf
 
 from gpg_verl.guards.checkpoints import TRACKER, CheckpointError, Checkpoints, Layout, damage, faults
-from gpg_verl.guards.last_words import LONGEST
+from gpg_verl.guards.exit import LONGEST
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.preflight import look
 
@@ -163,25 +164,91 @@ def test_too_little_room_is_seen_before_anything_is_written(directory):
         raise AssertionError("veRL's saving must not begin")
 
 
+def steps(directory: Path) -> list[int]:
+    return sorted(int(folder.name.split("_")[-1]) for folder in directory.glob("global_step_*"))
+
+
+def run_on(directory: Path, keep: int | None, *, resumed: int | str | None, saves: list[int]) -> None:
+    """A run that goes on from a step, named by the tracker or as a text by the user, and saves others until it ends."""
+    checkpoints = Checkpoints(directory, keep, shutil.rmtree)
+    if resumed is not None:
+        named = isinstance(resumed, str)
+        checkpoints.resumed_from(directory / f"global_step_{resumed}", int(resumed), named=named)
+    for step in saves:
+        tracked = (directory / TRACKER).read_text()
+        with checkpoints.saving(step):
+            assert tracked == str(step) or (directory / f"global_step_{tracked}/data.pt").exists()
+            save(directory, step)
+            (directory / TRACKER).write_text(str(step))
+        assert (directory / TRACKER).read_text() == str(step)
+
+
 @pytest.mark.parametrize(
-    ("keep", "after"),
+    ("keep", "runs", "left"),
     [
-        (None, [[1, 2, 3], [1, 2, 3, 4]]),
-        (1, [[1, 3], [1, 4]]),
-        (2, [[1, 2, 3], [1, 3, 4]]),
+        # (step that a run goes on from, steps that it saves); a text: the user named it. Steps 1 and 2 are there.
+        (None, [(2, [3, 4])], [1, 2, 3, 4]),
+        (0, [(2, [3, 4])], [1, 2, 3, 4]),  # as veRL takes it
+        (1, [(2, [3])], [3]),
+        (2, [(2, [3])], [2, 3]),
+        (3, [(2, [3])], [1, 2, 3]),
+        # However often it is started again, K are left: also where nothing is saved in between, and of a smaller K.
+        (1, [(2, [3, 4]), (4, [5]), (5, []), (5, [6, 7])], [7]),
+        (2, [(2, [3, 4]), (4, [5]), (5, []), (5, [6, 7])], [6, 7]),
+        (3, [(2, [3, 4, 5]), (5, [6, 7, 8]), (8, [9, 10, 11]), (11, [12, 13, 14])], [12, 13, 14]),
+        # What the user named stays, also in later runs, and so do the steps from which they went back.
+        (1, [("1", [3, 4])], [1, 2, 4]),
+        (2, [("1", [3, 4, 5])], [1, 2, 4, 5]),
+        (2, [("2", [3, 4, 5]), (5, [6, 7, 8])], [2, 7, 8]),
+        (1, [(2, [3, 4]), ("4", [5]), (5, [6, 7])], [4, 7]),
+        (1, [("1", [3]), (3, [4]), (4, [5])], [1, 2, 5]),
+        # Newer ones without a name: a save that was cut off. They go once a run has come by.
+        (1, [(1, [3, 4])], [2, 4]),
+        (1, [(1, [3, 4]), (4, [5])], [5]),
+        (1, [(1, [2, 3])], [3]),  # written over
+        # A run that begins at the beginning counts its own.
+        (1, [(None, [1, 3, 4])], [2, 4]),
+    ],
+)  # fmt: skip
+def test_k_checkpoints_are_left_after_any_number_of_restarts(keep, runs, left, directory):
+    config = OmegaConf.create({"actor_rollout_ref": {}, "trainer": {
+        "default_local_dir": str(directory), "max_actor_ckpt_to_keep": keep,
+    }})  # fmt: skip
+    keep = Checkpoints.of(config, shutil.rmtree).keep
+    for resumed, saves in runs:
+        run_on(directory, keep, resumed=resumed, saves=saves)
+    assert steps(directory) == left
+
+
+def test_a_folder_elsewhere_is_not_this_runs(directory, tmp_path):
+    """Named as what a run goes on from: nothing there is removed, and nothing here is taken for older steps of it."""
+    other = save(tmp_path / "other", 5)
+    checkpoints = Checkpoints(directory, 1, shutil.rmtree)
+    checkpoints.resumed_from(other, 5, named=True)
+    with checkpoints.saving(6):
+        save(directory, 6)
+    assert steps(directory) == [1, 2, 6]
+    assert faults(other, LAYOUT) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.resume_mode=disable", "steps of an earlier run (1, 2). This run begins at step 1, writes over those"),
+        ("trainer.resume_mode=disable trainer.save_freq=-1", None),
+        ("trainer.resume_mode=disable trainer.default_local_dir={dir}/new", None),
+        ("trainer.resume_mode=auto", None),
     ],
 )
-def test_old_checkpoints_go_once_the_new_one_is_complete(keep, after, directory):
-    """Step 2, which the run went on from, counts; step 1 was there before and is nobody's to remove."""
-    checkpoints = Checkpoints(directory, keep, shutil.rmtree)
-    checkpoints.resumed_from(directory / "global_step_2", 2, named=False)
-    for step, expected in zip((3, 4), after, strict=True):
-        with checkpoints.saving(step):
-            save(directory, step)
-            assert (directory / f"global_step_{step - 1}/data.pt").exists()
-            (directory / TRACKER).write_text(str(step))
-        assert sorted(int(folder.name.split("_")[-1]) for folder in directory.glob("global_step_*")) == expected
-        assert (directory / TRACKER).read_text() == str(step)
+def test_a_run_that_begins_again_says_what_lies_there(override, said, directory, tiny_folder):
+    import verl  # noqa: F401  loads the plugin
+
+    folder = f"trainer.default_local_dir={directory}"
+    settings = [folder, "trainer.save_freq=5", *override.format(dir=directory).split()]
+    overrides = [*tiny.overrides(tiny_folder, prompts=4), *settings]
+    warnings = [warning for warning in look(compose(overrides), overrides).warnings if "earlier run" in warning]
+    assert len(warnings) == (said is not None)
+    assert said is None or f"trainer.resume_mode=disable: {folder} has {said}" in warnings[0]
 
 
 def test_a_step_that_is_written_over_is_not_the_latest_meanwhile(directory):

@@ -59,10 +59,10 @@ REPLACED = {
 # Where each patched function lives.
 SEAMS = {
     ("gpg_verl/launch/hooks.py", "validate_config"): ["verl.utils.config"],
-    ("gpg_verl/guards/last_words.py", "run_ppo"): ["verl.trainer.main_ppo"],
+    ("gpg_verl/guards/exit.py", "run_ppo"): ["verl.trainer.main_ppo"],
     ("gpg_verl/launch/hooks.py", "__init__"): ["verl.trainer.ppo.ray_trainer:RayPPOTrainer"],
     ("gpg_verl/guards/dropped_rows.py", "maybe_filter_out_long_prompts"): ["verl.utils.dataset.rl_dataset:RLHFDataset"],
-    ("gpg_verl/guards/guarded_run.py", "_wait_for_next_poll"): [BUFFER],
+    ("gpg_verl/guards/liveness.py", "_wait_for_next_poll"): [BUFFER],
     ("gpg_verl/guards/rewards.py", "compute_score"): ["verl.experimental.reward_loop.reward_loop:RewardLoopWorker"],
     ("gpg_verl/training/replay_buffer.py", "_sync_metadata_from_transfer_queue"): [BUFFER],
     ("gpg_verl/training/replay_buffer.py", "_terminal_eviction_reasons"): [BUFFER],
@@ -103,7 +103,7 @@ OBJECTS = {
         "gpg_verl/training/replay_buffer.py",
         "self.checkpoint_manager",
     ): "verl.checkpoint_engine.base:CheckpointEngineManager",
-    ("gpg_verl/guards/liveness.py", "self.buffer"): BUFFER,
+    ("gpg_verl/guards/liveness.py", "buffer"): BUFFER,
     ("gpg_verl/guards/guarded_run.py", "buffer"): BUFFER,
     ("gpg_verl/training/trainer.py", "batch"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/trainer.py", "part"): "transfer_queue:KVBatchMeta",

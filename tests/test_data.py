@@ -15,7 +15,6 @@ from gpg_verl.data.__main__ import main
 from gpg_verl.data.checks import normalised, question_text
 from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import PLAIN, TEMPLATES
-from gpg_verl.data.text_sets import boxed
 
 MATH_ROW = {"problem": "What is $1+1$?", "answer": "2", "difficulty": 3.0, "type": "Algebra"}
 
@@ -80,21 +79,6 @@ def test_every_set_is_read_as_the_hub_and_as_local_files_have_it(tmp_path, name,
         "extra_info": {"split": split, "index": 0, "question": "Q", "level": SETS[name].read(row).level},
     }
     assert written["prompt"][-1]["content"].startswith("Q")
-
-
-@pytest.mark.parametrize(
-    ("text", "inside"),
-    [
-        ("\\boxed{1} and \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\fbox{3}", "3"),
-        ("\\boxed 12$.", "12"),
-        ("\\boxed{}", ""),
-        ("\\boxed{1", None),
-        ("none", None),
-    ],
-)
-def test_boxed(text, inside):
-    assert boxed(text) == inside
 
 
 def test_levels(tmp_path):

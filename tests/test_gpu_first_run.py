@@ -162,6 +162,16 @@ def make_gradient(folder: Path, **changed) -> None:
     (folder / "gradient.json").write_text(json.dumps({"device": "a card", "torch": "2.11.0", "rows": rows}))
 
 
+def make_shapes(folder: Path, norms: tuple[float, ...] = (0.5, 0.5, 2.0)) -> None:
+    """As step.py writes them; prefixes shared take half of the time that rows take, veRL's gpg twice that of rows."""
+    contenders = {
+        name: {"grad_norm": norm, "tokens_shared": 30, "seconds": [seconds, seconds, 100.0]}
+        for name, norm, seconds in zip(page.WAYS, norms, (1.0, 2.0, 4.0), strict=True)
+    }
+    shapes = [{"shape": "gsm8k", "precision": p, "tokens": 120, "contenders": contenders} for p in ("bf16", "fp32")]
+    (folder / "shapes.json").write_text(json.dumps(shapes))
+
+
 def judged(folder: Path) -> list[str]:
     """What is not as it should be."""
     good = page.write(folder, steps=4, attention="sdpa")
@@ -177,42 +187,46 @@ def test_a_good_run(tmp_path, capsys):
     for name, seconds in (("gpg", 2.0), ("rows", 2.5), ("verl_gpg", 4.0), ("grpo_kl", 5.0)):
         make_run(tmp_path, name, **{"timing_s/step": seconds})
     make_gradient(tmp_path)
+    make_shapes(tmp_path)
     assert judged(tmp_path) == []
     text = (tmp_path / "page.html").read_text()
-    for part in ("veRL&#x27;s gpg", "<td>2.5</td>", "attention sdpa", "data:image/png;base64,"):
+    fastest = "gsm8k rows in fp32: prefixes shared is the fastest on this card"
+    ratios = "<td>1</td><td>2</td><td>4</td><td>0.5</td><td>0.25</td><td>25%</td>"
+    for part in ("veRL&#x27;s gpg", "<td>2.5</td>", "attention sdpa", "data:image/png;base64,", fastest, ratios):
         assert part in text
     whole = json.loads((tmp_path / "first_run.json").read_text())
     assert whole["runs"]["verl_gpg"]["step_s"] == 4.0
+    assert whole["runs"]["gpg"]["step_s"] == 2.0  # of the steps that are warm
     assert {"verl", "vllm", "torch", "flash-attn"} <= whole["machine"]["packages"].keys()
     assert str(tmp_path / "page.html") in capsys.readouterr().out
 
 
-def test_seconds_are_those_of_the_steps_that_are_warm(tmp_path):
-    make_run(tmp_path, "gpg")
-    make_gradient(tmp_path)
-    judged(tmp_path)
-    assert json.loads((tmp_path / "first_run.json").read_text())["runs"]["gpg"]["step_s"] == 2.0
-
-
 @pytest.mark.parametrize(
-    ("metrics", "gradient", "steps", "wrong"),
+    ("changed", "wrong"),
     [
-        ({"critic/score/mean": 0.4}, {}, 4, "it learns"),
-        ({page.AGREE: 0.3}, {}, 4, "trainer and rollout agree"),
-        ({page.SHARED: 0.0}, {}, 4, "prefixes are shared"),
-        ({}, {"difference": 0.5}, 4, "0.5"),
-        ({}, {"in_force": False, "why_not": "the engine is another"}, 4, "the engine is another"),
-        ({}, None, 4, "was not measured"),
-        ({}, {}, 3, "3 of 4 steps"),
+        ({"metrics": {"critic/score/mean": 0.4}}, "it learns"),
+        ({"metrics": {page.AGREE: 0.3}}, "trainer and rollout agree"),
+        ({"metrics": {page.SHARED: 0.0}}, "prefixes are shared"),
+        ({"gradient": {"difference": 0.5}}, "5.0e-01 from the definition"),
+        ({"gradient": {"in_force": False, "why_not": "the engine is another"}}, "the engine is another"),
+        ({"gradient": None}, "was not measured"),
+        ({"norms": (float("nan"), 0.5, 2.0)}, "norm is nan prefixes shared"),
+        ({"norms": (0.5, 0.5, float("nan"))}, "nan veRL's gpg"),
+        ({"norms": (0.53, 0.5, 2.0)}, "0.53 prefixes shared, 0.5 row by row"),
+        ({"norms": None}, "no shape of rows was measured"),
+        ({"steps": 3}, "3 of 4 steps"),
     ],
 )
-def test_what_is_not_as_it_should_be(tmp_path, metrics, gradient, steps, wrong):
-    make_run(tmp_path, "gpg", steps, **metrics)
-    if gradient is not None:
-        make_gradient(tmp_path, **gradient)
+def test_what_is_not_as_it_should_be(tmp_path, changed, wrong):
+    of = {"metrics": {}, "gradient": {}, "norms": (0.5, 0.5, 2.0), "steps": 4} | changed
+    make_run(tmp_path, "gpg", of["steps"], **of["metrics"])
+    if of["gradient"] is not None:
+        make_gradient(tmp_path, **of["gradient"])
+    if of["norms"]:
+        make_shapes(tmp_path, of["norms"])
     found = judged(tmp_path)
     assert found
-    assert all(wrong in seen or "5.0e-01" in seen for seen in found)
+    assert all(wrong in seen for seen in found)
 
 
 def test_a_run_that_logged_nothing_has_its_line(tmp_path):
@@ -221,6 +235,7 @@ def test_a_run_that_logged_nothing_has_its_line(tmp_path):
     log = "Traceback (most recent call last):\n  File x\nRuntimeError: no kernel image <is> available\n"
     (tmp_path / "grpo_kl/verl.log").write_text(log)
     make_gradient(tmp_path)
+    make_shapes(tmp_path)
     assert judged(tmp_path) == ["veRL's grpo with KL: 0 of 4 steps"]
     whole = json.loads((tmp_path / "first_run.json").read_text())
     assert whole["errors"] == {"veRL's grpo with KL": ["RuntimeError: no kernel image <is> available"]}
@@ -244,3 +259,28 @@ def test_the_gradient_is_measured(tmp_path):
     for row in rows:
         assert row["in_force"], row
         assert row["difference"] <= (1e-6 if row["precision"] == "fp32" else 0.05)
+
+
+@pytest.mark.real_run
+def test_shapes_are_measured(tmp_path):
+    file = tmp_path / "shapes.json"
+    small = ["--shapes", "sums", "--groups", "2", "--pairs", "1", "--max-tokens", "1024", "--json", str(file)]
+    done = run_python(
+        str(ROOT / "examples/benchmark/step.py"),
+        *small,
+        "--contenders",
+        *page.WAYS,
+        "--precision",
+        "bf16",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    shapes = json.loads(file.read_text())
+    assert [right for right, _ in page.shape_verdicts(shapes)] == [True]
+    flops = [of["flops"] for of in shapes[0]["contenders"].values()]
+    assert flops == sorted(flops)
+    assert flops[0] < 0.5 * flops[1] < 0.25 * flops[2]
+    _, ((*line, shared),), (fastest,) = page.shape_table(shapes)
+    assert line[:2] == ["sums", "bf16"]
+    assert fastest.startswith("sums rows in bf16: ")
+    assert shared != "0%"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from verl.utils.tracking import Tracking
 
 from gpg_verl.algorithm.advantage import group_statistics
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.training.metrics import StepMetrics
+from gpg_verl.report.runs import load_run
+from gpg_verl.training.metrics import StepMetrics, keep_metrics
 
 
 def explain(**changes):
@@ -77,3 +80,21 @@ def test_seconds_saved(changes, saved):
     metrics.sampled(statistics([MIXED, FLAT]), None)
     updated(metrics, [0, 1], 4)
     assert metrics.end()["gpg/saved_seconds"] == pytest.approx(saved)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("loggers", ["console", ["console", "file"]])
+def test_every_run_keeps_its_metrics(tmp_path, monkeypatch, loggers, named):
+    """Whatever its loggers: where the user says, or else beside the checkpoints, a file for each start."""
+    monkeypatch.delenv("VERL_FILE_LOGGER_ROOT", raising=False)
+    for step in (1, 2):
+        monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / f"metrics-{step}.jsonl"))  # and back after the test
+        if not named:
+            monkeypatch.delenv("VERL_FILE_LOGGER_PATH")
+        config = OmegaConf.create({"trainer": {"logger": loggers, "default_local_dir": str(tmp_path / "run")}})
+        keep_metrics(config)
+        assert list(config.trainer.logger) == ["console", "file"]
+        tracking = Tracking("project", "experiment", config.trainer.logger)
+        tracking.log({"gpg/B": 8.0}, step)
+        tracking.finish()
+    assert load_run(tmp_path if named else tmp_path / "run").column("gpg/B").tolist() == [8.0, 8.0]

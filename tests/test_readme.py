@@ -244,10 +244,6 @@ def reported(command, folder):
     run(command)
 
 
-def of_no_method(command, folder):
-    run(command, code=2, says="t3: there is no row none", METHODS="none", OUT=str(folder))
-
-
 RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"(RAY_ADDRESS=\S+ )?python -m verl\.trainer\.main_ppo ", composed),
     (r"python -m gpg_verl check ", checked),
@@ -261,7 +257,6 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"python -m reward_fns audit ", audited),
     (r"python examples/benchmark/estimator\.py --cases ", as_it_stands),
     (r"python examples/benchmark/\w+\.py", with_help),
-    (r"bash examples/benchmark/ordering\.sh", of_no_method),
     (r"python tests/drills/\w+\.py", with_help),
     (r"export RAY_AUTH_MODE=", as_it_stands),
     (r"(ray|pip) \w+$|ray start ", with_help),

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from gpg_verl.__main__ import main as package
 from gpg_verl.report import ReportError
 from gpg_verl.report.__main__ import main
-from gpg_verl.report.metrics import load_run
-from gpg_verl.report.table import held_out_cells, notes, summary, training_cells
-from gpg_verl.report.watch import STAGES, MetricsTail, Progress, Stage, error_message
+from gpg_verl.report.runs import load_run
+from gpg_verl.report.tables import held_out, summary, training
+from gpg_verl.report.watch import STAGES, MetricsTail, Progress, error_message, stage
 
 ROOT = Path(__file__).parents[1]
 ACCURACY = "val-core/openai/gsm8k/acc/mean@1"
@@ -69,8 +70,17 @@ def answer(question: int, number: int, score: float, **more: object) -> str:
 # --- show: tables ---------------------------------------------------------------------------------
 
 
+def table_of(run: Path) -> tuple[list[str], list[list[str]]]:
+    table = training(load_run(run))
+    return list(table.columns), table.values.tolist()
+
+
+def notes(run: Path) -> list[str]:
+    return list(held_out(load_run(run), "").notes)
+
+
 def test_training_table(tmp_path):
-    header, rows = training_cells(load_run(write_run(tmp_path, STEPS)))
+    header, rows = table_of(write_run(tmp_path, STEPS))
     assert header[:5] == ["step", "reward", "valid", "α", "length"]
     assert header[5:] == ["gen s", "update s", "weights s", "other s", "save s", "test s", "grad norm"]
     assert rows == [
@@ -79,18 +89,31 @@ def test_training_table(tmp_path):
     ]
 
 
-def test_a_pass_of_other_methods_has_a_column_where_it_takes_time(tmp_path):
-    steps = {1: step_metrics(0.1, **{"timing_s/old_log_prob": 0.25, "timing_s/ref": 1e-5})}
-    header, (row,) = training_cells(load_run(write_run(tmp_path, steps)))
-    assert header[5:] == ["gen s", "update s", "weights s", "other s", "old log-probs s", "grad norm"]
-    assert row[8:10] == ["0.25", "0.25"]  # of the 10 s the rest, and the pass
+@pytest.mark.parametrize(
+    ("more", "columns", "cells"),
+    [
+        # a pass of other methods, where it takes time: of the 10 s the rest, and the pass
+        ({"timing_s/old_log_prob": 0.25, "timing_s/ref": 1e-5}, ["other s", "old log-probs s"], ["0.25", "0.25"]),
+        ({"timing_s/gen": 8.0}, ["weights s", "other s"], ["0.50", "0.00"]),  # stages that overlap
+        (
+            {"gpg/sessions_failed": 2.0, "gpg/groups_incomplete": 1.0, "gpg/prompts_truncated": 0.0},
+            ["sessions failed", "groups incomplete", "prompts truncated"],
+            ["2", "1", "0"],
+        ),
+    ],
+)
+def test_columns_of_some_runs(tmp_path, more, columns, cells):
+    header, (row,) = table_of(write_run(tmp_path, {1: step_metrics(0.1, **more)}))
+    start = header.index(columns[0])
+    assert (header[start : start + len(columns)], row[start : start + len(columns)]) == (columns, cells)
+    assert not {"reference s", "test s", "save s"} & set(header)
 
 
 def test_held_out_before_and_after_with_standard_error(tmp_path):
-    run = load_run(write_run(tmp_path, STEPS, answers=100))
-    _, rows = held_out_cells(run)
-    assert rows == [["openai/gsm8k", "accuracy", "0.200 ± 0.040 (step 0)", "0.500 ± 0.050 (step 2)", "+0.300", "100"]]
-    assert notes(run) == []
+    found = held_out(load_run(write_run(tmp_path, STEPS, answers=100)), "")
+    rows = [["openai/gsm8k", "accuracy", "0.200 ± 0.040 (step 0)", "0.500 ± 0.050 (step 2)", "+0.300", "100"]]
+    assert found.table.values.tolist() == rows
+    assert list(found.notes) == []
 
 
 HALF = {(question, number): float(question < 50) for question in range(100) for number in range(4)}
@@ -120,11 +143,10 @@ def test_held_out_standard_error(tmp_path, metrics, answers, more, result, why):
         lines = [answer(*key, score, **more) for key, score in answers.items()]
         (run / "validation" / "0.jsonl").write_text("".join(lines) + '{"cut off')
     run = load_run(run)
-    found = run.held_out[0]
+    found = run.held_out.replace({float("nan"): None}).iloc[0]
     assert (found.source, found.questions, found.error) == ("a", result[0], pytest.approx(result[1], abs=1e-4))
     assert (why in found.why_no_error) if why else found.why_no_error is None
-    _, rows = held_out_cells(run)
-    _, _, before, after, change, questions = rows[0]
+    _, _, before, after, change, questions = held_out(run, "").table.values.tolist()[0]
     assert before.endswith("(step 0)")
     assert ("±" in before) is (result[1] is not None)
     assert after == change == ""
@@ -142,12 +164,11 @@ def test_missing_metrics_are_empty_and_named(tmp_path):
         1: {"critic/score/mean": 0.5, "timing_s/step": 3.0},
         2: {"critic/score/mean": nan, "actor/grad_norm": None, "actor/loss": 1.0},
     }
-    run = load_run(write_run(tmp_path, steps))
-    _, rows = training_cells(run)
-    assert rows == [["1", "0.500", "", "", "", "", "", "", "3.00", ""], ["2", *[""] * 9]]
-    missing, held_out = notes(run)
+    run = write_run(tmp_path, steps)
+    assert table_of(run)[1] == [["1", "0.500", "", "", "", "", "", "", "3.00", ""], ["2", *[""] * 9]]
+    missing, validated = notes(run)
     assert missing.startswith("not logged, left empty: gpg/valid_share, gpg/alpha, response_length/mean, timing_s/")
-    assert "no held-out accuracy logged" in held_out
+    assert "no held-out accuracy logged" in validated
 
 
 def test_validation_only(tmp_path, capsys):
@@ -164,8 +185,8 @@ def test_resume_merges_by_step_and_the_later_file_wins(tmp_path):
     os.utime(tmp_path / "metrics.1.jsonl", (1, 1))
     write_run(tmp_path, {2: {ACCURACY: 0.4}, 3: step_metrics(0.9)})
     run = load_run(tmp_path)
-    assert [row[:2] for row in training_cells(run)[1]] == [["1", "0.100"], ["2", "0.200"], ["3", "0.900"]]
-    assert [(result.step, result.value) for result in run.held_out] == [(2, 0.4)]
+    assert [row[:2] for row in table_of(tmp_path)[1]] == [["1", "0.100"], ["2", "0.200"], ["3", "0.900"]]
+    assert run.held_out[["step", "value"]].values.tolist() == [[2, 0.4]]
     assert run.notes == ["merged, the later file wins: metrics.1.jsonl, metrics.jsonl"]
 
 
@@ -175,17 +196,14 @@ def test_two_starts_in_one_file_are_told_apart(tmp_path):
     first = file.read_text()
     write_run(tmp_path, {s: step_metrics(0.2 * s) for s in (1, 2)})
     file.write_text(first + file.read_text())
-    run = load_run(tmp_path)
-    assert [row[:2] for row in training_cells(run)[1]] == [["1", "0.200"], ["2", "0.400"]]
-    assert run.notes == ["metrics.jsonl: 2 starts in one file, the later one wins"]
+    assert [row[:2] for row in table_of(tmp_path)[1]] == [["1", "0.200"], ["2", "0.400"]]
+    assert load_run(tmp_path).notes == ["metrics.jsonl: 2 starts in one file, the later one wins"]
 
 
 def test_resume_that_has_not_logged_yet(tmp_path):
     write_run(tmp_path, STEPS, file="metrics.1.jsonl")
     (tmp_path / "metrics.jsonl").touch()
-    run = load_run(tmp_path)
-    assert list(run.steps) == [0, 1, 2]
-    assert "metrics.jsonl: empty" in run.notes
+    assert list(load_run(tmp_path).steps.index) == [0, 1, 2]
 
 
 # --- show: what a reader gets wrong ---------------------------------------------------------------
@@ -194,11 +212,12 @@ def test_resume_that_has_not_logged_yet(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "metrics.jsonl, line 1: the file holds no complete line"),
-        ("step 1 reward 0.5\n", "metrics.jsonl, line 1: this is not JSON"),
-        ('{"step": 1, "data": {}}\n[1]\n', "metrics.jsonl, line 2: this is JSON, but a list"),
-        ('{"step": 1, "loss": 0.5}\n', "metrics.jsonl, line 1: the fields here are step, loss"),
-        (b"\xff\xfe\n", "metrics.jsonl, line 1: this is not JSON"),
+        ("", "metrics.jsonl: it holds no complete step"),
+        ('{"step": 1, "da', "metrics.jsonl: it holds no complete step"),
+        ("step 1 reward 0.5\n", "metrics.jsonl, line 1: b'step 1 reward"),
+        ('{"step": 1, "data": {}}\n[1]\n', "metrics.jsonl, line 2: b'[1]"),
+        ('{"step": 1, "loss": 0.5}\n', "(KeyError: 'data')"),
+        (b"\xff\xfe\n", "metrics.jsonl, line 1: b'\\xff"),
     ],
 )
 def test_malformed_file_is_one_clear_error(tmp_path, capsys, content, message):
@@ -214,7 +233,7 @@ def test_malformed_file_is_one_clear_error(tmp_path, capsys, content, message):
 def test_malformed_validation_dump(tmp_path):
     run = write_run(tmp_path, STEPS, answers=3)
     (run / "validation" / "2.jsonl").write_text(answer(0, 0, 1.0) + "oops\n")
-    with pytest.raises(ReportError, match=r"2\.jsonl, line 2: not a JSON object"):
+    with pytest.raises(ReportError, match=r"2\.jsonl, line 2: b'oops.*Expected an answer with uid"):
         load_run(run)
 
 
@@ -227,7 +246,7 @@ def test_no_metrics_file_names_the_setting(tmp_path):
 def test_line_still_being_written_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(lines_of(STEPS) + '{"step": 3, "da')
     run = load_run(tmp_path)
-    assert list(run.steps) == [0, 1, 2]
+    assert list(run.steps.index) == [0, 1, 2]
     assert run.notes == ["metrics.jsonl: the last line is incomplete and was left out"]
 
 
@@ -262,6 +281,12 @@ def test_show_several_runs(tmp_path, capsys):
     assert (runs[0] / "comparison.png").is_file()
 
 
+def test_the_package_says_where_the_report_is(capsys):
+    with pytest.raises(SystemExit):
+        package(["report", "show", "runs/a"])
+    assert "python -m gpg_verl.report show runs/a" in capsys.readouterr().err
+
+
 def test_plot_that_cannot_be_written(tmp_path, capsys):
     run = write_run(tmp_path, STEPS)
     for place in ("no/such/folder.png", "plot.words"):
@@ -289,17 +314,15 @@ def test_progress_line():
 
 
 def test_the_stage_of_a_start_is_told_by_its_log(tmp_path):
-    with (tmp_path / "log").open("w", buffering=1) as log:
-        stage, seen = Stage(tmp_path / "log"), []
-        for line in STAGES:
-            for part in (line[:5], line[5:]):  # as a log may be read
-                log.write(part)
-                log.flush()
-                seen.append(stage.now())
-            log.write(" and more\n")
-        log.write("ray init kwargs: said by somebody else\n")
-        assert seen[1::2] == list(STAGES.values())
-        assert stage.now() == "first step"
+    text, seen = "", []
+    for line in STAGES:
+        text += line
+        (tmp_path / "log").write_text(text)
+        seen.append(stage(tmp_path / "log"))
+        text += " and more\n"
+    assert seen == list(STAGES.values())
+    (tmp_path / "log").write_text(text + "ray init kwargs: said by somebody else\n")
+    assert stage(tmp_path / "log") == "first step"
 
 
 @pytest.mark.parametrize("line", [line for line in STAGES if line])

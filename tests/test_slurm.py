@@ -19,7 +19,7 @@ SCRIPT = ROOT / "examples/cluster/slurm.sbatch"
 SCONTROL = """
 case $1-$2 in
     show-hostnames) printf 'n1\\nn2\\n' ;;
-    show-node) echo "NodeName=$3 NodeAddr=127.0.0.${3#n} State=ALLOCATED" ;;
+    show-node) echo "NodeName=$3 NodeAddr=${ADDRESS-127.0.0.${3#n}} State=ALLOCATED" ;;
     requeue-*) echo "$2" >"$SEEN/requeued" ;;
 esac
 """
@@ -155,11 +155,18 @@ def test_scancel_ends_all(job):
 
 
 def test_a_ray_that_does_not_start_ends_the_job(job):
+    """On both nodes: the second to say so is not heard while the first is handled."""
     process = job("true", RAY_FAILS="1")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Ray ended on a node before all had joined" in output
+    assert process.returncode == 1, output
+    assert output.count("Ray ended on a node before all had joined") == 1
     assert left(job.folder) == []
+
+
+def test_a_node_without_an_address_is_named(job):
+    process = job("true", ADDRESS="")
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "slurm.sbatch: node n1: its address  is not found\n")
 
 
 @pytest.mark.parametrize(("command", "variables", "said"), [

@@ -1,8 +1,9 @@
-"""Responses without a reward: what a reward worker makes of them, what a run says of them, what a group is without."""
+"""Rewards: what is a number and what is none, what a run says of a response without one, what a group is without."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import types
 
@@ -16,7 +17,9 @@ from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward, RewardLoopWorkerChecked, first_unscored, rewards_checked
 
 REWARDS = """
-import sys
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import torch
 
@@ -36,6 +39,9 @@ def fail(error):
 async def a_number(**kwargs):
     return 0.5
 
+async def numpys_number(**kwargs):
+    return {"score": np.float32(0.5), "why": "half"}
+
 async def raises_late(**kwargs):
     raise Judge("no answer\\nin 3 s")
 
@@ -49,6 +55,11 @@ FAILS = {
     "give(1e39)": "1e+39 is no number",  # in float32
     "give([1.0])": "[1.0] is no number",
     "give(1j)": "1j is no number",
+    "give(np.complex64(1))": "(1+0j) is no number",
+    "give(np.str_('1.0'))": "'1.0' is no number",
+    "give(np.float32('nan'))": "nan is no number",
+    "give(Decimal('sNaN'))": "Decimal('sNaN') is no number",
+    "give(10**400)": f"1{'0' * 58}… is no number",
     "give(np.ones(2))": "array([1., 1.]) is no number",
     "give(torch.ones(2))": "tensor([1., 1.]) is no number",
     "give({'acc': 1.0})": "KeyError: 'score'",
@@ -60,7 +71,27 @@ FAILS = {
     "lambda **kwargs: missing": "NameError: name 'missing' is not defined",
     "lambda text: 1.0": "TypeError: <lambda>() got an unexpected keyword argument 'data_source'",
 }
-SCORES = ["give(0)", "give(True)", "give(np.float32(1))", "give(torch.tensor(1.0))", "give({'score': 2})", "a_number"]
+# A finite number of whatever type: alone, and under the key of a dict.
+NUMBERS = {
+    "0": 0,
+    "True": 1,
+    "2.5": 2.5,
+    "np.float32(1)": 1,
+    "np.float16(0.5)": 0.5,
+    "np.float64(2.5)": 2.5,
+    "np.longdouble(0.5)": 0.5,
+    "np.int64(2)": 2,
+    "np.bool_(True)": 1,
+    "np.array(2)": 2,
+    "np.array(0.5, dtype=np.float32)": 0.5,
+    "np.mean([True, False])": 0.5,
+    "torch.tensor(2)": 2,
+    "torch.tensor(True)": 1,
+    "torch.tensor(0.5, dtype=torch.bfloat16)": 0.5,
+    "torch.tensor([0.5])": 0.5,
+    "Fraction(1, 2)": 0.5,
+    "Decimal('0.5')": 0.5,
+}
 
 
 @pytest.fixture
@@ -68,16 +99,18 @@ def worker(tmp_path, monkeypatch):
     """A reward worker without Ray, whose reward function is this expression."""
     monkeypatch.setattr("verl.experimental.reward_loop.reward_loop.hf_tokenizer", lambda *_, **__: Letters())
 
-    def make(expression: str, manager: str = "naive"):
+    def make(expression: str, manager: str = "naive", **reward):
         (tmp_path / "reward.py").write_text(f"{REWARDS}score = {expression}\n")
         config = {
             "reward": {
                 "custom_reward_function": {"path": f"{tmp_path}/reward.py", "name": "score"},
                 "reward_model": {"enable": False},
                 "reward_manager": {"source": "register", "name": manager},
+                **reward,
             },
             "actor_rollout_ref": {"model": {"path": str(tmp_path), "tokenizer_path": None}},
             "data": {"max_response_length": 4},
+            "trainer": {"experiment_name": "tests"},
         }
         asyncio.set_event_loop(asyncio.new_event_loop())
         return RewardLoopWorkerChecked(OmegaConf.create(config))
@@ -131,12 +164,74 @@ def test_what_is_no_number_is_nan_and_named(worker, tmp_path, capfd, expression,
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("expression", SCORES)
-@pytest.mark.parametrize("manager", ["naive", "dapo"])
-def test_what_is_a_number_goes_through(worker, expression, manager):
-    checked = worker(expression, manager)
-    assert scored(checked, response())["reward_score"] in (0, 0.5, 1, 2)
-    assert checked.first_unscored is None
+def put_into_the_batch(result: dict) -> float:
+    """As veRL's agent loop does it: whatever it cannot assign there costs the session."""
+    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+    output = AgentLoopOutput(prompt_ids=[1], response_ids=[2, 3], response_mask=[1, 1], metrics=AgentLoopMetrics())
+    output.reward_score = result["reward_score"]
+    return output.as_dict()["rm_scores"][-1].item()
+
+
+OVERLONG = {"max_resp_len": 4, "overlong_buffer_cfg": {"enable": True, "len": 3, "penalty_factor": 1.0, "log": True}}
+
+
+@pytest.mark.parametrize("form", ["give({})", "give({{'score': {}, 'part': {}, 'why': 'so'}})"])
+@pytest.mark.parametrize(("manager", "less"), [("naive", 0), ("dapo", 1 / 3), ("gdpo", 0)])
+def test_a_number_of_any_type_goes_through(worker, form, manager, less):
+    """DAPO's manager subtracts a penalty from it, here for the two tokens of four: a third."""
+    for number, value in NUMBERS.items():
+        checked = worker(form.format(number, number), manager, reward_kwargs=OVERLONG)
+        result = scored(checked, response())
+        assert checked.first_unscored is None, number
+        assert put_into_the_batch(result) == pytest.approx(value - less), number
+        extra_info = result["reward_extra_info"]
+        assert {type(extra_info[key]) for key in extra_info.keys() & {"acc", "score", "part"}} <= {int, float, bool}
+        assert extra_info.get("part", value) == value
+        json.dumps(extra_info)
+
+
+@pytest.mark.parametrize(("expression", "value"), [("a_number", 0.5), ("numpys_number", 0.5)])
+def test_so_does_that_of_a_coroutine(worker, expression, value):
+    assert put_into_the_batch(scored(worker(expression), response())) == value
+
+
+class Validated:
+    """veRL's validation, from what was collected on."""
+
+    def __init__(self):
+        self.named_without_mean = ""
+
+    def _val_metrics_update(self, data_sources, sample_uids, infos, *_):
+        from verl.trainer.ppo.metric_utils import process_validation_metrics
+
+        return process_validation_metrics(data_sources, sample_uids, infos)["math"]
+
+
+class Validation(GuardedRun, Validated):
+    __init__ = Validated.__init__
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, None, 0], None),
+        ([np.float32(1), True, np.bool_(False)], None),
+        (["5", None, "6"], None),  # texts have no mean in veRL either, but votes
+        ([{"a": 1}, {"a": 2}, None], "parts (dict)"),
+        ([[1, 2], [3], [4]], "parts (list)"),
+        ([1.0, "a", 2.0], "parts (number and str)"),
+        ([np.ones(2)] * 3, "parts (ndarray)"),
+    ],
+)
+def test_a_key_without_a_mean_is_named_and_left_out_of_means(values, said, capsys):
+    run, infos = Validation(), {"reward": [1.0, 0.0, 1.0], "parts": values}
+    for _ in range(2):
+        metrics = run._val_metrics_update(["math"] * 3, ["a", "a", "a"], infos)
+    assert metrics["reward"]["mean@3"] == pytest.approx(2 / 3)
+    assert ("parts" in metrics) == (said is None and not isinstance(values[0], str))
+    line = f"gpg_verl: the validation's metrics are without these keys of the reward: {said}\n"
+    assert capsys.readouterr().out == (line if said else "")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +288,7 @@ class Failing(GuardedRun):
     """A run in which a step ends with an error; its reward workers know of a response without a reward, or of none."""
 
     def __init__(self, error, known, failed, rows, drop):
-        self.error, self.drop_unscored = error, drop
+        self.error, self.drop_unscored, self.global_steps = error, drop, 0
         self.heartbeat = types.SimpleNamespace(again=lambda seconds: None)
         self.replay_buffer = types.SimpleNamespace(
             failure_keys={"train": failed, "val": ()}, partitions={"train": rows, "val": {}}
@@ -226,6 +321,6 @@ NAN = ValueError("the rewards of 1 of 8 rows are NaN or infinite")
     ],
 )
 def test_the_cause_has_the_last_word(monkeypatch, error, known, failed, rows, drop, said):
-    monkeypatch.setattr("gpg_verl.guards.guarded_run.first_unscored", lambda workers, _: next(iter(workers), None))
+    monkeypatch.setattr(rewards, "first_unscored", lambda workers, _: next(iter(workers), None))
     with pytest.raises(Exception, match=said):
         Run(error, known, failed, rows, drop).fit(None)

@@ -30,6 +30,25 @@ from tensordict.tensorclass import NonTensorData, NonTensorStack
 from transfer_queue import KVBatchMeta
 
 
+def engine_overrides(precision: str, attention: str = "sdpa") -> list[str]:
+    """The overrides of an engine on this machine's device: `+preset=cpu`, or a GPU's defaults but for the precision
+    (fp32, bf16). fp32 takes sdpa, as flash-attn has none.
+    """
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+    if not torch.cuda.is_available():
+        return ["+preset=cpu", f"{actor}.fsdp_config.mixed_precision.param_dtype={precision}"]
+    mixed = f"{{param_dtype: {precision}, reduce_dtype: fp32, buffer_dtype: fp32}}"
+    return [
+        "trainer.nnodes=1",
+        "trainer.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.name=vllm",
+        f"{actor}.strategy=fsdp2",
+        f"+{actor}.fsdp_config.mixed_precision={mixed}",
+        f"+{model}.override_config.attn_implementation={'sdpa' if precision == 'fp32' else attention}",
+        f"{model}.use_remove_padding=True",
+    ]
+
+
 def jagged(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
@@ -376,14 +395,21 @@ class Rank:
         return self.reference.compute_ref_log_prob(with_info(data, extra_info))
 
     def start_memory(self) -> float:
-        """Forgets the peak so far (Linux). GB of this process now, without what it has freed and kept."""
+        """Forgets the peak so far (Linux). GB of this process now, without what it has freed and kept; on a GPU, of its
+        tensors.
+        """
         gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            return self.peak_memory()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return self.peak_memory()
 
     def peak_memory(self) -> float:
-        """GB of this process at its peak since `start_memory`."""
+        """GB of this process, or of its tensors, at their peak since `start_memory`."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 1e9
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 

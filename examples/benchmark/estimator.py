@@ -1,36 +1,23 @@
-"""GPG's advantages, veRL's own estimator against ours: how long they take, on the CPU as in veRL's driver, and how
-often they are what the paper defines.
+"""How often veRL's own `gpg` estimator and ours give the advantages that the paper defines.
 
-    python examples/benchmark/estimator.py --rows 8192 --tokens 1024 --group 8 --repeat 7
     python examples/benchmark/estimator.py --cases 1800
 
-The calls take turns, so that a busy machine slows all of them; each figure is the median of the repeats. With --cases
-both are compared with the definition (paper.md section 1: Â = B/(B−M) · (r − mean), in exact fractions) on random small
-batches instead: rewards 0/1, ±1 or anything, groups of 1 to 8, with and without padding rows, in equal parts.
+Both are compared with the definition (Â = B/(B−M) · (r − mean), in exact fractions) on random small batches: rewards
+0/1, ±1 or anything, groups of 1 to 8, with and without padding rows, in equal parts. What ours costs: driver.py.
 """
 
 import argparse
 import random
-import statistics
-import time
-import uuid
 from fractions import Fraction
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import compute_gpg_outcome_advantage
 
-from gpg_verl.algorithm.advantage import gpg_advantage, group_statistics, sum_rewards
+from gpg_verl.algorithm.advantage import gpg_advantage
 
-
-def batch(rows: int, tokens: int, group: int, mask_dtype: torch.dtype):
-    """A batch as veRL has it: 0/1 rewards on the last token, lengths anywhere in 1..tokens, string uids."""
-    lengths = torch.randint(1, tokens + 1, (rows,))
-    response_mask = (torch.arange(tokens) < lengths.unsqueeze(-1)).to(mask_dtype)
-    rewards = torch.zeros(rows, tokens)
-    rewards[torch.arange(rows), lengths - 1] = torch.randint(0, 2, (rows,)).float()
-    uids = [str(uuid.uuid4()) for _ in range(-(-rows // group))]
-    return rewards, response_mask, np.repeat(np.array(uids, dtype=object), group)[:rows]
+ESTIMATORS = {"veRL's own estimator": compute_gpg_outcome_advantage, "ours": gpg_advantage}
+TOKENS = 5
 
 
 def defined(scores: list[Fraction], groups: list[int], real: list[bool]) -> list[Fraction]:
@@ -49,7 +36,7 @@ def defined(scores: list[Fraction], groups: list[int], real: list[bool]) -> list
 def agreement(cases: int) -> dict[str, int]:
     """How many of `cases` random batches each estimator gets right, to 1e-5 in every token."""
     rng = random.Random(0)
-    right = {"veRL's own estimator": 0, "ours": 0}
+    right = dict.fromkeys(ESTIMATORS, 0)
     rewards_of = (lambda: rng.choice((0, 1)), lambda: rng.choice((-1, 1)), lambda: Fraction(rng.randrange(-64, 65), 32))
     for case in range(cases):
         draw, padded = rewards_of[case % 3], case // 3 % 2
@@ -57,72 +44,25 @@ def agreement(cases: int) -> dict[str, int]:
         real = [True] * len(groups) + [False] * (rng.randint(1, 4) if padded else 0)
         groups += [groups[0]] * (len(real) - len(groups))  # veRL pads with copies of a row, masked
         scores = [Fraction(draw()) for _ in real]
-        tokens = 5
-        mask = torch.zeros(len(real), tokens, dtype=torch.int64)
-        rewards = torch.zeros(len(real), tokens)
+        mask = torch.zeros(len(real), TOKENS, dtype=torch.int64)
+        rewards = torch.zeros(len(real), TOKENS)
         for i, r in enumerate(real):
-            length = rng.randint(1, tokens)
+            length = rng.randint(1, TOKENS)
             mask[i, :length] = int(r)
             rewards[i, length - 1] = float(scores[i]) if r else 0.0
         want = torch.tensor([float(a) for a in defined(scores, groups, real)]).unsqueeze(-1) * mask
         index = np.array([str(g) for g in groups], dtype=object)
-        for name, estimator in (("veRL's own estimator", compute_gpg_outcome_advantage), ("ours", gpg_advantage)):
+        for name, estimator in ESTIMATORS.items():
             right[name] += torch.allclose(estimator(rewards, mask, index)[0].float(), want, atol=1e-5)
     return right
 
 
-def seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=8192)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--mask", choices=("int64", "bool"), default="int64", help="dtype of response_mask")
-    parser.add_argument("--cases", type=int, help="compare with the definition on so many random batches instead")
-    args = parser.parse_args()
-
-    if args.cases:
-        for name, right in agreement(args.cases).items():
-            print(f"{name}: as the paper defines it in {right} of {args.cases} random batches")
-        return
-
-    torch.manual_seed(0)
-    rewards, mask, index = batch(args.rows, args.tokens, args.group, getattr(torch, args.mask))
-    scores, lengths = rewards.sum(-1), mask.sum(-1)
-
-    def reduced():
-        scores, magnitudes, _ = sum_rewards(rewards)
-        return group_statistics(scores, index, mask.sum(-1), magnitudes=magnitudes)
-
-    calls = {
-        "veRL's own estimator": lambda: compute_gpg_outcome_advantage(rewards, mask, index),
-        "ours, scores and lengths given": lambda: group_statistics(scores, index, lengths),
-        "ours, with reducing the tokens to scores and lengths": reduced,
-        "ours, with dense advantages and returns": lambda: gpg_advantage(rewards, mask, index),
-        "writing one masked tensor": lambda: scores.unsqueeze(-1) * mask,
-    }
-    times = {name: [] for name in calls}
-    for function in calls.values():
-        function()  # warm up
-    for _ in range(args.repeat):
-        for name, function in calls.items():
-            times[name].append(seconds(function))
-
-    median = {name: statistics.median(x) for name, x in times.items()}
-    verl, write = median["veRL's own estimator"], median["writing one masked tensor"]
-    print(
-        f"{args.rows} rows x {args.tokens} tokens, groups of {args.group}, {args.mask} mask, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeat}\n"
-    )
-    print(f"{'call':54}{'seconds':>9}{'veRL / call':>13}{'call / write':>14}")
-    for name, x in median.items():
-        print(f"{name:54}{x:9.4f}{verl / x:12.1f}x{x / write:13.2f}x")
+    parser.add_argument("--cases", type=int, default=1800, help="random batches (default %(default)s)")
+    arguments = parser.parse_args()
+    for name, right in agreement(arguments.cases).items():
+        print(f"{name}: as the paper defines it in {right} of {arguments.cases} random batches")
 
 
 if __name__ == "__main__":

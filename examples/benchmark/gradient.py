@@ -23,31 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 import verl  # noqa: F401
-from actors import Actors, Recording, recorded_step
+from actors import Actors, Recording, engine_overrides, recorded_step
 from definition import by_definition, difference
 
-GPU = torch.cuda.is_available()
-ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
 PROMPTS, N = 8, 4
 REWARDS = [[1, 0, 0, 1], [0] * N, [1] * N, [1, 0, 0, 0], [0, 1, 1, 1], [0] * N, [0] * N, [1, 1, 0, 0]]
 PASSES = {"trees": True, "rows": False}
 PRECISIONS = ("fp32", "bf16")
-
-
-def settings(precision: str, attention: str) -> list[str]:
-    """The engine's: a GPU's defaults but for the precision. fp32 takes sdpa, as flash-attn has none."""
-    mixed = f"{{param_dtype: {precision}, reduce_dtype: fp32, buffer_dtype: fp32}}"
-    if not GPU:
-        return ["+preset=cpu", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype={precision}"]
-    return [
-        "trainer.nnodes=1",
-        "trainer.n_gpus_per_node=1",
-        "actor_rollout_ref.rollout.name=vllm",
-        f"{ACTOR}.strategy=fsdp2",
-        f"+{ACTOR}.fsdp_config.mixed_precision={mixed}",
-        f"+{MODEL}.override_config.attn_implementation={'sdpa' if precision == 'fp32' else attention}",
-        f"{MODEL}.use_remove_padding=True",
-    ]
 
 
 def config_of(folder: Path, precision: str, attention: str, shared: bool):
@@ -57,8 +39,8 @@ def config_of(folder: Path, precision: str, attention: str, shared: bool):
     on_cpus = ("+preset=cpu", "kv_cache_memory_bytes", "actor_rollout_ref.rollout.log_prob_micro")
     overrides = [
         *(o for o in tiny.overrides(folder, prompts=PROMPTS, n=N) if not any(part in o for part in on_cpus)),
-        *settings(precision, attention),
-        f"{ACTOR}.ppo_micro_batch_size_per_gpu=2",
+        *engine_overrides(precision, attention),
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
         f"+algorithm.gpg.share_prefixes={shared}",
     ]
@@ -114,7 +96,7 @@ def main() -> None:
     parser.add_argument("--attention", default="sdpa", help="of a GPU's bf16 (default %(default)s)")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant
-    device = torch.cuda.get_device_name() if GPU else "CPU"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     figures = {"device": device, "torch": torch.__version__, "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         made = tiny.make(Path(folder) / "tiny")

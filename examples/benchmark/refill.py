@@ -15,9 +15,7 @@ A group is the 8 responses to a prompt and finishes with the slowest. Response l
 tokens, σ = 1), cut at 8,192. Longer groups are more often valid: a group is valid where ρ·z + √(1−ρ²)·noise exceeds a
 threshold that gives the true share, z being its mean log length in standard deviations and ρ = 0.5.
 
-Service models:
-    latency     20 ms a token, whatever runs beside it
-    throughput  at most 1,024 sequences at a time, first come, first served; a token takes 10 ms + 20 µs · running ones
+A token takes 20 ms, whatever runs beside it. (A service whose sequences share a machine was simulated once: README.md.)
 
 "faster" is the contender's time over ours on the same draws, the geometric mean over seeds with its 95 % interval; a
 line is red where we are slower beyond it. "generated" counts prompts dispatched per prompt used, "valid" is the share
@@ -36,7 +34,6 @@ import platform
 import statistics
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -49,7 +46,6 @@ RESPONSES = 8
 MEDIAN_TOKENS, SIGMA, LONGEST = 600, 1.0, 8192
 VALID_WITH_LENGTH = 0.5
 SECONDS_PER_TOKEN = 0.020
-SLOTS, BASE_SECONDS, SECONDS_PER_RUNNING = 1024, 0.010, 20e-6
 MAX_BATCHES = 20
 
 
@@ -93,76 +89,6 @@ class Latency:
             now, i = heapq.heappop(self.finishing)
             done.append(i)
         return (until if until < math.inf else now), done
-
-
-class Throughput:
-    """Running sequences share the machine. Beside seconds, time is kept in tokens that each running sequence has got:
-    on that clock a sequence's end is known when it starts."""
-
-    def __init__(self, groups: Groups):
-        self.groups = groups
-        self.now = self.clock = 0.0
-        self.ends, self.members = np.full(SLOTS, np.inf), np.zeros(SLOTS, np.int64)  # a heap of running sequences
-        self.running = self.started = self.dispatched = 0
-        self.left = np.empty(0, np.int64)  # responses that a group still waits for
-
-    def dispatch(self, now: float, ids: range) -> None:
-        self.groups.reach(ids.stop)
-        self.now = now
-        self.dispatched = ids.stop * RESPONSES
-        self.left = np.concatenate([self.left, np.full(len(ids), RESPONSES)])
-
-    def advance(self, until: float) -> tuple[float, list[int]]:
-        self.now, self.clock, self.running, self.started, done = serve(
-            self.ends, self.members, self.groups.lengths, self.left,
-            self.now, self.clock, self.running, self.started, self.dispatched, until,
-        )  # fmt: skip
-        return self.now, done.tolist()
-
-
-@numba.njit
-def serve(ends, members, lengths, left, now, clock, running, started, dispatched, until):
-    """Lets sequences run until `until`; `ends[:running]` is a binary heap, with the sequence's group in `members`."""
-    done = np.empty(len(left), np.int64)
-    finished = 0
-    while True:
-        while running < SLOTS and started < dispatched:
-            group = started // RESPONSES
-            end = clock + lengths[group, started % RESPONSES]
-            i = running
-            while i > 0 and ends[(i - 1) // 2] > end:
-                ends[i], members[i] = ends[(i - 1) // 2], members[(i - 1) // 2]
-                i = (i - 1) // 2
-            ends[i], members[i] = end, group
-            running, started = running + 1, started + 1
-        if running == 0:
-            break
-        seconds = BASE_SECONDS + SECONDS_PER_RUNNING * running
-        later = now + (ends[0] - clock) * seconds
-        if later > until:
-            clock += (until - now) / seconds
-            break
-        now, clock, group = later, ends[0], members[0]
-        left[group] -= 1
-        if left[group] == 0:
-            done[finished] = group
-            finished += 1
-        running -= 1
-        end, member = ends[running], members[running]
-        i = 0
-        while 2 * i + 1 < running:
-            child = 2 * i + 1
-            if child + 1 < running and ends[child + 1] < ends[child]:
-                child += 1
-            if ends[child] >= end:
-                break
-            ends[i], members[i] = ends[child], members[child]
-            i = child
-        ends[i], members[i] = end, member
-    return (until if until < np.inf else now), clock, running, started, done[:finished]
-
-
-SERVICES = {"latency": Latency, "throughput": Throughput}
 
 
 @dataclass(frozen=True)
@@ -242,18 +168,17 @@ def dapo(service, groups: Groups, batch_size: int) -> Step:
 
 def run(cell) -> list[dict[str, tuple[float, float, float]]]:
     """Per step, (seconds, prompts generated per prompt used, valid share trained on) of each contender."""
-    model, share, beta_th, batch_size, steps, seed = cell
+    share, beta_th, batch_size, steps, seed = cell
     refill = Refill(batch_size, beta_th, MAX_BATCHES)
     result = []
     for step in range(steps):
         groups = Groups(hash((seed, step)) % 2**32, share, batch_size)
-        new = SERVICES[model]
         found = {
-            "gpg_verl": ours(new(groups), groups, refill),
-            "rounds": rounds(new(groups), groups, batch_size, refill.valid_needed),
+            "gpg_verl": ours(Latency(groups), groups, refill),
+            "rounds": rounds(Latency(groups), groups, batch_size, refill.valid_needed),
         }
         if beta_th == 1:
-            found["DAPO"] = dapo(new(groups), groups, batch_size)
+            found["DAPO"] = dapo(Latency(groups), groups, batch_size)
         result.append(
             {
                 name: (x.seconds, x.dispatched / batch_size, sum(groups.valid[i] for i in x.selected) / batch_size)
@@ -266,7 +191,7 @@ def run(cell) -> list[dict[str, tuple[float, float, float]]]:
 def bias(cell) -> dict[str, tuple[float, float]]:
     """(mean tokens of a response, of a group's longest response) in the valid groups trained on, by the rule that picks
     them."""
-    _, share, beta_th, batch_size, _, seed = cell
+    share, beta_th, batch_size, _, seed = cell
     means = {}
     for name, pick in {
         "rounds": lambda g, r: rounds(Latency(g), g, batch_size, r.valid_needed),
@@ -297,7 +222,6 @@ def mean(steps: list[dict], name: str, figure: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=SERVICES, default=list(SERVICES))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     parser.add_argument("--thresholds", nargs="+", type=float, default=[0.4, 0.6, 1.0])
     parser.add_argument("--prompts", nargs="+", type=int, default=[64, 512, 8192], help="S, the prompts of a step")
@@ -310,10 +234,9 @@ def main() -> None:
     args = parser.parse_args()
 
     wide = Console(width=160)
-    run(("throughput", 0.5, 0.5, 2, 1, 0))  # compiles `serve` before the processes fork
     with multiprocessing.Pool(args.processes) as pool:
         if args.biased:
-            cells = [("latency", 0.3, 0.6, 512, 1, seed) for seed in range(args.seeds)]
+            cells = [(0.3, 0.6, 512, 1, seed) for seed in range(args.seeds)]
             means = list(track(pool.imap(bias, cells), total=len(cells), console=wide))
             for name in means[0]:
                 for figure, what in enumerate(("a response", "a group's longest")):
@@ -322,20 +245,20 @@ def main() -> None:
                     wide.print(f"{name:14} {tokens:7.1f} tokens in {what}, {show(of_rounds)} of rounds")
             return
 
-        cells = list(itertools.product(args.models, args.thresholds, args.prompts, args.shares))
-        jobs = [(m, p, b, s, args.steps, seed) for m, b, s, p in cells for seed in range(args.seeds)]
-        largest_first = sorted(range(len(jobs)), key=lambda j: -jobs[j][3] * jobs[j][2] / jobs[j][1])
+        cells = list(itertools.product(args.thresholds, args.prompts, args.shares))
+        jobs = [(p, b, s, args.steps, seed) for b, s, p in cells for seed in range(args.seeds)]
+        largest_first = sorted(range(len(jobs)), key=lambda j: -jobs[j][2] * jobs[j][1] / jobs[j][0])
         results = [None] * len(jobs)
         found = pool.imap(run, (jobs[j] for j in largest_first), chunksize=4)
         for j, result in zip(largest_first, track(found, total=len(jobs), console=wide), strict=True):
             results[j] = result
 
     table = Table(title=f"{args.seeds} seeds, {args.processes} processes, Python {platform.python_version()}")
-    for column in ("model", "β_th", "prompts", "share", "contender", "faster, first step", "faster, later",
+    for column in ("β_th", "prompts", "share", "contender", "faster, first step", "faster, later",
                    "generated: ours, first", "ours, later", "theirs", "valid: ours", "theirs"):  # fmt: skip
         table.add_column(column, justify="right")
     worse = 0
-    for i, (model, beta_th, size, share) in enumerate(cells):
+    for i, (beta_th, size, share) in enumerate(cells):
         seeds = results[i * args.seeds : (i + 1) * args.seeds]
         first, later = [seed[0] for seed in seeds], [step for seed in seeds for step in seed[1:]]
         for name in list(first[0])[1:]:
@@ -343,7 +266,7 @@ def main() -> None:
             slower = any(x[2] < 1 for x in faster)
             worse += slower
             table.add_row(
-                model, f"{beta_th:g}", str(size), f"{share:g}", name,
+                f"{beta_th:g}", str(size), f"{share:g}", name,
                 show(faster[0]), show(faster[1]) if later else "",
                 mean(first, "gpg_verl", 1), mean(later, "gpg_verl", 1), mean(first + later, name, 1),
                 mean(first + later, "gpg_verl", 2), mean(first + later, name, 2),

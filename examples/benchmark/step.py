@@ -1,22 +1,30 @@
-"""Seconds and memory of a step's training half: GPG against what veRL ships, on the same recorded rollouts.
+"""A step's training half by the shape of its rows: FLOPs, memory and seconds, of GPG and of what veRL ships.
 
-    python examples/benchmark/step.py             # a model of SmolLM2-135M's size, 64 responses: about half an hour
-    python examples/benchmark/step.py --shares 0.25 --checkpointing off
+    python examples/benchmark/step.py                                     # FLOPs of all shapes: some minutes
+    python examples/benchmark/step.py --shapes sums --model DIR --pairs 5 --generation
+    python examples/benchmark/step.py --shapes equal --shares 0.25 0.5 0.75 1 --pairs 3 --checkpointing off on
 
-The trainers are the real ones (old log-probs, reference, advantages, update), the engine is FSDP2 on this machine in
-fp32; they take turns on one batch. Every response has the same length, so that padding plays no part; every contender
-has the same micro-batches and no entropy in its update (veRL's pass computes one regardless). A valid share v means
-that v of the batch's groups, and so of its prompt and response tokens, are mixed. With the cost of a forward pass as 1
-and of an update as u (3, with gradient checkpointing 4), the floor is u·v/(1+u) of veRL's gpg and u·v/(2+u) of GRPO
-with a reference.
+The trainers are the real ones (old log-probs, reference, advantages, update), the engine is FSDP2 on this machine's
+device; they take turns on the same recorded rollouts, eight responses a prompt, with the same micro-batches and no
+entropy in the update (veRL's pass computes one regardless). A share of the groups is mixed; DAPO's filtering has mixed
+groups alone, and generates 1/share times as many.
 
-The whole step adds generation: vLLM's seconds for the same number and length of responses, measured here; DAPO's
-filtering generates 1/v times as many.
+FLOPs, on a CPU, are torch's count of what ran (matrix products and attention, causal attention at half), forward and
+backward, of the old-log-prob and reference passes too. Memory is the peak of the process, on a GPU of its tensors,
+above what there was before the step. Seconds are of a step, in turns; `--generation` adds vLLM's for these responses.
+The floor, in parts of veRL's gpg, is
+
+    u/(1+u) · (computed · body + scored · head)/(all · (body + head))
+
+with u the cost of an update in forward passes (3, with gradient checkpointing 4), `computed` the tokens of mixed groups
+that no other row has, `scored` the positions that score one, body and head the parameters of layers and vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -28,18 +36,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-os.environ["VERL_PLATFORM"] = "cpu"
+import torch
+
+os.environ["VERL_PLATFORM"] = "" if torch.cuda.is_available() else "cpu"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 import verl  # noqa: F401
-from actors import Actors, Recording, recorded_step
+from actors import Actors, Recording, engine_overrides, recorded_step
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+from verl.utils import torch_functional
 
 N = 8  # responses a prompt
-PROMPT_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -47,56 +57,100 @@ class Contender:
     name: str
     overrides: tuple[str, ...]
     ours: bool = False
-    verls_gpg: bool = False
-    filtered: bool = False  # DAPO: the batch is filled up with valid groups
+    filtered: bool = False  # DAPO: the batch is filled up with mixed groups
 
 
-VERL_GPG = ("algorithm.adv_estimator=gpg", "actor_rollout_ref.actor.policy_loss.loss_mode=gpg")
+GPG, GRPO = "algorithm.adv_estimator=gpg", "algorithm.adv_estimator=grpo"
+VERL_GPG = (GPG, "actor_rollout_ref.actor.policy_loss.loss_mode=gpg")
 CONTENDERS = (
-    Contender("gpg_verl", ("algorithm.adv_estimator=gpg",), ours=True),
-    Contender("veRL gpg", VERL_GPG, verls_gpg=True),
-    Contender("veRL grpo", ("algorithm.adv_estimator=grpo",)),
-    Contender("veRL grpo + KL", ("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.use_kl_loss=True")),
-    Contender("DAPO filter (gpg)", VERL_GPG, verls_gpg=True, filtered=True),
+    Contender("gpg_verl", (GPG,), ours=True),
+    Contender("row by row", (GPG, "+algorithm.gpg.share_prefixes=False"), ours=True),
+    Contender("veRL gpg", VERL_GPG),
+    Contender("veRL grpo", (GRPO,)),
+    Contender("veRL grpo + KL", (GRPO, "actor_rollout_ref.actor.use_kl_loss=True")),
+    Contender("DAPO filter (gpg)", VERL_GPG, filtered=True),
 )
 
 
+@dataclass(frozen=True)
+class Shape:
+    """prompt: tokens; response: (least, most); words: of how many different tokens responses are made; turns: of a
+    session, each of which goes on from the one before with `tool` tokens between.
+    """
+
+    prompt: int
+    response: tuple[int, int]
+    words: int | None = None
+    turns: int = 1
+    tool: int = 0
+
+
+SHAPES = {
+    "sums": Shape(28, (7, 14), words=12),
+    "equal": Shape(16, (32, 32)),  # padding plays no part
+    "short": Shape(16, (16, 32)),
+    "gsm8k": Shape(120, (125, 250)),
+    "image": Shape(600, (75, 150)),
+    "half_tile": Shape(192, (128, 128)),  # all lengths are 64 mod 128, where cuDNN's backward with a mask returns NaN
+    "long": Shape(200, (1000, 2000)),
+    "session": Shape(100, (40, 80), turns=3, tool=40),
+}
+
+
 def make_model(folder: Path) -> Path:
-    """Random weights of SmolLM2-135M's shape, and any tokenizer: the actor only sees token ids."""
-    vocabulary = ["<pad>", "<eos>", *(f"t{i}" for i in range(2, 49152))]
+    """A Llama of 3M random parameters; the vocabulary has the share of them that SmolLM2-135M's has, about a fifth."""
+    vocabulary = ["<pad>", "<eos>", *(f"t{i}" for i in range(2, 3456))]
     marks = {"pad_token": "<pad>", "eos_token": "<eos>"}
     tokenizer = tiny.make_tokenizer(vocabulary, None, "{{ messages[0]['content'] }}", **marks)
-    shape = {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-    }
-    return tiny.make_llama(folder, tokenizer, 2048, shape)
+    small = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
+    return tiny.make_llama(folder, tokenizer, 4096, {**small, "num_attention_heads": 3, "num_key_value_heads": 1})
 
 
-def config_of(contender: Contender, arguments, checkpointing: bool):
+def recorded(shape: Shape, groups: int, share: float, vocabulary: int) -> Recording:
+    """Rollouts of a shape, a share of their groups mixed."""
+    mixed = round(groups * share)
+    rewards = [[1.0] * (N // 2) + [0.0] * (N - N // 2)] * mixed + [[0.0] * N] * (groups - mixed)
+    if shape.turns == 1:
+        return Recording.random(
+            rewards, vocabulary=vocabulary, prompt=shape.prompt, response=shape.response, words=shape.words
+        )
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count):
+        return torch.randint(4, vocabulary, (count,), generator=generator)
+
+    rows = []  # (prompt, response, reward, uid, session, output)
+    for g, group in enumerate(rewards):
+        first = ids(shape.prompt)
+        for session, reward in enumerate(group):
+            prompt = first
+            for output in range(shape.turns):
+                response = ids(int(torch.randint(shape.response[0], shape.response[1] + 1, (), generator=generator)))
+                rows.append((prompt, response, reward, f"uid{g:05d}", session, output))
+                prompt = torch.cat([prompt, response, ids(shape.tool)])
+    return Recording(*(list(column) for column in zip(*rows, strict=True)))
+
+
+def config_of(contender: Contender, arguments, precision: str, checkpointing: bool):
     from gpg_verl.launch.check import compose
     from gpg_verl.launch.settle import settle
 
+    actor, rollout, ref = (f"actor_rollout_ref.{role}" for role in ("actor", "rollout", "ref"))
+    if arguments.max_tokens:
+        passes = [f"{actor}.use_dynamic_bsz=True", f"{actor}.ppo_max_token_len_per_gpu={arguments.max_tokens}"]
+    else:
+        keys = ("ppo_micro_batch_size_per_gpu", *["log_prob_micro_batch_size_per_gpu"] * 2)
+        passes = [f"{role}.{key}={arguments.micro}" for role, key in zip((actor, rollout, ref), keys, strict=True)]
     overrides = [
-        "+preset=cpu",
+        *engine_overrides(precision, arguments.attention),
         *contender.overrides,
-        f"data.train_batch_size={arguments.rows // N}",
-        f"data.max_response_length={arguments.tokens}",
+        *passes,
+        f"data.train_batch_size={arguments.groups}",
+        "data.max_response_length=2000",
+        f"{actor}.ppo_mini_batch_size={arguments.groups}",
+        f"{rollout}.n={N}",
         f"actor_rollout_ref.model.path={arguments.model}",
         f"actor_rollout_ref.model.enable_gradient_checkpointing={checkpointing}",
-        f"actor_rollout_ref.rollout.n={N}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={arguments.rows // N}",
-        *(
-            f"actor_rollout_ref.{key}={arguments.micro}"
-            for key in (
-                "actor.ppo_micro_batch_size_per_gpu",
-                "rollout.log_prob_micro_batch_size_per_gpu",
-                "ref.log_prob_micro_batch_size_per_gpu",
-            )
-        ),
     ]
     config = compose(overrides)
     if contender.ours:
@@ -104,139 +158,205 @@ def config_of(contender: Contender, arguments, checkpointing: bool):
     return config
 
 
-def rewards(groups: int, share: float) -> list[list[float]]:
-    valid = round(groups * share)
-    return [[1.0] * (N // 2) + [0.0] * (N - N // 2)] * valid + [[0.0] * N] * (groups - valid)
+# ---- one step
 
 
-def verls_own_gpg():
+@contextlib.contextmanager
+def a_step(contender: Contender, config, rollouts: Recording, actors: Actors):
+    """The contender's step, with the initial weights; veRL's own `gpg` is in the registries for those who run it."""
     from verl.trainer.ppo import core_algos
-
-    adv, loss = core_algos.ADV_ESTIMATOR_REGISTRY, core_algos.POLICY_LOSS_REGISTRY
-    return (
-        mock.patch.dict(adv, {"gpg": core_algos.compute_gpg_outcome_advantage}),
-        mock.patch.dict(loss, {"gpg": core_algos.compute_policy_loss_gpg}),
-    )
-
-
-def measure(contender: Contender, config, share: float, arguments, actors) -> dict[str, float]:
-    """One step: seconds of the stages, of the optimizer, and the peak of memory."""
     from verl.trainer.ppo.v1 import PPOTrainerSync
 
     from gpg_verl.training.trainer import GPGTrainerSync
 
-    tokens = (arguments.tokens, arguments.tokens)
-    share = 1.0 if contender.filtered else share
-    recording = Recording.random(
-        rewards(arguments.rows // N, share), vocabulary=49152, prompt=PROMPT_TOKENS, response=tokens
-    )
-    actors.call("reset")
-    adv, loss = verls_own_gpg()
-    with adv if contender.verls_gpg else mock.MagicMock(), loss if contender.verls_gpg else mock.MagicMock():
-        step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, recording, actors)
+    with contextlib.ExitStack() as stack:
+        if not contender.ours:
+            adv, loss = core_algos.ADV_ESTIMATOR_REGISTRY, core_algos.POLICY_LOSS_REGISTRY
+            stack.enter_context(mock.patch.dict(adv, {"gpg": core_algos.compute_gpg_outcome_advantage}))
+            stack.enter_context(mock.patch.dict(loss, {"gpg": core_algos.compute_policy_loss_gpg}))
+        actors.call("reset")
+        step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
         if contender.ours:
             step.trainer._passes()  # checks the engine, once a run and not a step
-        actors.call("start_memory")
-        metrics, timing = step()
+        yield step
+
+
+def measured(step, actors: Actors) -> dict[str, float]:
+    """Seconds of a step and of its stages, its peak of memory in GB, and the gradient's norm."""
+    before = actors.call("start_memory")[0]
+    started = time.perf_counter()
+    metrics, timing = step()
     return {
-        "actor": sum(timing.get(stage, 0.0) for stage in ("old_log_prob", "ref", "update_actor")),
-        "update": timing["update_actor"],
+        "seconds": time.perf_counter() - started,
         "passes": timing.get("old_log_prob", 0.0) + timing.get("ref", 0.0),
+        "update": timing["update_actor"],
         "optimizer": actors.call("seconds")[0],
-        "memory": actors.call("peak_memory")[0],
-        "rows": float(arguments.rows - metrics.get("gpg/rows_dropped", 0)),
+        "memory": actors.call("peak_memory")[0] - before,
+        "grad_norm": float(metrics["actor/grad_norm"]),
+        **{key: metrics.get(f"gpg/{key}", 0) for key in ("tokens_computed", "tokens_shared", "positions_scored")},
     }
+
+
+def attention(query, key, value, dropout=0.0, is_causal=False, **_) -> int:
+    """FLOPs of the CPU's attention kernel, which torch's counter leaves out."""
+    batch, heads, queries, d = query
+    return 4 * batch * heads * queries * key[2] * d // (2 if is_causal else 1)
+
+
+def attention_backward(gradient, query, key, value, out, logsumexp, dropout=0.0, is_causal=False, **_) -> int:
+    return attention(query, key, value, dropout, is_causal) * 5 // 2
+
+
+def counted(step) -> int:
+    """FLOPs of a step."""
+
+    def of_shapes(count):
+        def formula(*args, out_val=None, out_shape=None, **kwargs):
+            return count(*args, **kwargs)
+
+        return formula
+
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    mapping = {kernel: of_shapes(attention), backward: of_shapes(attention_backward)}
+    # veRL's goes through a CPU's logits one by one, which counting makes slow and which has no FLOPs that are counted.
+    at_once = mock.patch.object(
+        torch_functional, "logprobs_from_logits_v2", torch_functional.logprobs_from_logits_naive
+    )
+    with at_once, FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 GENERATE = """
 import sys, time, json
 from vllm import LLM, SamplingParams
-model, rows, n, prompt, tokens = sys.argv[1], *map(int, sys.argv[2:6])
-llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=prompt + tokens + 1, max_num_seqs=64,
+model, rows = sys.argv[1], json.load(sys.stdin)
+longest = max(len(prompt) + tokens for prompt, tokens in rows)
+llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=longest + 1, max_num_seqs=64,
           kv_cache_memory_bytes=1 << 29, block_size=16, skip_tokenizer_init=True)
-ask = [{"prompt_token_ids": [2 + i] * prompt} for i in range(rows // n)]
-params = SamplingParams(n=n, max_tokens=tokens, ignore_eos=True, detokenize=False)
-llm.generate(ask[:1], params, use_tqdm=False)
+ask = [{"prompt_token_ids": prompt} for prompt, _ in rows]
+params = [SamplingParams(max_tokens=tokens, ignore_eos=True, detokenize=False) for _, tokens in rows]
+llm.generate(ask[:1], params[:1], use_tqdm=False)
 started = time.perf_counter()
 llm.generate(ask, params, use_tqdm=False)
 print("SECONDS", time.perf_counter() - started)
 """
 
 
-def generation_seconds(arguments) -> float:
-    shape = [str(x) for x in (arguments.model, arguments.rows, N, PROMPT_TOKENS, arguments.tokens)]
-    done = subprocess.run([sys.executable, "-c", GENERATE, *shape], capture_output=True, text=True, check=False)
+def generation_seconds(model: str, rollouts: Recording) -> float:
+    """vLLM's, for as many tokens after the same prompts."""
+    rows = [(row["prompts"].tolist(), len(row["responses"])) for row in rollouts.rows.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", GENERATE, model], input=json.dumps(rows), capture_output=True, text=True, check=False
+    )
     line = [line for line in done.stdout.splitlines() if line.startswith("SECONDS")]
     if not line:
         raise SystemExit(f"vLLM did not generate:\n{done.stderr[-2000:]}")
     return float(line[0].split()[1])
 
 
+# ---- all of them
+
+
+def compare(shape: str, share: float, configs: dict[Contender, object], arguments, actors: Actors) -> dict:
+    """Each contender's figures; the first step of each warms up, and those after it are timed."""
+    config = actors.local.engine.module.config
+    batches = {
+        c: recorded(SHAPES[shape], arguments.groups, 1.0 if c.filtered else share, config.vocab_size) for c in configs
+    }
+    generation = generation_seconds(arguments.model, next(iter(batches.values()))) if arguments.generation else 0.0
+    figures = {c: {"flops": None, "steps": []} for c in configs}
+    for turn, c in itertools.product(range(arguments.pairs + 1), configs):
+        if turn == 0 and not torch.cuda.is_available():
+            with a_step(c, configs[c], batches[c], actors) as step:
+                figures[c]["flops"] = counted(step)
+        with a_step(c, configs[c], batches[c], actors) as step:
+            figures[c]["steps"].append(measured(step, actors))
+    for c, own in figures.items():
+        first, *timed = own.pop("steps")
+        kept = ("memory", "grad_norm", "tokens_computed", "tokens_shared", "positions_scored")
+        own |= {key: first[key] for key in kept}
+        own |= {key: [step[key] for step in timed] for key in ("seconds", "passes", "update", "optimizer")}
+        own["whole"] = [s + generation / (share if c.filtered else 1.0) for s in own["seconds"]]
+    tokens = sum(tag["seq_len"] for tag in next(iter(batches.values())).tags.values())
+    found = {"shape": shape, "share": share, "generation": generation, "tokens": tokens}
+    return {**found, "contenders": {c.name: own for c, own in figures.items()}}
+
+
+def floor(figures: dict, module, u: int) -> float:
+    """The least part of veRL's gpg that a step can cost."""
+    head = module.config.vocab_size * module.config.hidden_size
+    body = sum(p.numel() for name, p in module.named_parameters() if "embed_tokens" not in name)
+    body -= 0 if module.config.tie_word_embeddings else head
+    ours = next(iter(figures["contenders"].values()))
+    part = (ours["tokens_computed"] * body + ours["positions_scored"] * head) / (figures["tokens"] * (body + head))
+    return u / (1 + u) * part
+
+
+def table(figures: dict) -> Table:
+    ours = next(iter(figures["contenders"].values()))
+    of_veRL = f"; floor {figures['floor']:.3f} of veRL gpg" if ours["tokens_computed"] else ""
+    result = Table(
+        title=f"{figures['shape']}, {figures['share']:.0%} of the groups mixed, {figures['precision']}, checkpointing "
+        f"{figures['checkpointing']}: {ours['tokens_computed']} tokens computed, {ours['tokens_shared']} shared, "
+        f"{ours['positions_scored']} scored{of_veRL}; generation {figures['generation']:.1f} s"
+    )
+    columns = ("GFLOP", "ours / it", "peak GB", "ours / it", "seconds", "passes", "update", "optimizer")
+    for column in ("", *columns, "ours / it, pairs", "whole step"):
+        result.add_column(column, justify="left" if not column else "right")
+    for name, own in figures["contenders"].items():
+        cells = ["-", "-"]
+        if own["flops"]:
+            cells = [f"{own['flops'] / 1e9:.1f}", f"{ours['flops'] / own['flops']:.3f}"]
+        cells += [f"{own['memory']:.2f}", f"{ours['memory'] / own['memory']:.2f}" if own["memory"] else "-"]
+        for key in ("seconds", "passes", "update", "optimizer"):
+            cells.append(f"{statistics.median(own[key]):.2f}" if own[key] else "-")
+        for key in ("seconds", "whole"):
+            ratios = [a / b for a, b in zip(ours[key], own[key], strict=True)]
+            cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else "-")
+        result.add_row(name, *cells)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a local model (default: random weights of SmolLM2-135M's shape)")
-    parser.add_argument("--rows", type=int, default=64, help="responses in the batch (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of each response (default %(default)s)")
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument("--model", help="a local model (default: a small Llama shape)")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.5], help="shares of mixed groups")
+    parser.add_argument("--contenders", nargs="+", choices=names, default=names, help="the first is compared with")
+    parser.add_argument("--groups", type=int, default=4, help="prompts of eight responses (default %(default)s)")
     parser.add_argument("--micro", type=int, default=8, help="rows per forward pass (default %(default)s)")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5, 0.75, 1.0], help="valid shares")
-    parser.add_argument("--repeat", type=int, default=1, help="steps of each contender; the median counts")
-    parser.add_argument("--checkpointing", nargs="+", choices=["off", "on"], default=["off", "on"])
-    parser.add_argument("--no-generation", action="store_true", help="leave out the whole step")
+    parser.add_argument("--max-tokens", type=int, help="tokens per forward pass, instead of rows")
+    parser.add_argument("--pairs", type=int, default=0, help="timed steps of each contender, in turns (default none)")
+    parser.add_argument("--generation", action="store_true", help="vLLM's seconds too, and the whole step")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32"])
+    parser.add_argument("--attention", default="sdpa", help="of a GPU's bf16 (default %(default)s)")
+    parser.add_argument("--checkpointing", nargs="+", choices=["off", "on"], default=["off"])
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     folder = tempfile.TemporaryDirectory()
     arguments.model = arguments.model or str(make_model(Path(folder.name)))
+    torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant
 
-    console = Console(width=130)
-    generation = 0.0 if arguments.no_generation else generation_seconds(arguments)
-    figures = {"generation": generation, "rows": arguments.rows, "tokens": arguments.tokens, "steps": []}
-    for checkpointing in [setting == "on" for setting in arguments.checkpointing]:
-        configs = {c: config_of(c, arguments, checkpointing) for c in CONTENDERS}
-        with Actors(configs[CONTENDERS[0]]) as actors:
+    console, found = Console(width=170), []
+    for precision, checkpointing in itertools.product(arguments.precision, arguments.checkpointing):
+        checkpointed = checkpointing == "on"
+        configs = {
+            c: config_of(c, arguments, precision, checkpointed) for c in CONTENDERS if c.name in arguments.contenders
+        }
+        with Actors(next(iter(configs.values()))) as actors:
             actors.call("time_optimizer")
-            measure(
-                CONTENDERS[-1], configs[CONTENDERS[-1]], 1.0, arguments, actors
-            )  # warm: AdamW's state, the allocator
-            for share in arguments.shares:
-                seen = {c: [] for c in CONTENDERS}
-                work = [c for _ in range(arguments.repeat) for c in CONTENDERS]
-                for contender in track(work, f"share {share:.0%}, checkpointing {checkpointing}", console=console):
-                    seen[contender].append(measure(contender, configs[contender], share, arguments, actors))
-                medians = {
-                    c.name: {key: statistics.median(m[key] for m in runs) for key in runs[0]}
-                    for c, runs in seen.items()
-                }
-                for contender in CONTENDERS:
-                    factor = 1 / share if contender.filtered else 1.0
-                    medians[contender.name]["whole"] = medians[contender.name]["actor"] + generation * factor
-                figures["steps"].append({"share": share, "checkpointing": checkpointing, "medians": medians})
-                console.print(table(share, checkpointing, medians, generation))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
-
-
-def table(share: float, checkpointing: bool, medians: dict, generation: float) -> Table:
-    u = 4 if checkpointing else 3
-    ours = medians["gpg_verl"]
-    result = Table(
-        title=f"valid share {share:.0%}, gradient checkpointing {'on' if checkpointing else 'off'} "
-        f"(generation {generation:.1f} s; floor of veRL gpg {u * share / (1 + u):.3f}, "
-        f"of grpo + KL {u * share / (2 + u):.3f})"
-    )
-    for column in ("", "actor side", "passes", "update", "optimizer", "ours / it", "whole step, ours / it", "peak GB"):
-        result.add_column(column, justify="left" if not column else "right")
-    for name, m in medians.items():
-        result.add_row(
-            name,
-            *(f"{m[key]:.2f} s" for key in ("actor", "passes", "update", "optimizer")),
-            f"{ours['actor'] / m['actor']:.3f}",
-            f"{ours['whole'] / m['whole']:.3f}",
-            f"{m['memory']:.2f}",
-        )
-    return result
+            for shape, share in itertools.product(arguments.shapes, arguments.shares):
+                figures = compare(shape, share, configs, arguments, actors)
+                figures |= {"precision": precision, "checkpointing": checkpointing}
+                figures["floor"] = floor(figures, actors.local.engine.module, 4 if checkpointed else 3)
+                console.print(table(figures))
+                found.append(figures)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    started = time.perf_counter()
     main()
-    print(f"{time.perf_counter() - started:.0f} s")

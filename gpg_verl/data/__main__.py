@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from rich import box
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         data_set = SETS[args.name]
-        options = understand(parser, args, data_set)
+        options = parse_options(parser, args, data_set)
         for split in splits(args, data_set):
             for line in prepare(data_set, split, args.out, options):
                 print(line, flush=True)
@@ -55,40 +56,37 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def understand(parser: argparse.ArgumentParser, args: argparse.Namespace, data_set: DataSet) -> Options:
-    if args.out is None:
-        parser.error(f"--out is missing: name the folder for {data_set.name}, as in --out data")
-    if (args.tokenizer is None) != (args.max_prompt_length is None):
-        parser.error("--tokenizer and --max-prompt-length belong together: give both or none")
-    if args.level and data_set.name != "math":
-        parser.error(f"--level is for math, not for {data_set.name}")
-    if args.against and "train" not in splits(args, data_set):
-        parser.error("--against is for training data; an evaluation set is compared with the *_train.parquet in DIR")
-    if args.limit is not None and args.limit < 1:
-        parser.error(f"--limit is {args.limit}; allowed is 1 or more")
-    if (args.images or args.max_pixels is not None) and not data_set.images:
-        parser.error(f"--images and --max-pixels are for data sets with images, and {data_set.name} has none")
-    if args.images and not args.images.is_dir():
-        parser.error(f"--images {args.images}: no such folder")
-    max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
-    if max_pixels < MIN_PIXELS:
-        parser.error(f"--max-pixels is {max_pixels}; allowed is {MIN_PIXELS} or more, as the models scale up to that")
+def parse_options(parser: argparse.ArgumentParser, args: argparse.Namespace, data_set: DataSet) -> Options:
+    """The command line as `Options`; what does not go together ends the command, as argparse's own errors do."""
     template = get_template(args.template or data_set.template)
-    return Options(
-        template=template,
-        source=args.source,
-        revision=args.revision,
-        images=args.images,
-        max_pixels=max_pixels,
-        limit=args.limit,
-        levels=tuple(sorted(set(args.level))),
-        against=tuple(args.against),
-        length=PromptLength(args.tokenizer, template, data_set.images) if args.tokenizer else None,
-        max_prompt_length=args.max_prompt_length,
-        allow_count=args.allow_count,
-        allow_broken=args.allow_broken,
-        strict=args.strict,
-    )
+    with_images, name = data_set.images, data_set.name
+    for wrong, message in (
+        (args.out is None, f"--out is missing: name the folder for {name}, as in --out data"),
+        (
+            (args.tokenizer is None) != (args.max_prompt_length is None),
+            "--tokenizer and --max-prompt-length belong together: give both or none",
+        ),
+        (args.level and name != "math", f"--level is for math, not for {name}"),
+        (
+            args.against and "train" not in splits(args, data_set),
+            "--against is for training data; an evaluation set is compared with the *_train.parquet in DIR",
+        ),
+        (args.limit is not None and args.limit < 1, f"--limit is {args.limit}; allowed is 1 or more"),
+        (
+            (args.images or args.max_pixels != MAX_PIXELS) and not with_images,
+            f"--images and --max-pixels are for data sets with images, and {name} has none",
+        ),
+        (args.images and not args.images.is_dir(), f"--images {args.images}: no such folder"),
+        (
+            args.max_pixels < MIN_PIXELS,
+            f"--max-pixels is {args.max_pixels}; allowed is {MIN_PIXELS} or more, as the models scale up to that",
+        ),
+    ):
+        if wrong:
+            parser.error(message)
+    given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
+    length = PromptLength(args.tokenizer, template, with_images) if args.tokenizer else None
+    return Options(**given | {"template": template, "levels": tuple(sorted(set(args.level))), "length": length})
 
 
 def splits(args: argparse.Namespace, data_set: DataSet) -> list[str]:
@@ -113,14 +111,11 @@ def print_list() -> None:
     for entry in SETS.values():
         for split, known in entry.splits.items():
             rows = " or ".join(f"{n:,}" for n in known.rows) or "not known"
-            table.add_row(entry.name, split, rows, entry.licence, source_in_words(entry, split), entry.about)
+            source = entry.source_of(split) + (" (from local files)" if known.not_on_hub else "")
+            table.add_row(entry.name, split, rows, entry.licence, source, entry.about)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
-
-
-def source_in_words(entry: DataSet, split: str) -> str:
-    return entry.source_of(split) + (" (from local files)" if entry.splits[split].not_on_hub else "")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,60 +128,41 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=["list", *SETS], metavar="NAME", help=f"list, or one of {', '.join(SETS)}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files")
-    parser.add_argument(
-        "--source",
-        metavar="PATH_OR_HUB_ID",
-        help="a .jsonl, .json, .parquet or .arrow file, a folder, another hub id, or the set's own layout (lisa: the "
-        "folder ReasonSeg; flowers, pets, aircraft, cars: Visual-RFT's .pth list)",
+    option = parser.add_argument
+    option("name", choices=["list", *SETS], metavar="NAME", help=f"list, or one of {', '.join(SETS)}")
+    option("--out", type=Path, metavar="DIR", help="folder for the files")
+    source = (
+        "a .jsonl, .json, .parquet or .arrow file, a folder, another hub id, or the set's own layout (lisa: the folder "
+        "ReasonSeg; flowers, pets, aircraft, cars: Visual-RFT's .pth list)"
     )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="where the images of a source with image paths are (default: its own folder). Absolute paths of another "
-        "machine are looked up here by their file name",
+    option("--source", metavar="PATH_OR_HUB_ID", help=source)
+    images = (
+        "where the images of a source with image paths are (default: its own folder). Absolute paths of another "
+        "machine are looked up here by their file name"
     )
-    parser.add_argument(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help=f"larger images are scaled down to this many pixels, as Qwen's processors do (default {MAX_PIXELS})",
+    option("--images", type=Path, metavar="DIR", help=images)
+    pixels = f"larger images are scaled down to this many pixels, as Qwen's processors do (default {MAX_PIXELS})"
+    option("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help=pixels)
+    split = "only this split; needed for a set of several from a file"
+    option("--split", choices=["train", "val", "test"], help=split)
+    option("--revision", help="branch, tag or commit on the hub")
+    option("--limit", type=int, metavar="N", help="only the first N rows")
+    levels = "only these levels of math"
+    option("--level", type=int, nargs="+", choices=range(1, 6), default=[], metavar="L", help=levels)
+    wordings = f"{', '.join(TEMPLATES)}, or a file with {{question}} in it (default: boxed, or that of the vision task)"
+    option("--template", metavar="NAME_OR_FILE", help=wordings)
+    against = (
+        "evaluation sets whose questions must not be in the training data, beside the *_test.parquet and *_val.parquet "
+        "in DIR; a question with an image is the same if both are"
     )
-    parser.add_argument(
-        "--split", choices=["train", "val", "test"], help="only this split; needed for a set of several from a file"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument(
-        "--level", type=int, nargs="+", choices=range(1, 6), default=[], metavar="L", help="only these levels of math"
-    )
-    parser.add_argument(
-        "--template",
-        metavar="NAME_OR_FILE",
-        help=f"{', '.join(TEMPLATES)}, or a file with {{question}} in it (default: boxed, or that of the vision task)",
-    )
-    parser.add_argument(
-        "--against",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="evaluation sets whose questions must not be in the training data, beside the *_test.parquet and "
-        "*_val.parquet in DIR; a question with an image is the same if both are",
-    )
-    parser.add_argument(
-        "--tokenizer", metavar="MODEL", help="folder or hub id, to count the tokens of each prompt, its image included"
-    )
-    parser.add_argument("--max-prompt-length", type=int, metavar="N", help="tokens, as data.max_prompt_length")
-    parser.add_argument("--allow-count", action="store_true", help="take a row count that is not the known one")
-    parser.add_argument(
-        "--allow-broken", action="store_true", help="leave out failing evaluation rows, too, and say how many"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at failing training rows instead of leaving them out"
-    )
+    option("--against", type=Path, nargs="+", default=[], metavar="FILE", help=against)
+    tokenizer = "folder or hub id, to count the tokens of each prompt, its image included"
+    option("--tokenizer", metavar="MODEL", help=tokenizer)
+    option("--max-prompt-length", type=int, metavar="N", help="tokens, as data.max_prompt_length")
+    option("--allow-count", action="store_true", help="take a row count that is not the known one")
+    broken = "leave out failing evaluation rows, too, and say how many"
+    option("--allow-broken", action="store_true", help=broken)
+    option("--strict", action="store_true", help="stop at failing training rows instead of leaving them out")
     return parser
 
 

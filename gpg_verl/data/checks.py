@@ -16,13 +16,11 @@ from pathlib import Path
 from gpg_verl.data import DataError, images
 from gpg_verl.data.dataset import DataSet, Row
 from gpg_verl.data.images import Picture
-from gpg_verl.data.source import column_names, read_file
+from gpg_verl.data.source import read_file
 from gpg_verl.data.templates import IMAGE, PLAIN, Messages, Template
 
 LATEX_SPACING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[,;:! ])")
 NOT_COMPARED = re.compile(r"[^\w+\-*/=<>^]|_")  # operators count: x + 1 and x − 1 are two questions
-
-
 QUESTION_COLUMNS = ("extra_info", "problem", "question", "prompt")
 IMAGE_COLUMNS = ("images", "image", "image_bytes", "image_path")
 IMAGE_TOKEN = "<|image_pad|>"  # one in the text, which the processor repeats
@@ -35,7 +33,7 @@ def check_count(data_set: DataSet, split: str, seen: int, parts: Mapping[str, in
     if known.rows and seen not in known.rows:
         what = f"{seen:,} rows, known are {' or '.join(f'{n:,}' for n in known.rows)}"
     elif known.parts and parts != known.parts:
-        what = f"rows of each part are {_listed(parts)}, known are {_listed(known.parts)}"
+        what = f"rows of each part are {listed(parts)}, known are {listed(known.parts)}"
     else:
         return
     raise DataError(
@@ -44,7 +42,7 @@ def check_count(data_set: DataSet, split: str, seen: int, parts: Mapping[str, in
     )
 
 
-def _listed(parts: Mapping[str, int]) -> str:
+def listed(parts: Mapping[str, int]) -> str:
     return ", ".join(f"{part} {count:,}" for part, count in sorted(parts.items()))
 
 
@@ -73,27 +71,22 @@ def identity(text: str, picture: Picture | None) -> Identity:
 def questions_of(files: Iterable[Path], with_images: bool) -> dict[Identity, str]:
     """The questions in these files, with the name of the file that each stands in.
 
-    with_images: the images are read too, of files that hold any. A file in our own format has their hashes.
+    with_images: a question with an image is the same if both are. A file in our own format has the images' hashes; of
+    any other the images are read.
     """
     found = {}
     for file in files:
-        images_here = [name for name in column_names(file) if name in IMAGE_COLUMNS]
-        hashed = images_here == ["images"] and _has_hashes(file)
-        wanted = [*QUESTION_COLUMNS, *([] if hashed or not with_images else images_here)]
-        rows = enumerate(read_file(file, wanted))
-        identities = [known for number, row in rows if (known := _identity_of(row, file, number, with_images))]
-        if not identities:
+        first = next(read_file(file, QUESTION_COLUMNS), {})
+        hashed = bool((first.get("extra_info") or {}).get("image_sha256"))
+        rows = read_file(file, QUESTION_COLUMNS if hashed or not with_images else None)
+        identities = [_identity_of(row, file, number, with_images) for number, row in enumerate(rows)]
+        if not any(identities):
             raise DataError(
                 f"{file}: no questions found to compare with. Expected the fields extra_info.question, problem, "
                 "question or prompt in its rows."
             )
-        found |= dict.fromkeys(identities, file.name)
+        found |= dict.fromkeys(filter(None, identities), file.name)
     return found
-
-
-def _has_hashes(file: Path) -> bool:
-    first = next(read_file(file, ["extra_info"]), {})
-    return bool((first.get("extra_info") or {}).get("image_sha256"))
 
 
 def _identity_of(row: Row, file: Path, number: int, with_images: bool) -> Identity | None:

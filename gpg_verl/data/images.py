@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SIDE = 28  # pixels of an image token's side: patches of 14, merged 2 × 2
 MIN_PIXELS = 56 * 56  # below it the processors scale up
 MAX_PIXELS = 401_408  # of the paper's vision runs
-MOST_ELONGATED = 200  # the longer side, in shorter ones: the processors refuse more
 AS_THEY_ARE = ("JPEG", "PNG")  # formats whose bytes are kept when nothing had to be changed
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -38,9 +36,10 @@ class Picture:
 
 
 def load(value: object, folder: Path | None, max_pixels: int) -> Picture:
-    """The picture of a row's image: encoded bytes, a path (see `find`), or the hub's {bytes, path}.
+    """The picture of a row's image: encoded bytes, a path, or the hub's {bytes, path}.
 
-    Raises BrokenImage.
+    A relative path is one under `folder`; an absolute one that is not here is another machine's, and only its file
+    name counts. Raises BrokenImage.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -48,21 +47,14 @@ def load(value: object, folder: Path | None, max_pixels: int) -> Picture:
         return _picture(value, "", max_pixels)
     if not isinstance(value, str | Path) or not str(value):
         raise BrokenImage("no image in this row")
-    path = find(Path(value), folder)
+    path = Path(value)
+    if folder is not None and not (path.is_absolute() and path.exists()):
+        path = folder / (path.name if path.is_absolute() else path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BrokenImage(f"{path}: {error.strerror or error}") from None
     return _picture(data, f"{path.name}: ", max_pixels)
-
-
-def find(path: Path, folder: Path | None) -> Path:
-    """The image file: a relative path is one under `folder`; an absolute one that is not here is another machine's, and
-    only its file name counts.
-    """
-    if folder is None or (path.is_absolute() and path.exists()):
-        return path
-    return folder / (path.name if path.is_absolute() else path)
 
 
 def size_as_shown(path: Path) -> tuple[int, int] | None:
@@ -76,17 +68,13 @@ def size_as_shown(path: Path) -> tuple[int, int] | None:
 
 
 def processor_size(width: int, height: int, max_pixels: int, min_pixels: int = MIN_PIXELS, side: int = SIDE):
-    """(width, height) to which Qwen2-VL's and Qwen2.5-VL's processors scale an image (`smart_resize`)."""
-    if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise BrokenImage(f"{width} × {height} pixels, and no side may be more than {MOST_ELONGATED} times the other")
-    wide, high = round(width / side) * side, round(height / side) * side
-    if wide * high > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        wide, high = (max(side, math.floor(length / shrink / side) * side) for length in (width, height))
-    elif wide * high < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        wide, high = (math.ceil(length * grow / side) * side for length in (width, height))
-    return wide, high
+    """(width, height) to which Qwen2-VL's and Qwen2.5-VL's processors scale an image."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # seconds to import
+
+    try:
+        return smart_resize(height, width, side, min_pixels, max_pixels)[::-1]
+    except ValueError as error:
+        raise BrokenImage(f"{width} × {height} pixels: {error}") from None
 
 
 def _picture(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -96,26 +84,20 @@ def _picture(data: bytes, name: str, max_pixels: int) -> Picture:
         keep = opened.format in AS_THEY_ARE and opened.mode == "RGB" and "transparency" not in opened.info
         keep = keep and opened.getexif().get(_ORIENTATION, 1) == 1
         image = opened if keep else _rgb(ImageOps.exif_transpose(opened))
-        width, height = processor_size(*image.size, max_pixels)
+        size = processor_size(*image.size, max_pixels)
     except UnidentifiedImageError:  # its message holds a memory address
         raise BrokenImage(f"{name}not an image") from None
     except Exception as error:  # whatever a decoder makes of damaged data
         raise BrokenImage(f"{name}{error or type(error).__name__}") from None
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode() + image.tobytes()).hexdigest()
-    scaled = _out_of_bounds(*image.size, max_pixels)
+    # Too many pixels, as it is or with sides rounded by the processor, or too short a side.
+    rounded = round(image.width / SIDE) * round(image.height / SIDE) * SIDE**2
+    scaled = max(image.width * image.height, rounded) > max_pixels or min(image.size) < SIDE
     if scaled:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     if scaled or not keep:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        data = buffer.getvalue()
+        data = png(image)
     return Picture(data, *image.size, digest, scaled)
-
-
-def _out_of_bounds(width: int, height: int, max_pixels: int) -> bool:
-    """Whether the image, as it is or with sides rounded by the processor, has too many pixels or too short a side."""
-    rounded = round(width / SIDE) * round(height / SIDE) * SIDE**2
-    return max(width * height, rounded) > max_pixels or min(width, height) < SIDE
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -124,3 +106,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

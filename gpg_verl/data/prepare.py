@@ -7,7 +7,7 @@ has been seen and nothing speaks against it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.progress import track
 
 from gpg_verl.data import DataError, checks, images
 from gpg_verl.data.dataset import DataSet, Question
-from gpg_verl.data.images import MAX_PIXELS
+from gpg_verl.data.images import MAX_PIXELS, Picture
 from gpg_verl.data.source import load
 from gpg_verl.data.templates import Template
 from gpg_verl.data.write import TEXT_SCHEMA, VISION_SCHEMA, verl_row, write
@@ -51,60 +51,53 @@ def prepare(data_set: DataSet, split: str, out: Path, options: Options) -> Itera
     file = out / f"{data_set.name}{levels}_{split}.parquet"
     endings = ("_test", "_val") if split == "train" else ("_train",)
     others = [other for other in sorted(out.glob("*.parquet")) if other.stem.endswith(endings)]
-    work = _Pass(data_set, split, options, [*options.against, *others])
+    writer = SplitWriter(data_set, split, options, [*options.against, *others])
     try:
-        count = write(work.rows(), file, VISION_SCHEMA if data_set.images else TEXT_SCHEMA)
-    except DataError:
-        yield from work.said
-        raise
-    yield from work.said
-    yield f"{work.label}: {_count(count, 'row')} written to {file}"
+        count = write(writer.rows(), file, VISION_SCHEMA if data_set.images else TEXT_SCHEMA)
+    finally:
+        yield from writer.report
+    yield f"{writer.label}: {_plural(count, 'row')} written to {file}"
 
 
 @dataclass
-class _Pass:
-    """The rows that pass, one after the other, and what was seen on the way."""
+class SplitWriter:
+    """The rows that pass, one after the other, and what was seen on the way.
+
+    others: the files on the other side: evaluation sets for training data, and the reverse.
+    counts: `read` (rows of the source), `asked` (questions taken from them), `repeated`, `scaled`, `broken`.
+    failures: by a row's number, why it is left out, in words.
+    """
 
     data_set: DataSet
     split: str
     options: Options
-    others: list[Path]  # the files on the other side: evaluation sets for training data, and the reverse
-    said: list[str] = field(default_factory=list)
-    read: int = 0  # rows of the source
-    asked: int = 0  # questions taken from them
+    others: list[Path]
+    report: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     parts: Counter[str] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)  # rows that are not like the set's, in words
     leaked: dict[int, str] = field(default_factory=dict)
     seen: set[checks.Identity] = field(default_factory=set)
-    repeated: int = 0
-    lengths: list[int] = field(default_factory=list)
-    scaled: int = 0
-    broken: int = 0
+    longest: int = 0
 
     @property
     def label(self) -> str:
         return f"{self.data_set.name} {self.split}"
 
-    @property
-    def evaluates(self) -> bool:
-        return self.split != "train"
-
     def rows(self) -> Iterator[dict[str, object]]:
         known = checks.questions_of(self.others, self.data_set.images)
-        for index, question in self._tracked():
-            self.asked += 1
-            if question.part:
-                self.parts[question.part] += 1
-            picture = None
-            if self.data_set.images:
-                try:
-                    picture = images.load(question.image, self._folder(), self.options.max_pixels)
-                except images.BrokenImage as error:
-                    self.broken += 1
-                    self.failures[index] = f"has an image that cannot be used ({error})"
-                    continue
-                self.scaled += picture.scaled
+        splits, console = self.data_set.splits[self.split], Console(stderr=True)
+        total = self.options.limit or splits.first or next(iter(splits.rows), None)
+        progress = {"console": console, "transient": True, "disable": not console.is_terminal}
+        for index, question in track(self._questions(), f"{self.label}: rows", total, **progress):
+            self.counts["asked"] += 1
+            self.parts.update(filter(None, [question.part]))
+            try:
+                picture = self._picture(question)
+            except images.BrokenImage as error:
+                self.counts["broken"] += 1
+                self.failures[index] = f"has an image that cannot be used ({error})"
+                continue
             row = verl_row(self.data_set, self.split, index, question, self.options.template, picture)
             if why := self._problem(index, question, picture, row, known):
                 self.failures[index] = why
@@ -112,62 +105,59 @@ class _Pass:
                 yield row
         self._conclude()
 
-    def _tracked(self) -> Iterable[tuple[int, Question]]:
-        known = self.data_set.splits[self.split]
-        total = self.options.limit or known.first or next(iter(known.rows), None)
-        console = Console(stderr=True)
-        what = f"{self.label}: rows"
-        return track(self._questions(), what, total, console=console, transient=True, disable=not console.is_terminal)
-
     def _questions(self) -> Iterator[tuple[int, Question]]:
         """(the row's number, its question), of the levels and up to the number that were asked for."""
         options, data_set = self.options, self.data_set
         expand = data_set.splits[self.split].expand or (lambda row: [row])
-        index = taken = 0
+        index = taken = unread = 0
+        first = ""
         for number, source_row in enumerate(load(data_set, self.split, options.source, options.revision)):
             try:
                 questions = [data_set.read(row) for row in expand(source_row)]
             except DataError as error:
+                first = first or f"row {number}: {error}"
                 self.failures[index] = f"cannot be read: {error}"
-                self.unread.append(f"row {number}: {error}")
-                if len(self.unread) == number + 1 == OTHER_DATA:
+                index, unread = index + 1, unread + 1
+                if unread == index == OTHER_DATA:
                     break
-                self.read, self.asked, index = self.read + 1, self.asked + 1, index + 1
+                self.counts.update(["read", "asked"])
                 continue
-            numbered = [(i, q) for i, q in enumerate(questions, index) if self._belongs(q)]
-            self.read += len(numbered) == len(questions)
+            # Rows of other levels are no part of the set; rows without one come from a file of its levels alone.
+            levels = (None, *data_set.levels)
+            own = [(i, q) for i, q in enumerate(questions, index) if not data_set.levels or q.level in levels]
+            self.counts["read"] += len(own) == len(questions)
             index += len(questions)
-            for pair in numbered:
+            for pair in own:
                 if options.levels and pair[1].level not in options.levels:
                     continue
                 yield pair
                 taken += 1
                 if taken == options.limit:
                     return
-        if self.unread and index <= len(self.unread):
-            raise DataError(f"{self.label}, {self.unread[0]}. Is this another data set?")
+        if unread and index <= unread:
+            raise DataError(f"{self.label}, {first}. Is this another data set?")
 
-    def _belongs(self, question: Question) -> bool:
-        """Rows of other levels are no part of the set; rows without one come from a file of its levels alone."""
-        return not self.data_set.levels or question.level in (None, *self.data_set.levels)
-
-    def _folder(self) -> Path | None:
-        """Where the paths of images begin: --images, or the folder of the source."""
-        if self.options.images or self.options.source is None:
-            return self.options.images
-        source = Path(self.options.source)
-        return source if source.is_dir() else source.parent
+    def _picture(self, question: Question) -> Picture | None:
+        """The row's image; paths begin at --images, or at the folder of the source. Raises BrokenImage."""
+        if not self.data_set.images:
+            return None
+        folder = self.options.images
+        if folder is None and self.options.source is not None:
+            source = Path(self.options.source)
+            folder = source if source.is_dir() else source.parent
+        picture = images.load(question.image, folder, self.options.max_pixels)
+        self.counts["scaled"] += picture.scaled
+        return picture
 
     def _problem(self, index: int, question: Question, picture, row: dict[str, object], known) -> str | None:
         """The first thing that is wrong with a row, in words."""
         identity = checks.identity(question.text, picture)
-        self.repeated += identity in self.seen
+        self.counts["repeated"] += identity in self.seen
         self.seen.add(identity)
+        tokens = self.options.length(row["prompt"], picture) if self.options.length else 0
+        self.longest = max(self.longest, tokens)
         if file := known.get(identity):
             self.leaked[index] = file
-        tokens = self.options.length(row["prompt"], picture) if self.options.length else 0
-        self.lengths.append(tokens)
-        if file:
             return f"is in {file}"
         if not question.golds:
             return "has no gold answer"
@@ -177,73 +167,64 @@ class _Pass:
 
     def _conclude(self) -> None:
         """What is to say of all rows; raises DataError if they must not be written."""
-        options, label = self.options, self.label
+        options, label, counts, known = self.options, self.label, self.counts, self.data_set.splits[self.split]
+        evaluates = self.split != "train"
         if not options.allow_count and options.limit is None:
-            checks.check_count(self.data_set, self.split, self.read, self.parts)
-        if not self.asked:
+            checks.check_count(self.data_set, self.split, counts["read"], self.parts)
+        if not counts["asked"]:
             asked = f"is of --level {' '.join(map(str, options.levels))}" if options.levels else "makes a question"
-            raise DataError(f"{label}: none of the rows {asked} ({self.read:,} read).")
-        self.said.append(f"{label}: {_count(self.read, 'row')} read{self._chosen()}")
-        if not self.data_set.splits[self.split].rows:
-            self.said.append(f"{label}: how many rows it should have is not known, so that is not checked")
+            raise DataError(f"{label}: none of the rows {asked} ({counts['read']:,} read).")
+        self._say(f"{_plural(counts['read'], 'row')} read{self._chosen()}")
+        if not known.rows:
+            self._say("how many rows it should have is not known, so that is not checked")
         if self.data_set.images:
-            seen, most = _count(self.asked, "image"), f"{options.max_pixels:,}"
-            self.said.append(f"{label}: {seen}, {self.scaled:,} scaled down to {most} pixels, {self.broken:,} broken")
-        self.said.append(f"{label}: {self._compared()}")
-        if self.repeated:
-            self.said.append(f"{label}: {_count(self.repeated, 'question')} stood before in this set; they stay")
-        if self.leaked and self.evaluates:
-            files = ", ".join(sorted(set(self.leaked.values())))
+            scaled = f"{counts['scaled']:,} scaled down to {options.max_pixels:,} pixels"
+            self._say(f"{_plural(counts['asked'], 'image')}, {scaled}, {counts['broken']:,} broken")
+        other, names = "training" if evaluates else "evaluation", ", ".join(file.name for file in self.others)
+        leaked = f"{_plural(len(self.leaked), 'question')} also in the {other} data ({names})"
+        self._say(leaked if self.others else f"compared with no {other} data, as none is in the folder")
+        if counts["repeated"]:
+            self._say(f"{_plural(counts['repeated'], 'question')} stood before in this set; they stay")
+        if self.leaked and evaluates:
             raise DataError(
-                f"{label}: {_count(len(self.leaked), 'question')} of this set in {files}: what is "
-                "trained on that file cannot be measured with this set. Delete that file, make this set, then that "
-                "file again: what stands in an evaluation set in its folder is left out."
+                f"{label}: {_plural(len(self.leaked), 'question')} of this set in "
+                f"{', '.join(sorted(set(self.leaked.values())))}: what is trained on that file cannot be measured with "
+                "this set. Delete that file, make this set, then that file again: what stands in an evaluation set in "
+                "its folder is left out."
             )
-        if options.length and self.lengths:
-            longest = f"{max(self.lengths):,} tokens of {options.max_prompt_length:,} allowed"
-            self.said.append(f"{label}: longest prompt {longest}")
-        if self.failures:
-            self._judge_failures()
-
-    def _judge_failures(self) -> None:
-        message = f"{self.label}: {_named(self.failures)}"
-        if self.evaluates and not self.options.allow_broken:
+        if self.longest:
+            self._say(f"longest prompt {self.longest:,} tokens of {options.max_prompt_length:,} allowed")
+        if not self.failures:
+            return
+        named = [f"row {index} {why}" for index, why in sorted(self.failures.items())[:NAMED_ROWS]]
+        if len(self.failures) > NAMED_ROWS:
+            named.append(f"and {len(self.failures) - NAMED_ROWS:,} more")
+        message = f"{_plural(len(self.failures), 'row')} failed a check ({'; '.join(named)})"
+        if evaluates and not options.allow_broken:
             raise DataError(
-                f"{message}. A result over fewer questions is another result: fix them, or raise the limit. "
+                f"{label}: {message}. A result over fewer questions is another result: fix them, or raise the limit. "
                 "--allow-broken leaves them out."
             )
-        if self.options.strict:
-            raise DataError(f"{message}. Without --strict such rows are left out.")
-        self.said.append(f"{message}: left out")
-        if len(self.failures) == self.asked:
-            raise DataError(f"{self.label}: every row failed a check, so there is nothing to write.")
+        if options.strict:
+            raise DataError(f"{label}: {message}. Without --strict such rows are left out.")
+        self._say(f"{message}: left out")
+        if len(self.failures) == counts["asked"]:
+            raise DataError(f"{label}: every row failed a check, so there is nothing to write.")
+
+    def _say(self, line: str) -> None:
+        self.report.append(f"{self.label}: {line}")
 
     def _chosen(self) -> str:
         """The questions of --level and --limit, and of a set whose rows are not questions, in words."""
-        options, words = self.options, ""
+        options, asked, words = self.options, self.counts["asked"], ""
         if options.levels:
-            words += f", {self.asked:,} of level {', '.join(map(str, options.levels))}"
+            words += f", {asked:,} of level {', '.join(map(str, options.levels))}"
         if options.limit is not None:
-            words += f", the first {self.asked:,} taken"
+            words += f", the first {asked:,} taken"
         if self.data_set.splits[self.split].expand:
-            words += f", {_count(self.asked, 'question')}"
-        if self.parts:
-            words += f" ({', '.join(f'{part} {count:,}' for part, count in sorted(self.parts.items()))})"
-        return words
-
-    def _compared(self) -> str:
-        other = "training" if self.evaluates else "evaluation"
-        if not self.others:
-            return f"compared with no {other} data, as none is in the folder"
-        names = ", ".join(file.name for file in self.others)
-        return f"{_count(len(self.leaked), 'question')} also in the {other} data ({names})"
+            words += f", {_plural(asked, 'question')}"
+        return words + (f" ({checks.listed(self.parts)})" if self.parts else "")
 
 
-def _named(failures: dict[int, str]) -> str:
-    named = [f"row {index} {why}" for index, why in sorted(failures.items())[:NAMED_ROWS]]
-    rest = [f"and {len(failures) - NAMED_ROWS:,} more"] if len(failures) > NAMED_ROWS else []
-    return f"{_count(len(failures), 'row')} failed a check ({'; '.join([*named, *rest])})"
-
-
-def _count(number: int, what: str) -> str:
+def _plural(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -20,35 +20,28 @@ def load(data_set: DataSet, split: str, source: str | None, revision: str | None
     Images come as encoded bytes or as paths, never decoded.
     """
     chosen = data_set.splits[split]
-    if source is None:
-        if chosen.not_on_hub:
-            raise DataError(f"{data_set.name} {split} is not a data set on the hub. {chosen.not_on_hub}")
-        return _first(read_hub(data_set, split, data_set.source_of(split), revision), chosen.first)
-    path = Path(source)
-    if data_set.layout and path.exists() and (rows := data_set.layout(path, split)) is not None:
+    if source is None and chosen.not_on_hub:
+        raise DataError(f"{data_set.name} {split} is not a data set on the hub. {chosen.not_on_hub}")
+    path = Path(source or "")
+    if source and data_set.layout and path.exists() and (rows := data_set.layout(path, split)) is not None:
         return rows
-    if path.is_file():
-        rows = read_file(path)
-        return rows if path.suffix == ".json" else _first(rows, chosen.first)  # a json holds the chosen rows alone
-    if path.is_dir():  # a clone of the hub's repository, or a folder with files named after the splits
-        return _first(read_hub(data_set, split, str(path), revision), chosen.first)
-    if path.suffix in (*SUFFIXES, ".pth") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if source and path.is_file():
+        return islice(read_file(path), None if path.suffix == ".json" else chosen.first)  # a json holds them alone
+    looks_local = path.suffix in (*SUFFIXES, ".pth") or str(source).startswith((".", "/", "~"))
+    if source and not path.is_dir() and (looks_local or source.count("/") != 1):
         raise DataError(
             f"--source {source}: no such file or folder. Give the path of a {', '.join(SUFFIXES)} file, or a hub id "
             f"such as {data_set.hub_id}."
         )
-    return _first(read_hub(data_set, split, source, revision), chosen.first)
-
-
-def _first(rows: Iterator[Row], count: int | None) -> Iterator[Row]:
-    return islice(rows, count)  # all of them if it is None
+    return islice(read_hub(data_set, split, source or data_set.source_of(split), revision), chosen.first)
 
 
 def read_hub(data_set: DataSet, split: str, hub_id: str, revision: str | None) -> Iterator[Row]:
+    """Rows of a hub repository, or of a folder that is a clone of one or has files named after the splits."""
     import datasets  # seconds to import, and only needed here
 
-    chosen = data_set.splits[split]
-    ours = hub_id == data_set.source_of(split) or Path(hub_id).is_dir()
+    chosen, folder = data_set.splits[split], Path(hub_id)
+    ours = hub_id == data_set.source_of(split) or folder.is_dir()
     try:
         rows = datasets.load_dataset(
             hub_id,
@@ -59,46 +52,54 @@ def read_hub(data_set: DataSet, split: str, hub_id: str, revision: str | None) -
             revision=revision,
             streaming=chosen.first is not None,  # SAT's file is 4.6 GB, and a tenth of it is used
         )
-        yield from _undecoded(rows)
+        yield from _encoded(rows if chosen.first is not None else rows.to_iterable_dataset())
     except Exception as error:  # whatever the hub, the network or a loader raises
-        if Path(hub_id).is_dir():
-            here = ", ".join(sorted(file.name for file in Path(hub_id).iterdir())[:9]) or "nothing"
-            raise DataError(
-                f"{hub_id}, split {chosen.hub_split}: this folder cannot be loaded as a data set "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). In it are {here}. All files must "
-                "be of one kind and have the names of the splits (train.jsonl, test.jsonl), or give --source FILE."
-            ) from None
-        raise DataError(
-            f"{hub_id}, split {chosen.hub_split}: cannot be loaded ({type(error).__name__}: {error}). Check the name "
-            "and the network (HF_ENDPOINT names a mirror, HF_TOKEN a login), or download the file elsewhere and give "
-            "--source FILE."
-        ) from None
+        hint = (
+            "Check the name and the network (HF_ENDPOINT names a mirror, HF_TOKEN a login), or download the file "
+            "elsewhere and give --source FILE."
+        )
+        if folder.is_dir():
+            here = ", ".join(sorted(file.name for file in folder.iterdir())[:9]) or "nothing"
+            hint = (
+                f"In it are {here}. All files must be of one kind and have the names of the splits (train.jsonl, "
+                "test.jsonl), or give --source FILE."
+            )
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise DataError(f"{hub_id}, split {chosen.hub_split}: cannot be loaded ({cause}). {hint}") from None
 
 
-def _undecoded(rows):
+def _encoded(rows) -> Iterator[Row]:
     """Images stay {bytes, path}: a damaged one is then a row to name, not the end of the reading."""
-    import datasets
-
-    encoded = datasets.Image(decode=False)
-    for column, feature in (rows.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(column, encoded)
-        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
-            rows = rows.cast_column(column, datasets.List(encoded))
-    return rows
+    return iter(rows.decode(False) if rows.features else rows)
 
 
 def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """The rows of a .jsonl or .json (a list of objects, or one a line), .parquet or .arrow file.
 
-    columns: of a .parquet or .arrow file only these, where it has them.
+    columns: of a .parquet file only these, where it has them.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: read are {', '.join(SUFFIXES)}, not {path.suffix or 'a file without suffix'}.")
-    return _read_columns(path, columns) if path.suffix in (".parquet", ".arrow") else _read_json(path)
+    return _read_table(path, columns) if path.suffix in (".parquet", ".arrow") else _read_json(path)
+
+
+def _read_table(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
+    import datasets
+    import pyarrow.parquet
+
+    more = {}
+    try:
+        if path.suffix == ".parquet":
+            names = pyarrow.parquet.read_schema(path).names
+            more = {"batch_size": BATCH, "columns": [name for name in names if columns is None or name in columns]}
+        kind = path.suffix.removeprefix(".")
+        yield from _encoded(datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **more))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable {path.suffix} file ({error}). Download it again.") from None
 
 
 def _read_json(path: Path) -> Iterator[Row]:
+    """Not by `datasets`, which gives all rows one type: a gold that is a list here and a number there is no error."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
@@ -106,25 +107,11 @@ def _read_json(path: Path) -> Iterator[Row]:
     if text.lstrip().startswith("["):
         rows = _parse(text, str(path))
     else:
-        lines = enumerate(text.split("\n"), 1)
-        rows = (_parse(line, f"{path}, line {number}") for number, line in lines if line.strip())
+        rows = (_parse(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: {str(row)[:60]!r}, expected a JSON object with the row's fields.")
         yield row
-
-
-def column_names(path: Path) -> list[str]:
-    """The columns of a .parquet file; none of any other."""
-    import pyarrow
-    import pyarrow.parquet
-
-    if path.suffix != ".parquet":
-        return []
-    try:
-        return pyarrow.parquet.read_schema(path).names
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable {path.suffix} file ({error}). Download it again.") from None
 
 
 def _parse(text: str, where: str):
@@ -132,28 +119,3 @@ def _parse(text: str, where: str):
         return json.loads(text)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}). Mend it, or download the file again.") from None
-
-
-def _read_columns(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.ipc
-    import pyarrow.parquet
-
-    def wanted(names: list[str]) -> list[str]:
-        return [name for name in names if columns is None or name in columns]
-
-    try:
-        if path.suffix == ".parquet":
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH, columns=wanted(file.schema_arrow.names)):
-                    yield from batch.to_pylist()
-            return
-        with path.open("rb") as file:
-            is_file_format = file.read(6) == b"ARROW1"
-        opened = pyarrow.ipc.open_file if is_file_format else pyarrow.ipc.open_stream  # `datasets` writes streams
-        with pyarrow.memory_map(str(path)) as file, opened(file) as reader:
-            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file_format else reader
-            for batch in batches:
-                yield from batch.select(wanted(batch.schema.names)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable {path.suffix} file ({error}). Download it again.") from None

@@ -14,19 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+import gpg_verl
 from gpg_verl.data import DataError
 from gpg_verl.data.dataset import Question
 
 QUESTION = "{question}"
 IMAGE = "<image>"  # where veRL puts the row's image; before the user's text if a wording does not say
 Messages = list[dict[str, str]]  # role and content
-# As in presets/prompt/plain.yaml. veRL hands over a message with an image as a list of pieces; the marks are Qwen's.
-PLAIN = (
-    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for piece in message['content'] %}{% if piece['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ piece['text'] }}{% endif %}{% endfor %}"
-    "{% endif %}{% endfor %}"
-)
+# `+prompt=plain`: no chat template. veRL hands over a message with an image as a list of pieces; the marks are Qwen's.
+PLAIN = OmegaConf.load(
+    Path(gpg_verl.__file__).parent / "presets/prompt/plain.yaml"
+).actor_rollout_ref.model.custom_chat_template
 
 
 @dataclass(frozen=True)

@@ -7,30 +7,13 @@ or `difficulty` (3.0).
 from __future__ import annotations
 
 import math
-import re
 from decimal import Decimal
 
 from gpg_verl.data import DataError
 from gpg_verl.data.dataset import DataSet, Question, Row, Split, get_field, get_text
-from reward_fns import sources
+from reward_fns import extract, sources
 
 GOLDS = ("gt_answer", "ground_truth_answer", "answer")  # simplelr's own names say more than `answer`
-
-
-def boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{...} or \fbox{...} of a text, or behind a `\boxed ` without braces."""
-    marks = list(re.finditer(r"\\(?:boxed|fbox)\s*", text))
-    if not marks:
-        return None
-    rest = text[marks[-1].end() :]
-    if not rest.startswith("{"):
-        return re.split(r"[\s$.,]", rest, maxsplit=1)[0]
-    depth = 0
-    for i, character in enumerate(rest):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return rest[1:i]
-    return None
 
 
 def read_gsm8k(row: Row) -> Question:
@@ -62,7 +45,7 @@ def _golds(row: Row) -> list[str]:
     if isinstance(row.get("reward_model"), dict):  # data in veRL's format
         return _strings(row["reward_model"].get("ground_truth"))
     if "solution" in row:
-        return _strings(boxed(str(row["solution"])))
+        return _strings((extract.contents(str(row["solution"])) or [])[-1:])
     get_field(row, *GOLDS, "solution")  # one of them is there, and empty
     return []
 
@@ -94,101 +77,51 @@ def _level(row: Row) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
 
-TEXT_SETS = {
-    entry.name: entry
-    for entry in (
-        DataSet(
-            name="gsm8k",
-            about="grade-school word problems",
-            hub_id="openai/gsm8k",
-            hub_config="main",
-            data_source=sources.GSM8K,
-            licence="MIT",
-            splits={"train": Split("train", (7_473,)), "test": Split("test", (1_319,))},
-            read=read_gsm8k,
-        ),
-        DataSet(
-            name="math",
-            about="competition problems (T3), all levels or those of --level",
-            hub_id="DigitalLearningGmbH/MATH-lighteval",
-            data_source=sources.MATH,
-            licence="MIT",
-            splits={"train": Split("train", (7_500, 7_474))},  # DeepScaleR's copy has 26 rows less
-            read=read_math,
-        ),
-        DataSet(
-            name="math_lvl3to5",
-            about="MATH of levels 3 to 5, simplelr's setting (T2)",
-            hub_id="hkust-nlp/SimpleRL-Zoo-Data",
-            data_source=sources.SIMPLELR,
-            licence="Apache-2.0 (MATH: MIT)",
-            # simplelr's own 8,523 hold part of MATH's test split; the others are MATH train's
-            splits={"train": Split("train", (8_523, 5_586, 5_563), file="simplelr_qwen_level3to5/train.parquet")},
-            read=read_math,
-            levels=(3, 4, 5),
-        ),
-        DataSet(
-            name="open-s1",
-            about="problems of s1's collection, filtered (T1, GPG-RS1)",
-            hub_id="knoveleng/open-s1",
-            data_source=sources.OPEN_S1,
-            licence="MIT",
-            splits={"train": Split("train", (18_615,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="open-rs",
-            about="easy and hard problems mixed (T1, GPG-RS3)",
-            hub_id="knoveleng/open-rs",
-            data_source=sources.OPEN_RS,
-            licence="MIT",
-            splits={"train": Split("train", (7_000,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="aime24",
-            about="AIME 2024, I and II",
-            hub_id="HuggingFaceH4/aime_2024",
-            data_source=sources.AIME24,
-            licence="not stated",
-            splits={"test": Split("train", (30,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="math500",
-            about="500 problems of MATH's test split",
-            hub_id="HuggingFaceH4/MATH-500",
-            data_source=sources.MATH_500,
-            licence="MIT",
-            splits={"test": Split("test", (500,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="amc23",
-            about="AMC 12 of 2023, the 40 rows of the paper (others have 83)",
-            hub_id="math-ai/amc23",
-            data_source=sources.AMC23,
-            licence="not stated",
-            splits={"test": Split("test", (40,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="minerva",
-            about="undergraduate science, from MIT OpenCourseWare",
-            hub_id="math-ai/minervamath",
-            data_source=sources.MINERVA,
-            licence="not stated",
-            splits={"test": Split("test", (272,))},
-            read=read_math,
-        ),
-        DataSet(
-            name="olympiadbench",
-            about="olympiad problems in English, text only",
-            hub_id="knoveleng/OlympiadBench",  # the 675 rows of the paper, which the original does not have as a set
-            data_source=sources.OLYMPIADBENCH,
-            licence="Apache-2.0 (original)",
-            splits={"test": Split("train", (675,))},
-            read=read_olympiadbench,
-        ),
-    )
-}
+_ENTRIES = (
+    DataSet(
+        "gsm8k", "grade-school word problems", "openai/gsm8k", sources.GSM8K, "MIT",
+        {"train": Split("train", (7_473,)), "test": Split("test", (1_319,))}, read_gsm8k, hub_config="main",
+    ),
+    DataSet(
+        "math", "competition problems (T3), all levels or those of --level", "DigitalLearningGmbH/MATH-lighteval",
+        sources.MATH, "MIT", {"train": Split("train", (7_500, 7_474))}, read_math,  # DeepScaleR's copy has 26 rows less
+    ),
+    DataSet(
+        "math_lvl3to5", "MATH of levels 3 to 5, simplelr's setting (T2)", "hkust-nlp/SimpleRL-Zoo-Data",
+        sources.SIMPLELR, "Apache-2.0 (MATH: MIT)",
+        # simplelr's own 8,523 hold part of MATH's test split; the others are MATH train's
+        {"train": Split("train", (8_523, 5_586, 5_563), file="simplelr_qwen_level3to5/train.parquet")},
+        read_math, levels=(3, 4, 5),
+    ),
+    DataSet(
+        "open-s1", "problems of s1's collection, filtered (T1, GPG-RS1)", "knoveleng/open-s1", sources.OPEN_S1, "MIT",
+        {"train": Split("train", (18_615,))}, read_math,
+    ),
+    DataSet(
+        "open-rs", "easy and hard problems mixed (T1, GPG-RS3)", "knoveleng/open-rs", sources.OPEN_RS, "MIT",
+        {"train": Split("train", (7_000,))}, read_math,
+    ),
+    DataSet(
+        "aime24", "AIME 2024, I and II", "HuggingFaceH4/aime_2024", sources.AIME24, "not stated",
+        {"test": Split("train", (30,))}, read_math,
+    ),
+    DataSet(
+        "math500", "500 problems of MATH's test split", "HuggingFaceH4/MATH-500", sources.MATH_500, "MIT",
+        {"test": Split("test", (500,))}, read_math,
+    ),
+    DataSet(
+        "amc23", "AMC 12 of 2023, the 40 rows of the paper (others have 83)", "math-ai/amc23", sources.AMC23,
+        "not stated", {"test": Split("test", (40,))}, read_math,
+    ),
+    DataSet(
+        "minerva", "undergraduate science, from MIT OpenCourseWare", "math-ai/minervamath", sources.MINERVA,
+        "not stated", {"test": Split("test", (272,))}, read_math,
+    ),
+    DataSet(
+        "olympiadbench", "olympiad problems in English, text only",
+        "knoveleng/OlympiadBench",  # the 675 rows of the paper, which the original does not have as a set
+        sources.OLYMPIADBENCH, "Apache-2.0 (original)", {"test": Split("train", (675,))}, read_olympiadbench,
+    ),
+)  # fmt: skip
+
+TEXT_SETS = {entry.name: entry for entry in _ENTRIES}

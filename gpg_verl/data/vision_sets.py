@@ -222,70 +222,40 @@ def _validation_rows(path: Path, names: list[str]) -> Iterator[Row]:
 # --- the table -------------------------------------------------------------------------------------
 
 
-def _classes(
-    name: str, about: str, question: str, hub_id: str, rows: int, validation_rows: int, list_name: str
-) -> DataSet:
+def _classes(name: str, what: str, classes: str, data_source: str, train: int, test: int, listed: str) -> DataSet:
     """One of Visual-RFT's four sets; row counts as on the hub's page and in Visual-RFT's README."""
-    return DataSet(
-        name=name,
-        about=about,
-        hub_id=hub_id,
-        data_source=hub_id,
-        licence="CC BY-NC 4.0 (README)",
-        splits={
-            "train": Split("train", (rows,)),
-            "test": Split(
-                "validation",
-                (validation_rows,),
-                not_on_hub=f"Its list is classification/val_data/{list_name}.pth, with {list_name}.txt beside it, in "
-                "github.com/Liuziyu77/Visual-RFT; the images are the original data set's. Give --source "
-                f"{list_name}.pth --images FOLDER_OF_THE_IMAGES.",
-            ),
-        },
-        read=partial(read_class, question=question),
-        template="class",
-        images=True,
-        layout=validation_list,
+    where = (
+        f"Its list is classification/val_data/{listed}.pth, with {listed}.txt beside it, in "
+        "github.com/Liuziyu77/Visual-RFT; the images are the original data set's. Give --source "
+        f"{listed}.pth --images FOLDER_OF_THE_IMAGES."
     )
+    splits = {"train": Split("train", (train,)), "test": Split("validation", (test,), not_on_hub=where)}
+    return DataSet(
+        name, f"{classes} classes; training is 4-shot (T6)", data_source, data_source, "CC BY-NC 4.0 (README)", splits,
+        partial(read_class, question=f"Which {what} does the image show?"),
+        template="class", images=True, layout=validation_list,
+    )  # fmt: skip
 
 
 _ENTRIES = (
     DataSet(
-        name="sat",
-        about="spatial questions with options, synthetic images (T4)",
-        hub_id="array/SAT",
-        data_source=sources.SAT,
-        licence="MIT",
+        "sat", "spatial questions with options, synthetic images (T4)", "array/SAT", sources.SAT, "MIT",
         # VisualThinker takes the first 15,000 rows less those with two images. How many stay is not published.
-        splits={"train": Split("train", (), file="SAT_train.parquet", first=15_000, expand=one_image)},
-        read=read_sat,
-        template="choice",
-        images=True,
+        {"train": Split("train", (), file="SAT_train.parquet", first=15_000, expand=one_image)},
+        read_sat, template="choice", images=True,
     ),
     DataSet(
-        name="cv_bench",
-        about="counting, relation, depth and distance, with options (T4)",
-        hub_id="nyu-visionx/CV-Bench",
-        data_source=sources.CV_BENCH,
-        licence="Apache-2.0",
-        splits={
-            "test": Split("test", (2_638,), parts={"Count": 788, "Relation": 650, "Depth": 600, "Distance": 600}),
-        },
-        read=read_cv_bench,
-        template="choice",
-        images=True,
+        "cv_bench", "counting, relation, depth and distance, with options (T4)", "nyu-visionx/CV-Bench",
+        sources.CV_BENCH, "Apache-2.0",
+        {"test": Split("test", (2_638,), parts={"Count": 788, "Relation": 650, "Depth": 600, "Distance": 600})},
+        read_cv_bench, template="choice", images=True,
     ),
     DataSet(
-        name="lisa",
-        about="ReasonSeg: instructions that name a region (T5); rows are images",
-        hub_id="dvlab-research/LISA",
-        data_source=sources.LISA,
-        licence="not stated",
-        splits={
+        "lisa", "ReasonSeg: instructions that name a region (T5); rows are images", "dvlab-research/LISA",
+        sources.LISA, "not stated",
+        {
             "train": Split(
-                "train",
-                (239,),
-                expand=one_row_per_instruction,
+                "train", (239,), expand=one_row_per_instruction,
                 not_on_hub="Its folder ReasonSeg is linked in the README of github.com/dvlab-research/LISA. Give "
                 "--source ReasonSeg.",
             ),
@@ -293,70 +263,26 @@ _ENTRIES = (
             "val": Split("test", (200,), hub_id="Ricky06662/ReasonSeg_val", data_source=sources.LISA_VAL),
             "test": Split("test", (779,), hub_id="Ricky06662/ReasonSeg_test", data_source=sources.LISA_TEST),
         },
-        read=read_lisa,
-        template="box",
-        images=True,
-        layout=reason_seg,
+        read_lisa, template="box", images=True, layout=reason_seg,
     ),
-    _classes(
-        "flowers",
-        "Oxford Flowers, 102 classes; training is 4-shot (T6)",
-        "Which species of flower does the image show?",
-        sources.FLOWERS,
-        408,
-        2_463,
-        "oxford_flowers",
-    ),
-    _classes(
-        "pets",
-        "Oxford-IIIT Pets, 37 classes; training is 4-shot (T6)",
-        "Which breed of pet does the image show?",
-        sources.PETS,
-        148,
-        3_669,
-        "pets",
-    ),
-    _classes(
-        "aircraft",
-        "FGVC-Aircraft, 100 classes; training is 4-shot (T6)",
-        "Which model of aircraft does the image show?",
-        sources.AIRCRAFT,
-        400,
-        3_333,
-        "fgvc_aircraft",
-    ),
-    _classes(
-        "cars",
-        "Stanford Cars, 196 classes; training is 4-shot (T6)",
-        "Which model of car does the image show?",
-        sources.CARS,
-        784,
-        8_041,
-        "stanford_cars",
-    ),
+    _classes("flowers", "species of flower", "Oxford Flowers, 102", sources.FLOWERS, 408, 2_463, "oxford_flowers"),
+    _classes("pets", "breed of pet", "Oxford-IIIT Pets, 37", sources.PETS, 148, 3_669, "pets"),
+    _classes("aircraft", "model of aircraft", "FGVC-Aircraft, 100", sources.AIRCRAFT, 400, 3_333, "fgvc_aircraft"),
+    _classes("cars", "model of car", "Stanford Cars, 196", sources.CARS, 784, 8_041, "stanford_cars"),
     DataSet(
-        name="geoqa",
-        about="geometry with a figure (T7)",
-        hub_id="leonardPKU/GEOQA_R1V_Train_8K",
-        data_source=sources.GEOQA_TRAIN,
-        licence="not stated",
-        splits={
+        "geoqa", "geometry with a figure (T7)", "leonardPKU/GEOQA_R1V_Train_8K", sources.GEOQA_TRAIN, "not stated",
+        {
             "train": Split("train", (8_031,)),
             # R1-V's README calls it a set of 735, its file numbers the images from 0 to 753: not settled.
             "test": Split(
-                "test",
-                (),
-                hub_id="Luckyjhg/Geo170K",
-                data_source=sources.GEOQA_TEST,
+                "test", (), hub_id="Luckyjhg/Geo170K", data_source=sources.GEOQA_TEST,
                 not_on_hub="Its questions are src/eval/prompts/geoqa_test_prompts.jsonl in github.com/Deep-Agent/R1-V, "
                 "its images images.zip of huggingface.co/datasets/Luckyjhg/Geo170K. Give --source "
                 "geoqa_test_prompts.jsonl --images FOLDER, the folder that holds Geo170K/images/test.",
             ),
         },
-        read=read_geoqa,
-        template="number",
-        images=True,
+        read_geoqa, template="number", images=True,
     ),
-)
+)  # fmt: skip
 
 VISION_SETS = {entry.name: entry for entry in _ENTRIES}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import tempfile
@@ -17,41 +16,32 @@ from PIL import Image
 
 from gpg_verl.data import DataError
 from gpg_verl.data.dataset import DataSet, Question
-from gpg_verl.data.images import Picture
+from gpg_verl.data.images import Picture, png
 from gpg_verl.data.templates import Template
 
-TEXT = pa.string()
+TEXT, NUMBER = pa.string(), pa.int64()
 ROWS_PER_GROUP = 64  # so many are in memory, with their images
-_MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
-_REWARD = pa.struct({"style": TEXT, "ground_truth": TEXT})
-_KNOWN = {"split": TEXT, "index": pa.int64(), "question": TEXT}  # extra_info of every set
+_COLUMNS = {
+    "data_source": TEXT,
+    "prompt": pa.list_(pa.struct({"role": TEXT, "content": TEXT})),
+    "ability": TEXT,
+    "reward_model": pa.struct({"style": TEXT, "ground_truth": TEXT}),
+}
+_EXTRA = {"split": TEXT, "index": NUMBER, "question": TEXT}
+_IMAGE_EXTRA = {
+    "image_width": NUMBER,  # pixels of the image in this file
+    "image_height": NUMBER,
+    "image_sha256": TEXT,  # of the image as the source has it: images.Picture
+    "mask": pa.binary(),  # LISA: a PNG of the image's size, 1 target, 255 not evaluated, 0 the rest
+}
 # One schema for every text set, and one for every vision set: veRL concatenates the files of `data.val_files`, which
 # takes the same types in all of them.
-TEXT_SCHEMA = pa.schema(
-    {
-        "data_source": TEXT,
-        "prompt": _MESSAGES,
-        "ability": TEXT,
-        "reward_model": _REWARD,
-        "extra_info": pa.struct(_KNOWN | {"level": pa.int64()}),
-    }
-)
+TEXT_SCHEMA = pa.schema(_COLUMNS | {"extra_info": pa.struct(_EXTRA | {"level": NUMBER})})
 VISION_SCHEMA = pa.schema(
-    {
-        "data_source": TEXT,
-        "prompt": _MESSAGES,
+    _COLUMNS
+    | {
         "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": TEXT})),
-        "ability": TEXT,
-        "reward_model": _REWARD,
-        "extra_info": pa.struct(
-            _KNOWN
-            | {
-                "image_width": pa.int64(),  # pixels of the image in this file
-                "image_height": pa.int64(),
-                "image_sha256": TEXT,  # of the image as the source has it: images.Picture
-                "mask": pa.binary(),  # LISA: a PNG of the image's size, 1 target, 255 not evaluated, 0 the rest
-            }
-        ),
+        "extra_info": pa.struct(_EXTRA | _IMAGE_EXTRA),
     }
 )
 
@@ -64,30 +54,19 @@ def verl_row(
     Where one row of the source makes several of ours or none, the numbers count ours.
     """
     data_source = data_set.splits[split].data_source or data_set.data_source
+    extra = {"split": split, "index": index, "question": question.text}
     row = {
         "data_source": f"{data_source}/{question.part}" if question.part else data_source,
         "prompt": template.messages(question),
         "ability": "vision" if data_set.images else "math",
         "reward_model": {"style": "rule", "ground_truth": ground_truth(question.golds)},
-        "extra_info": {"split": split, "index": index, "question": question.text},
     }
     if picture is None:
-        row["extra_info"]["level"] = question.level
-        return row
-    row["images"] = [{"bytes": picture.data, "path": None}]
-    row["extra_info"] |= {
-        "image_width": picture.width,
-        "image_height": picture.height,
-        "image_sha256": picture.sha256,
-        "mask": None if question.mask is None else _png(question.mask, picture),
-    }
-    return row
-
-
-def _png(mask: Image.Image, picture: Picture) -> bytes:
-    buffer = io.BytesIO()
-    mask.resize((picture.width, picture.height), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return buffer.getvalue()
+        return row | {"extra_info": extra | {"level": question.level}}
+    size = (picture.width, picture.height)
+    mask = None if question.mask is None else png(question.mask.resize(size, Image.Resampling.NEAREST))
+    extra |= {"image_width": size[0], "image_height": size[1], "image_sha256": picture.sha256, "mask": mask}
+    return row | {"images": [{"bytes": picture.data, "path": None}], "extra_info": extra}
 
 
 def ground_truth(golds: list[str]) -> str:
@@ -98,10 +77,10 @@ def ground_truth(golds: list[str]) -> str:
 def write(rows: Iterable[dict[str, object]], file: Path, schema: pa.Schema) -> int:
     """Put the rows into `file` and return their number; a file of that name is replaced when the new one is complete.
 
-    The rows are taken as they come, a group at a time. If their source raises, there is no new file.
+    The rows are taken as they come, a group at a time. If their source raises, there is no new file, and no new
+    folder.
     """
-    count = 0
-    rows = iter(rows)
+    count, rows = 0, iter(rows)
     made = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

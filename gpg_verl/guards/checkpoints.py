@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 import zipfile
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 TRACKER = "latest_checkpointed_iteration.txt"
 SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}  # veRL's contents: the file's first word
+KEPT = "gpg_keep"  # an empty file in a checkpoint that is not removed for newer ones
 RESUME_MODES = ("auto", "resume_path", "disable")
 
 
@@ -97,75 +99,78 @@ def faults(folder: Path, layout: Layout) -> list[str]:
 
 def damage(file: Path) -> str | None:
     """What shows, at its end, that a file was cut off; None for a file that looks whole."""
-    size = file.stat().st_size
-    whole = True
-    if file.suffix == ".pt":  # torch's files are zip archives, whose directory stands at the end
-        try:
+    try:
+        if file.suffix == ".pt":  # torch's files are zip archives, whose directory stands at the end
             zipfile.ZipFile(file).close()
-        except (zipfile.BadZipFile, OSError):
-            whole = False
-    elif file.suffix == ".pkl":  # a pickle ends with STOP
-        with file.open("rb") as data:
-            data.seek(max(size - 1, 0))
-            whole = data.read() == b"."
-    elif file.suffix == ".json":
-        try:
+        elif file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            whole = False
-    return None if whole else f"is cut off or damaged ({size:,} bytes)"
+        elif file.suffix == ".pkl":
+            with file.open("rb") as data:
+                data.seek(-1, os.SEEK_END)
+                if data.read() != pickle.STOP:
+                    raise ValueError
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return f"is cut off or damaged ({file.stat().st_size:,} bytes)"
+    return None
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps that have a folder in `directory`, complete or not, oldest first."""
+    found = (re.fullmatch(r"global_step_(\d+)", folder.name) for folder in directory.glob("global_step_*"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def complete_steps(directory: Path, layout: Layout) -> list[int]:
     """The steps in `directory` that a run could resume from, newest first."""
-    steps = [
-        int(match[1]) for folder in directory.glob("*") if (match := re.fullmatch(r"global_step_(\d+)", folder.name))
-    ]
-    return [step for step in sorted(steps, reverse=True) if not faults(directory / f"global_step_{step}", layout)]
+    return [step for step in reversed(steps_in(directory)) if not faults(directory / f"global_step_{step}", layout)]
 
 
 def resume_problems(config: DictConfig) -> list[str]:
     """What is wrong with the checkpoint that this run would resume from. Another one is never taken in its place."""
-    trainer = config.trainer
-    mode = trainer.resume_mode
-    if mode == "disable":
+    trainer, layout = config.trainer, Layout.of(config)
+    if trainer.resume_mode == "disable":
         return []
-    if mode not in RESUME_MODES:
-        return [f"trainer.resume_mode={mode}: allowed are {', '.join(RESUME_MODES)}"]
-    layout = Layout.of(config)
-    if mode == "resume_path":
-        path = trainer.resume_from_path
-        if not re.search(r"global_step_\d+$", str(path)):
-            return [
-                f"trainer.resume_from_path={path}: expected the path of a folder global_step_N, no slash at its end"
-            ]
-        folder = Path(path)
+    if trainer.resume_mode not in RESUME_MODES:
+        return [f"trainer.resume_mode={trainer.resume_mode}: allowed are {', '.join(RESUME_MODES)}"]
+    if trainer.resume_mode == "resume_path":
+        path = str(trainer.resume_from_path)
+        folder, where = Path(path), f"trainer.resume_from_path={path}"
+        if not re.search(r"global_step_\d+$", path):
+            return [f"{where}: expected the path of a folder global_step_N, no slash at its end"]
         if "://" in path or not (layout.all_here or folder.is_dir()):
             return []
-        if wrong := faults(folder, layout):
-            where = f"trainer.resume_from_path={path}"
-            return [f"{where}: {_some(wrong)}. {_how_to_go_on(folder.parent, layout)}"]
-        return []
-
-    directory = Path(trainer.default_local_dir)
-    tracker = directory / TRACKER
-    if not tracker.exists():
-        if steps := complete_steps(directory, layout):
+    else:
+        directory = Path(trainer.default_local_dir)
+        tracker = directory / TRACKER
+        if not tracker.exists():
+            if not (steps := complete_steps(directory, layout)):
+                return []
             return [
                 f"trainer.default_local_dir={directory}: {TRACKER} is missing, so veRL would start again and write "
                 f"over the complete step {steps[0]}. {_how_to_go_on(directory, layout)}"
             ]
+        text = tracker.read_text(encoding="utf-8", errors="replace")
+        if not re.fullmatch(r"\s*\d+\s*", text):
+            return [
+                f"{tracker} says which step to resume from, and holds {text[:20]!r}: it was cut off while it was "
+                f"written. {_how_to_go_on(directory, layout)}"
+            ]
+        folder = directory / f"global_step_{int(text)}"
+        where = f"this run would resume from {folder}"
+    wrong = faults(folder, layout)
+    return [f"{where}: {_some(wrong)}. {_how_to_go_on(folder.parent, layout)}"] if wrong else []
+
+
+def steps_written_over(config: DictConfig) -> list[str]:
+    """A warning of older steps in the folder of a run that begins at the beginning."""
+    trainer, steps = config.trainer, steps_in(Path(config.trainer.default_local_dir))
+    if trainer.resume_mode != "disable" or trainer.save_freq <= 0 or not steps:
         return []
-    text = tracker.read_text(encoding="utf-8", errors="replace")
-    if not re.fullmatch(r"\s*\d+\s*", text):
-        return [
-            f"{tracker} says which step to resume from, and holds {text[:20]!r}: it was cut off while it was written. "
-            f"{_how_to_go_on(directory, layout)}"
-        ]
-    folder = directory / f"global_step_{int(text)}"
-    if wrong := faults(folder, layout):
-        return [f"this run would resume from {folder}: {_some(wrong)}. {_how_to_go_on(directory, layout)}"]
-    return []
+    return [
+        f"trainer.resume_mode=disable: trainer.default_local_dir={trainer.default_local_dir} has steps of an earlier "
+        f"run ({_some(list(map(str, steps)), ', ')}). This run begins at step 1, writes over those that it saves, and "
+        "leaves the others; the latest step there is then its own. Name another folder to keep them apart"
+    ]
 
 
 def resumed_folder(config: DictConfig, step: int) -> tuple[Path, bool]:
@@ -175,9 +180,9 @@ def resumed_folder(config: DictConfig, step: int) -> tuple[Path, bool]:
     return Path(config.trainer.default_local_dir) / f"global_step_{step}", False
 
 
-def _some(wrong: list[str]) -> str:
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return "; ".join(wrong[:3]) + more
+def _some(items: list[str], separator: str = "; ") -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return separator.join(items[:3]) + more
 
 
 def _how_to_go_on(directory: Path, layout: Layout) -> str:
@@ -201,16 +206,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def name_latest(directory: Path, step: int) -> None:
-    """Writes the tracker so that at any moment it names one step, the old or the new."""
-    temporary = directory / f"{TRACKER}.new"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(str(step))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / TRACKER)
-
-
 class Checkpoints:
     """A run's checkpoints on the driver's disk, around veRL's own saving.
 
@@ -225,7 +220,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int | None, remove: Callable[[Path], None]):
         self.directory, self.keep, self.remove = directory, keep, remove
-        self.complete: list[Path] = []  # those that count for `keep`, oldest first
+        self.counted: list[Path] = []  # for `keep`, oldest first
         self.last_step: int | None = None  # the last one of this run, or the one that it goes on from
         self.needed = 0  # bytes that it takes
 
@@ -234,14 +229,24 @@ class Checkpoints:
         """None where the workers go on writing after veRL's saving has returned (Megatron's `async_save`)."""
         if OmegaConf.select(config, "actor_rollout_ref.actor.checkpoint.async_save"):
             return None
-        return cls(Path(config.trainer.default_local_dir), config.trainer.max_actor_ckpt_to_keep, remove)
+        keep = config.trainer.max_actor_ckpt_to_keep
+        return cls(Path(config.trainer.default_local_dir), keep if keep and keep > 0 else None, remove)
 
     def resumed_from(self, folder: Path, step: int, named: bool) -> None:
-        """The run goes on from `folder`. What the user named stays; what the tracker named counts among those kept."""
+        """The run goes on from `step` in `folder`, and what is there up to that step counts among those kept.
+
+        Where the user named it, it and the newer ones, from which they went back, are marked: nobody counts them.
+        """
         self.needed = bytes_of(folder)
-        if folder.parent == self.directory:
-            self.last_step = step
-            self.complete = [] if named else [folder]
+        if folder.resolve().parent != self.directory.resolve():
+            return
+        self.last_step = step
+        folders = {other: self.directory / f"global_step_{other}" for other in steps_in(self.directory)}
+        for other, there in folders.items():
+            if named and other >= step:
+                (there / KEPT).touch()
+            if other <= step and not (there / KEPT).exists():
+                self.counted.append(there)
 
     @contextlib.contextmanager
     def saving(self, step: int) -> Iterator[None]:
@@ -257,7 +262,8 @@ class Checkpoints:
             # From before this run went back to an earlier step: half of it and half of the new would pass for whole.
             if before == step:
                 before = self.last_step
-                self._name(before)
+                with contextlib.suppress(OSError):  # of a disk that is full, which is said below
+                    self._name(before)
             self.remove(folder)
         if self.keep is not None:
             self._remove_all_but(max(self.keep - 1, 1))
@@ -270,11 +276,13 @@ class Checkpoints:
                 raise  # it is complete; what failed came after
             free = free_bytes(self.directory)
             self.remove(folder)
-            self._name(before)
+            if before is None or self._tracked() != before:
+                with contextlib.suppress(OSError):  # still no room for it: shows at the next start
+                    self._name(before)
             raise self._error(step, cause_of(error), free, before) from None
-        name_latest(self.directory, step)
+        self._name(step)
         self.last_step, self.needed = step, bytes_of(folder)
-        self.complete.append(folder)
+        self.counted = [*(other for other in self.counted if other != folder), folder]
         if self.keep is not None:
             self._remove_all_but(self.keep)
 
@@ -285,17 +293,21 @@ class Checkpoints:
             return None
 
     def _name(self, step: int | None) -> None:
-        """Makes the tracker name `step`, or be gone; still no room for it shows at the next start."""
-        with contextlib.suppress(OSError):
-            if step is None:
-                (self.directory / TRACKER).unlink(missing_ok=True)
-            elif self._tracked() != step:
-                name_latest(self.directory, step)
+        """Makes the tracker name `step`, or be gone: at any moment it names one step, the old or the new."""
+        if step is None:
+            (self.directory / TRACKER).unlink(missing_ok=True)
+            return
+        temporary = self.directory / f"{TRACKER}.new"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(str(step))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.directory / TRACKER)
 
     def _remove_all_but(self, count: int) -> None:
-        for folder in self.complete[:-count]:
+        for folder in self.counted[:-count]:
             self.remove(folder)
-        self.complete = self.complete[-count:]
+        self.counted = self.counted[-count:]
 
     def _error(self, step: int, cause: str, free: int, before: int | None) -> CheckpointError:
         needed = f"; a checkpoint takes {self.needed:,}" if self.needed else ""

@@ -37,8 +37,7 @@ def filter_watched(max_share: float, key: str) -> Iterator[None]:
         kept = verls(self, dataframe)
         if not self.filter_overlong_prompts:
             return kept
-        why = _why(verls, self, dataframe, kept)
-        if FITS in why:
+        if FITS in (why := _why(verls, self, dataframe, kept)):
             _forget(dataframe, kept)
             kept = verls(self, dataframe)
             why = _why(verls, self, dataframe, kept)
@@ -85,19 +84,12 @@ def _why(verls, data_set: RLHFDataset, before: datasets.Dataset, kept: datasets.
 
 def _reason(verls, data_set: RLHFDataset, before: datasets.Dataset, row: int) -> str:
     """Filters the row alone and reads what veRL prints, its only trace of an error."""
-    one = datasets.Dataset.from_list([before[row]], features=before.features)
-    printed, bars = io.StringIO(), datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            fits = len(verls(data_set, one))
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
-    lines = printed.getvalue().splitlines()
-    if "Traceback (most recent call last):" in lines:
-        after = lines[lines.index("Traceback (most recent call last):") + 1 :]
-        error = next((line for line in after if line and not line.startswith(" ")), "")
+    one, printed = datasets.Dataset.from_list([before[row]], features=before.features), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        fits = len(verls(data_set, one))
+    _, failed, trace = printed.getvalue().partition("Traceback (most recent call last):\n")
+    if failed:
+        error = next((line for line in trace.splitlines() if line and not line.startswith(" ")), "")
         return f"could not be processed: {error[:200]}"
     return FITS if fits else TOO_LONG
 

@@ -1,7 +1,5 @@
-"""The guards around a run of veRL's V1 trainer: it waits for nobody who is dead, saves no half checkpoint, and loses no
-row of its data and no reward without a word.
-
-Knows veRL's trainer (0.9.1), not what it trains.
+"""The guards around a run of veRL's V1 trainer (0.9.1), whatever it trains: it waits for nobody who is dead, saves no
+half checkpoint, and loses no row of its data and no reward without a word.
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import ray
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
-from gpg_verl.guards.liveness import Died, Heartbeat, Watch
-from gpg_verl.guards.preemption import Leave, Preempted
-from gpg_verl.guards.rewards import NoReward, first_unscored, rewards_checked
+from gpg_verl.guards.exit import Leave, Preempted
+from gpg_verl.guards.liveness import Died, Heartbeat, watch
+from gpg_verl.guards.rewards import NoReward
 from gpg_verl.guards.run_folder import saves
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -30,12 +28,11 @@ class GuardedRun:
 
     - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
     - saving: a checkpoint counts once it is complete, and an older one goes only then (checkpoints.py),
-    - leaving: asked to, it saves the step that it has done and ends (preemption.py),
+    - leaving: asked to, it saves the step that it has done and ends (exit.py),
     - reading data: what veRL's filter drops is counted, and an error above a share (dropped_rows.py),
     - scoring: a response without a reward has NaN, and an error of the step names its row (rewards.py).
 
-    max_dropped_share, max_dropped_share_key: the share that may be dropped, and the setting that says so, for messages;
-        the trainer sets both before veRL reads the data.
+    max_dropped_share, max_dropped_share_key: the share that may be dropped, and the setting that says so, for messages.
     drop_unscored, drop_unscored_key: the same of whether responses without a reward are left out, by the trainer.
     """
 
@@ -48,6 +45,7 @@ class GuardedRun:
         self.checkpoints = Checkpoints.of(config, self._remove_checkpoint)
         self.leave = Leave()
         self.saved_step = 0  # the last one saved, or resumed from
+        self.named_without_mean = ""  # keys of the reward, said once
         super().__init__(config)
 
     def _init_dataloader(self):
@@ -62,16 +60,15 @@ class GuardedRun:
             )
 
     def _setup(self):
-        with rewards_checked():
+        with rewards.rewards_checked():
             super()._setup()
 
     # ---- waiting
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
-        seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
         self.heartbeat = Heartbeat(self._actors_waited_for)
-        buffer._wait_for_next_poll = Watch(buffer, self._look_around)
+        watch(buffer, self._look_around)
         return buffer
 
     def _look_around(self):
@@ -92,15 +89,18 @@ class GuardedRun:
         self.heartbeat.during(super().on_init_end)
 
     def fit(self, agent_loop_manager):
+        began_at = self.global_steps
         try:
             super().fit(agent_loop_manager)
         except (Died, Preempted):
             raise
         except Exception as error:
-            # A death shows as whatever failed first for want of the dead.
+            # The first error is often a side effect of a dead process.
             self.heartbeat.again(ANSWER_SECONDS)
             self._explain(error)
             raise
+        if self.global_steps == began_at + 1:  # veRL counts one before its first step
+            print(already_finished(self.config.trainer, began_at), flush=True)
 
     def _explain(self, error):
         """Raises what stands behind the error, where that is known better than where it showed."""
@@ -110,7 +110,7 @@ class GuardedRun:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
         if self.drop_unscored and not isinstance(error, NoReward):
             return
-        said = first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
+        said = rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
         if said is None:
             return
         if self.drop_unscored:
@@ -128,6 +128,16 @@ class GuardedRun:
 
     def on_step_end(self):
         self.heartbeat.during(super().on_step_end)
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
+        """veRL takes a mean of every key of a reward but texts, and ends with a TypeError where there is none."""
+        without = {key: rewards.without_mean(values) for key, values in reward_extra_infos_dict.items()}
+        named = ", ".join(f"{key} ({kinds})" for key, kinds in without.items() if kinds)
+        if named and named != self.named_without_mean:
+            print(f"gpg_verl: the validation's metrics are without these keys of the reward: {named}", flush=True)
+        self.named_without_mean = named
+        infos = {key: values for key, values in reward_extra_infos_dict.items() if without[key] is None}
+        return super()._val_metrics_update(data_sources, sample_uids, infos, *args, **kwargs)
 
     # ---- leaving
 
@@ -150,25 +160,25 @@ class GuardedRun:
             self.checkpoints.resumed_from(folder, self.global_steps, named)
 
     def _save_checkpoint(self):
-        began = time.time()
-        self._save_guarded()
-        self.saved_step, self.leave.save_seconds = self.global_steps, time.time() - began
-
-    def _save_guarded(self):
-        if self.checkpoints is None:
-            return super()._save_checkpoint()
-        trainer = self.config.trainer
-        keep, trainer.max_actor_ckpt_to_keep = trainer.max_actor_ckpt_to_keep, None  # old ones are removed here
+        began, trainer = time.time(), self.config.trainer
+        keep = trainer.max_actor_ckpt_to_keep
+        saving = contextlib.nullcontext()
+        if self.checkpoints is not None:
+            saving, trainer.max_actor_ckpt_to_keep = self.checkpoints.saving(self.global_steps), None  # removed here
         try:
-            with self.checkpoints.saving(self.global_steps):
+            with saving:
                 super()._save_checkpoint()
         finally:
             trainer.max_actor_ckpt_to_keep = keep
+        self.saved_step, self.leave.save_seconds = self.global_steps, time.time() - began
 
     def _remove_checkpoint(self, folder: Path):
-        shutil.rmtree(folder, ignore_errors=True)
+        def remove(_worker):  # goes by value, as a local function: a node may not have this package
+            shutil.rmtree(folder, ignore_errors=True)
+
+        remove(None)
         one_of_each_node = self.actor_rollout_wg.workers[:: self.config.trainer.n_gpus_per_node]
-        removals = [worker.__ray_call__.remote(_make_remover(str(folder))) for worker in one_of_each_node]
+        removals = [worker.__ray_call__.remote(remove) for worker in one_of_each_node]
         with contextlib.suppress(ray.exceptions.RayError):  # dead, or waiting for a rank whose save failed
             ray.get(removals, timeout=REMOVE_SECONDS)
 
@@ -181,12 +191,10 @@ def all_failed(prompts: int, whose: str) -> str:
     )
 
 
-def _make_remover(folder: str):
-    """The removal, as a function that Ray ships by value."""
-
-    def remove(_worker) -> None:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
-
-    return remove
+def already_finished(trainer, step: int) -> str:
+    """Of a run that had done all its steps before, and did none."""
+    return (
+        f"gpg_verl: nothing was trained: step {step}, from which this run went on, is its last. More steps: raise "
+        f"trainer.total_epochs={trainer.total_epochs} and trainer.total_training_steps={trainer.total_training_steps}. "
+        "From the beginning: another trainer.default_local_dir, or trainer.resume_mode=disable"
+    )

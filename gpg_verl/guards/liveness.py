@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from gpg_verl.compat.seams import seam
+
 T = TypeVar("T")
 
 # veRL's replay buffer asks every 2 s whether the rollout is done: most of a short step. Asking costs one metadata
@@ -25,27 +30,26 @@ def poll_seconds(waited: float) -> float:
     return min(LAST_POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * waited))
 
 
-class Watch:
+def watch(buffer, check_alive: Callable[[], None]) -> None:
     """Goes before a replay buffer's `_wait_for_next_poll`: sets how long it sleeps, and looks whether all are alive.
 
     veRL 0.9.1 waits for the status of each prompt and never asks whether the worker that would set it still exists:
     with a dead agent-loop worker or inference server a run waits for ever.
     """
+    verls = seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
+    last_check = 0.0
 
-    def __init__(self, buffer, check_alive: Callable[[], None]):
-        self.buffer = buffer
-        self.wait = buffer._wait_for_next_poll
-        self.check_alive = check_alive
-        self.last_check = 0.0
-
-    def __call__(self, partition_id: str, last_debug_time: float) -> float:
+    def wait_for_next_poll(partition_id: str, last_debug_time: float) -> float:
         # veRL's buffer takes this time where a wait begins, and again each minute, when it logs what it waits for.
+        nonlocal last_check
         now = time.time()
-        self.buffer.poll_interval = poll_seconds(now - last_debug_time)
-        if now - self.last_check > ALIVE_EVERY_SECONDS:
-            self.check_alive()
-            self.last_check = now
-        return self.wait(partition_id, last_debug_time)
+        buffer.poll_interval = poll_seconds(now - last_debug_time)
+        if now - last_check > ALIVE_EVERY_SECONDS:
+            check_alive()
+            last_check = now
+        return verls(buffer, partition_id, last_debug_time)
+
+    buffer._wait_for_next_poll = wait_for_next_poll
 
 
 class Died(RuntimeError):
@@ -65,22 +69,24 @@ class Heartbeat:
 
     def __call__(self, seconds: float = 0) -> None:
         """Raises Died naming what died; gives the living `seconds` to answer."""
-        import ray
+
+        def engine_dead(actor):  # goes by value, as a local function: a rollout's node may not have this package
+            return bool(getattr(getattr(actor, "engine", None), "errored", False))  # vLLM's AsyncLLM has it
 
         for name, actor in self.actors():
             if name not in self.pings:  # one question at a time: a busy actor answers when it can
-                self.pings[name] = actor.__ray_call__.remote(_make_engine_dead())
+                self.pings[name] = actor.__ray_call__.remote(engine_dead)
         answered = ray.wait(list(self.pings.values()), num_returns=len(self.pings), timeout=seconds)[0]
         for name in [name for name, ping in self.pings.items() if ping in answered]:
             try:
-                engine_dead = ray.get(self.pings.pop(name))
-            except ray.exceptions.ActorUnavailableError:
+                answer = ray.get(self.pings.pop(name))
+            except ActorUnavailableError:
                 # Its answer went missing. Ray finds out whether the actor, or its node, is dead, and says so to a later
                 # question; a connection lost for a moment is no reason to end a run.
                 continue
-            except ray.exceptions.RayActorError as error:
-                raise Died(f"the {name} died {where_and_why(error)}") from None
-            if engine_dead:
+            except RayActorError as error:
+                raise Died(death_of(error, name)) from None
+            if answer:
                 raise Died(f"the engine of the {name} died (a process of vLLM's; its errors stand above)")
 
     def again(self, seconds: float) -> None:
@@ -108,18 +114,39 @@ class Heartbeat:
         return done.result()
 
 
-def _make_engine_dead() -> Callable[[object], bool]:
-    """The question, as a function that Ray ships by value: a rollout's node may not have this package."""
-
-    def engine_dead(actor) -> bool:
-        return bool(getattr(getattr(actor, "engine", None), "errored", False))  # vLLM's AsyncLLM has it
-
-    return engine_dead
-
-
-def where_and_why(error) -> str:
-    """Where the actor was, and in a second line why Ray thinks that it died."""
+def death_of(error: RayActorError, name: str | None = None) -> str:
+    """Who died, where, and of what: of the exception with which it failed to start, or, in a second line, of what Ray
+    thinks. Without a name an actor is called by its class.
+    """
     text = " ".join(str(error).split())
-    pid, ip = (found[1] if (found := re.search(rf"\b{key}: (\S+)", text)) else "unknown" for key in ("pid", "ip"))
-    reason = text.partition("The actor is dead because ")[2] or text
-    return f"(process {pid} on {ip})\nRay says: {reason}"
+
+    def find(pattern: str) -> str | None:
+        return found[1] if (found := re.search(pattern, text)) else None
+
+    name = name or find(r"\bclass_name: (\S+)") or find(r"\bray::(\w+)") or "actor"
+    pid, ip = find(r"\bpid[:=] ?(\d+)"), find(r"\bip[:=] ?([^ ,]+)")
+    where = f" (process {pid} on {ip})" if pid else ""
+    if (cause := root_cause(error)) is not error:
+        return f"the {name} died as it started{where}: {own_words(cause)}"
+    return f"the {name} died{where}\nRay says: {find('The actor is dead because (.*)') or text}"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """A worker's own exception, out of all that Ray wraps it in: one RayTaskError for each process that it came
+    through, and an ActorDiedError where the worker failed to start.
+    """
+    while True:
+        if isinstance(error, RayTaskError):
+            error = error.cause
+        elif isinstance(error, RayActorError) and error.args and isinstance(error.args[0], RayTaskError):
+            error = error.args[0]
+        else:
+            return error
+
+
+def own_words(error: BaseException) -> str:
+    """An exception as one line: by its end where it is a whole trace, as Ray's of one that cannot be pickled."""
+    text = str(error)
+    if '\n  File "' in text and (last := re.split(r"\n[ ^].*", text)[-1].strip()):
+        return " ".join(last.split())
+    return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -1,8 +1,8 @@
-"""Responses without a reward: found, and named with what should have scored them, their row and the error.
+"""Rewards as Python's numbers, and responses without one: found, and named with what should have scored them.
 
-Where a reward function raises, veRL (0.9.1) trains on the group without that response, and only the log says so; where
-it returns None, the step ends with `KeyError: rm_scores`. Here both, and whatever else is no number, become a NaN that
-goes through veRL as a reward does. The trainer meets it in every mode, and decides.
+In veRL 0.9.1 a session whose reward is numpy's float32 fails and is left out. So is a response for which the reward
+function raises, and only the log says so; where it returns None, the step ends with `KeyError: rm_scores`. Here any
+finite number is one. The rest becomes a NaN that goes through veRL as a reward does, and the trainer decides.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import functools
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import ray
 import torch
 from omegaconf import DictConfig
@@ -33,6 +32,28 @@ class NoReward(RuntimeError):
     """Of responses without a reward."""
 
 
+def plain(value):
+    """A number of numpy, torch, fractions or decimal as Python's own; anything else as it is."""
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        number = (
+            value.item() if hasattr(value, "item") else value
+        )  # an array or tensor of one number; of several raises
+        return number if isinstance(number, int) or not hasattr(number, "__float__") else float(number)
+    return value
+
+
+def plain_result(result):
+    """What a reward function returned, a number or a dict, with `plain` numbers: veRL's managers calculate with it."""
+    return {key: plain(value) for key, value in result.items()} if isinstance(result, dict) else plain(result)
+
+
+def without_mean(values: Iterable) -> str | None:
+    """The types that stand against a mean of `values`; None for numbers, and for texts, of which veRL takes none."""
+    kinds = {"number" if isinstance(plain(value), int | float) else type(value).__name__ for value in values}
+    kinds -= {"NoneType"}  # of responses that lack it
+    return None if len(kinds) < 2 and kinds <= {"number", "str"} else " and ".join(sorted(kinds))
+
+
 class RewardLoopWorkerChecked(RewardLoopWorker):
     """veRL's, with NaN for what is not scored; the first such response is printed and kept for who asks."""
 
@@ -40,16 +61,16 @@ class RewardLoopWorkerChecked(RewardLoopWorker):
 
     def _init_reward_fn(self):
         super()._init_reward_fn()
-        function = getattr(self.reward_manager, "compute_score", None)
-        if function is not None and not inspect.iscoroutinefunction(function):
-            self.reward_manager.compute_score = _without_stop_iteration(function)
+        if (function := getattr(self.reward_manager, "compute_score", None)) is not None:
+            self.reward_manager.compute_score = _with_plain_result(function)
 
     async def compute_score(self, data: DataProto) -> dict:
         try:
             result = await super().compute_score(data)
-            score = result["reward_score"]
-            if _is_number(score):
-                return result
+            score = plain(result["reward_score"])
+            if isinstance(score, int | float) and abs(score) <= LARGEST:
+                extra_info = plain_result(result.get("reward_extra_info", {}))
+                return {**result, "reward_score": float(score), "reward_extra_info": extra_info}
             error = f"{_short(repr(score), SAID)} is no number"
         except (Exception, SystemExit) as failure:
             error = _short(f"{type(failure).__name__}: {failure}", LONGEST)
@@ -61,30 +82,26 @@ class RewardLoopWorkerChecked(RewardLoopWorker):
         return {"reward_score": math.nan, "reward_extra_info": {}}
 
 
-def _without_stop_iteration(function):
-    """A future takes no StopIteration: of one in its thread veRL's reward manager would never hear."""
+def _with_plain_result(function):
+    """The reward function with plain numbers in its result, and of the kind, awaited or not, that it is."""
 
-    @functools.wraps(function)
+    async def awaited(*args, **kwargs):
+        return plain_result(await function(*args, **kwargs))
+
     def call(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            return plain_result(function(*args, **kwargs))
         except StopIteration as error:
+            # A future takes none: of one in its thread veRL's reward manager would never hear.
             raise RuntimeError("StopIteration") from error
 
-    return call
+    return functools.wraps(function)(awaited if inspect.iscoroutinefunction(function) else call)
 
 
 def _short(text: str, characters: int) -> str:
     """In one line."""
     text = " ".join(text.split())
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
-
-
-def _is_number(score) -> bool:
-    try:
-        return math.fabs(score) <= LARGEST
-    except (TypeError, ValueError, RuntimeError):  # the last two: arrays and tensors of several numbers
-        return False
 
 
 def scorer_of(config: DictConfig) -> str:
@@ -106,9 +123,7 @@ def row_of(data: DataProto) -> str:
             known[f"{column}.{key}"] = row[column].get(key)
     if len(messages := row.get("raw_prompt", ())):
         known["prompt"] = messages[-1].get("content") if isinstance(messages[-1], dict) else messages[-1]
-    known = {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
-    said = [f"{name}={_short(repr(value), SAID)}" for name, value in known.items() if value is not None]
-    return ", ".join(said)
+    return ", ".join(f"{name}={_short(repr(plain(value)), SAID)}" for name, value in known.items() if value is not None)
 
 
 @contextlib.contextmanager
@@ -124,18 +139,9 @@ def rewards_checked() -> Iterator[None]:
 
 def first_unscored(workers: Iterable, seconds: float) -> str | None:
     """The first response without a reward that a worker tells of; None where none answers so in time."""
-    asked = [worker.__ray_call__.remote(_make_question()) for worker in workers]
+    asked = [worker.__ray_call__.remote(lambda worker: worker.first_unscored) for worker in workers]
     for answer in ray.wait(asked, num_returns=len(asked), timeout=seconds)[0] if asked else ():
         with contextlib.suppress(ray.exceptions.RayError):
             if (said := ray.get(answer)) is not None:
                 return said
     return None
-
-
-def _make_question() -> Callable[[object], str | None]:
-    """The question, as a function that Ray ships by value."""
-
-    def question(worker) -> str | None:
-        return worker.first_unscored
-
-    return question

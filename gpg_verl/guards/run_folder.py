@@ -24,10 +24,12 @@ _locks: dict[Path, object] = {}  # open as long as this process lives
 
 
 def folder_of(config: DictConfig) -> Path:
-    return Path(config.trainer.default_local_dir)  # as veRL takes it: a `~` is a folder's name
+    """Where a run saves, as veRL takes it: a `~` is a folder's name."""
+    return Path(config.trainer.default_local_dir)
 
 
 def saves(config: DictConfig) -> bool:
+    """Whether a run saves anything."""
     return config.trainer.save_freq > 0 and not config.trainer.get("val_only", False)
 
 
@@ -41,65 +43,55 @@ def claim(config: DictConfig) -> list[str]:
         return []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        return [_unwritable(folder, error)]
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return [
-            f"trainer.default_local_dir={folder}: another run saves there ({_holder(lock)}), and two would overwrite "
-            "each other's checkpoints; wait for its end, end it, or give this run a folder of its own"
-        ]
-    except OSError as error:
-        print(
-            f"gpg_verl: {folder} cannot be locked on its file system ({error}): a second run there goes unnoticed",
-            flush=True,
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+        if not _lock(file):
+            return [
+                f"trainer.default_local_dir={folder}: another run saves there ({_holder(file)}), and two would "
+                "overwrite each other's checkpoints; wait for its end, end it, or give this run a folder of its own"
+            ]
+        _locks[folder.resolve()] = file
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+        file.flush()
+    except OSError as error:  # no right to write, or a full disk
+        unwritable = (
+            f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder "
         )
-        return []
-    _locks[folder.resolve()] = lock
-    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    try:
-        lock.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
-        lock.flush()
-    except OSError as error:  # a full disk
-        return [_unwritable(folder, error)]
+        return [LocalProblem(unwritable + "that can be written to, or save nothing with trainer.save_freq=-1")]
     return []
 
 
-def _unwritable(folder: Path, error: OSError) -> LocalProblem:
-    return LocalProblem(
-        f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder that can be "
-        "written to, or save nothing with trainer.save_freq=-1"
-    )
-
-
-def _holder(lock) -> str:
-    lock.seek(0)
+def _lock(file) -> bool:
+    """False where another process has it. Some file systems know no locks; that is said, and stops no run."""
     try:
-        holder = json.loads(lock.read())
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        print(f"gpg_verl: {file.name} cannot be locked ({error}): a second run there goes unnoticed", flush=True)
+    return True
+
+
+def _holder(file) -> str:
+    file.seek(0)
+    try:
+        return "process {pid} on {host}, since {since}".format(**json.loads(file.read()))
     except (ValueError, KeyError):
         return "it is just starting"
 
 
-def last_saved(config: DictConfig) -> int | None:
-    """The last step saved in the run's folder; None where there is none."""
-    try:
-        return int((folder_of(config) / TRACKER).read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def how_to_go_on(config: DictConfig) -> str:
     """What a run that ended before its time leaves, and how to go on."""
-    trainer, step = config.trainer, last_saved(config)
-    if step is None or not saves(config):
+    trainer = config.trainer
+    try:
+        step = int((folder_of(config) / TRACKER).read_text()) if saves(config) else None
+    except (OSError, ValueError):
+        step = None
+    if step is None:
         return (
             f"no step is saved (trainer.save_freq={trainer.save_freq}), so the same command starts from the beginning."
         )
+    with_auto = "" if trainer.resume_mode == "auto" else " with trainer.resume_mode=auto"
     where = f"step {step} is saved in {folder_of(config) / f'global_step_{step}'}"
-    if trainer.resume_mode == "auto":
-        return f"{where}; the same command goes on with step {step + 1}."
-    return f"{where}; the same command with trainer.resume_mode=auto goes on with step {step + 1}."
+    return f"{where}; the same command{with_auto} goes on with step {step + 1}."

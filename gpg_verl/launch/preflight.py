@@ -21,8 +21,8 @@ import gpg_verl
 from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.guards import run_folder
-from gpg_verl.guards.checkpoints import resume_problems
-from gpg_verl.guards.last_words import report_end
+from gpg_verl.guards.checkpoints import resume_problems, steps_written_over
+from gpg_verl.guards.exit import report_end
 from gpg_verl.launch.data_files import read_split
 from gpg_verl.launch.inputs import code_problems, data_problems, has_images, last_step, model_problems, samples
 from gpg_verl.launch.machine import (
@@ -125,6 +125,7 @@ def look(
         findings.machine += memory_problems(config)
         findings.machine += disk_problems(config)
         findings.warnings += [*last_step(config, train), *samples([train, val]), *relative_folder(config)]
+        findings.warnings += steps_written_over(config)
         if claim and not findings.settings:
             findings.files += run_folder.claim(config)
     if not findings.settings:

@@ -1,13 +1,11 @@
 """What training runs did: their logs as tables, plots and a page. Knows nothing of training itself.
 
-`metrics`   one run read back from veRL's file logger or tensorboard
-`dumps`     the answers of a validation, for standard errors and truncation
-`paper`     the paper's tables
-`compare`   our runs as rows of those tables, several seeds as mean and spread
-`seeds`     several methods with several seeds each: means with intervals, paired tests
-`statistics`   Student's t, and Holm's correction
-`table`, `plot`, `page`   text, PNG and HTML
-`watch`     the progress of a running command
+`runs`         one run read back: a table of its steps, a table of its validations
+`tables`       runs as tables: a run's steps, methods side by side, several seeds with intervals and paired tests
+`paper`        the paper's tables; `beside` puts our runs as rows into them
+`draw`         curves and the page
+`watch`        the progress of a running command
+`masks`        LISA's mask metrics, of a run's answers
 """
 
 

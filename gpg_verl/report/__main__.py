@@ -1,42 +1,51 @@
 """Runs beside the paper's tables, with their learning curves; a quick look at one; its progress while it trains.
 
 python -m gpg_verl.report runs/rs1-seed1 runs/rs1-seed2 --table T1
-python -m gpg_verl.report show runs/quickstart
+python -m gpg_verl.report show runs/gpg runs/grpo --plot gpg-vs-grpo.png
 python -m gpg_verl.report watch runs/quickstart --log runs/quickstart/train.log --steps 20 -- bash train.sh
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from gpg_verl.report import ReportError
-from gpg_verl.report.compare import Entry, Group, find_row, group, load_entry, table_json
-from gpg_verl.report.metrics import ENTROPY, GRAD_NORM, LENGTH, REWARD, TRUNCATED, load_run
-from gpg_verl.report.page import write_page
-from gpg_verl.report.paper import TABLES, PaperTable
-from gpg_verl.report.plot import plot_groups, plot_seeds
-from gpg_verl.report.seeds import compare, compared_json
-from gpg_verl.report.table import notes, print_compared, print_groups, print_paper_table, print_run, summary
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gpg_verl.report import ReportError, draw, tables
+from gpg_verl.report.paper import TABLES, find_row
+from gpg_verl.report.runs import load_run
+from gpg_verl.report.tables import Groups, Section
 from gpg_verl.report.watch import watch
 
 PROG = "python -m gpg_verl.report"
+ABOUT = {
+    "report": """Put runs beside the paper's table and draw their learning curves. Several runs of one row are seeds
+of it: mean and spread. Two rows with several seeds each are compared by step and by second, with intervals and a
+paired test against the first row; a run's seed is in its folder's name (gpg-seed2). A run says which row it is in its
+run.json, as recipes write it, or by --table and --row. RUN/eval, a validation with trainer.val_only=True, holds its
+results. See also: show --help, watch --help, and python -m gpg_verl.report.masks --help.""",
+    "show": "Print the tables of each run, a line per step, and draw its curves: one line per run for several.",
+    "watch": """Run the command after '--' with its output in a log file and show its progress from RUN/metrics.jsonl,
+or the file VERL_FILE_LOGGER_PATH names if that is set: a bar on a terminal, else one line per step. On failure prints
+the error. The exit code is that of the command.""",
+}
 
 
 def main(argv: list[str]) -> int:
-    options, command = argv, []
-    if argv[:1] == ["watch"] and "--" in argv:  # argparse would take the options of COMMAND for its own
-        split = argv.index("--")
-        options, command = argv[:split], argv[split + 1 :]
-    if argv[:1] not in (["show"], ["watch"]):
-        options = ["report", *argv]
-    parser = build_parser()
+    action, *options = argv if argv[:1] in (["show"], ["watch"]) else ["report", *argv]
+    command = []
+    if action == "watch" and "--" in options:  # argparse would take the options of the command for its own
+        split = options.index("--")
+        options, command = options[:split], options[split + 1 :]
+    parser = build_parser(action)
     args = parser.parse_args(options)
     try:
-        if args.action == "report":
+        if action == "report":
             return report(args.runs, args.table, args.row, args.out)
-        if args.action == "show":
+        if action == "show":
             return show(args.runs, args.plot)
         if not command:
             parser.error("watch needs the command to run after '--', as in: watch RUN --log FILE -- bash train.sh")
@@ -46,165 +55,131 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def report(paths: list[Path], table: str | None, rows: list[str], out: Path | None) -> int:
+def build_parser(action: str) -> argparse.ArgumentParser:
+    examples = "examples:" + __doc__.partition("\n")[2]
+    parser = argparse.ArgumentParser(
+        prog=PROG if action == "report" else f"{PROG} {action}",
+        description=ABOUT[action],
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if action == "watch":
+        parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, with its metrics.jsonl")
+        parser.add_argument(
+            "--log", type=Path, required=True, metavar="FILE", help="file for all output of the command"
+        )
+        parser.add_argument("--steps", type=int, metavar="N", help="training steps in total, for the bar and time left")
+        return parser
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics*.jsonl or event files")
+    if action == "show":
+        parser.add_argument(
+            "--plot", type=Path, metavar="FILE", help="default: plot.png, or comparison.png for several"
+        )
+        return parser
+    parser.add_argument("--table", choices=list(TABLES), help="default: what the runs say they belong to")
+    parser.add_argument("--row", action="append", help="row of the table: once for all runs, or for each")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the files (default: report in the first run)"
+    )
+    return parser
+
+
+def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Path | None) -> int:
     """The paper's tables with our rows on the terminal; curves, page and JSON in a folder."""
-    if len(rows) not in (0, 1, len(paths)):
+    rows = rows or [None]
+    if len(rows) not in (1, len(paths)):
         raise ReportError(f"--row is given {len(rows)} times for {len(paths)} runs: once for all, or once for each.")
-    if rows and table is None:
+    if rows[0] and table is None:
         raise ReportError(f"--row needs --table, one of {', '.join(TABLES)}.")
-    rows = [find_row(TABLES[table], row) for row in rows]
-    entries: list[Entry] = []
-    unread: list[ReportError] = []
-    for i, path in enumerate(paths):
+    rows = [row and find_row(table, row) for row in rows] * (len(paths) if len(rows) == 1 else 1)
+    runs, unread = [], []
+    for path, row in zip(paths, rows, strict=True):
         try:
-            entries.append(load_entry(path, table, rows[i % len(rows)] if rows else None))
+            runs.append(load_run(path, table, row))
         except ReportError as error:
             unread.append(error)
-    if not entries:
+    if not runs:
         raise unread[0]
-    groups = group(entries)
-    tables = [TABLES[table]] if table else [TABLES[name] for name in TABLES if any(g.table == name for g in groups)]
-
-    out = out or entries[0].run.folder / "report"
+    out = out or runs[0].folder / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"{out}: cannot make this folder ({error.strerror}). Name another: --out DIR.") from None
-    plot_groups(groups, out / "curves.png")
-    compared = compare(groups)
-    if compared:
-        plot_seeds(groups, out / "seeds.png")
-    write_page(tables, groups, out / "curves.png", out / "report.html", compared, out / "seeds.png")
-    found = as_json(tables, groups) | ({"compared": compared_json(compared)} if compared else {})
-    (out / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-
-    for chosen in tables:
-        print_paper_table(chosen, groups)
-    if len(groups) > 1:
-        print_groups(groups)
-    if compared:
-        print_compared(compared)
-    for g in groups:
-        for run in g.runs:
-            print(f"{g.label} ({run.folder}): {summary(run)}")
+    groups = tables.group(runs)
+    papers = [paper for paper in TABLES.values() if paper.name in {table, *(name for name, _ in groups)}]
+    sections = [tables.beside_paper(paper, groups) for paper in papers]
+    sections += [tables.side_by_side(groups)] if len(groups) > 1 else []
+    sections += [compared] if (compared := tables.compare(groups)) else []
+    draw.curves(groups, out / "curves.png")
+    (out / "report.html").write_text(draw.page(sections, runs, out / "curves.png"), encoding="utf-8")
+    (out / "report.json").write_bytes(as_json(groups, sections))
+    for section in sections:
+        print_section(section)
+    for run in runs:
+        print(f"{run.label} ({run.folder}): {tables.summary(run)}")
     for error in unread:
         print(f"note: left out: {error}")
-    if not tables:
+    if not papers:
         print("note: no run says which row of the paper's tables it is: see --table and --row")
-    pictures = [out / name for name in ("curves.png", "seeds.png")[: 2 if compared else 1]]
-    print("", out / "report.html", *pictures, out / "report.json", sep="\n")
+    print("", out / "report.html", out / "curves.png", out / "report.json", sep="\n")
     return 0
 
 
-def as_json(tables: Sequence[PaperTable], groups: Sequence[Group]) -> dict:
-    runs = [
-        {
-            "row": g.label,
-            "table": g.table,
-            "folder": str(run.folder),
-            "written": run.written.isoformat(timespec="seconds"),
-            "summary": summary(run),
-            "notes": notes(run),
-            "held_out": [vars(result) for result in run.held_out],
-            "steps": {step: _reported(values) for step, values in run.steps.items()},
-        }
-        for g in groups
-        for run in g.runs
-    ]
-    return {"tables": [table_json(table, groups) for table in tables], "runs": runs}
-
-
-def _reported(values: dict[str, float]) -> dict[str, float]:
-    """Of a step's hundreds of metrics those that the report is about."""
-    names = (REWARD, LENGTH, TRUNCATED, GRAD_NORM, *ENTROPY)
-    return {n: v for n, v in values.items() if n in names or n.startswith(("gpg/", "timing_s/", "val-core/"))}
+def as_json(groups: Groups, sections: list[Section]) -> bytes:
+    """The report for machines: ours beside the paper's in %, the tables, and the runs with the metrics it is about."""
+    shown = "^(critic/score|response_length|gpg|timing_s|val-core)/|^actor/(entropy|grad_norm)"
+    runs = [run for own in groups.values() for run in own]
+    found = {
+        "rows": [
+            {"table": name, "row": row, "paper": TABLES[name].rows[row], "ours": tables.cells(TABLES[name], own)}
+            for (name, row), own in groups.items()
+            if name
+        ],
+        "tables": {s.title: {"rows": s.table.to_dict("records"), "notes": s.notes} for s in sections},
+        "runs": [
+            {
+                **{name: getattr(run, name) for name in ("label", "table", "folder", "written", "notes", "smoke")},
+                "summary": tables.summary(run),
+                "held_out": run.held_out.to_dict("records"),
+                "steps": {n: step.dropna().to_dict() for n, step in run.steps.filter(regex=shown).iterrows()},
+            }
+            for run in runs
+        ],
+    }
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    return orjson.dumps(found, default=lambda cell: getattr(cell, "_asdict", cell.__str__)(), option=options)
 
 
 def show(paths: list[Path], plot: Path | None) -> int:
+    """Each run's tables on the terminal, and the curves of all."""
     runs = [load_run(path) for path in paths]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     for run, name in zip(runs, names, strict=True):
-        print_run(run, name)
+        print_section(Section(f"{name}: training", tables.training(run)))
+        print_section(tables.held_out(run, f"{name}: held-out"))
+        print(f"{name}: {tables.summary(run)}\n")
     plot = plot or runs[0].folder / ("plot.png" if len(runs) == 1 else "comparison.png")
-    plot_groups([Group(name, None, [Entry(run, name)]) for run, name in zip(runs, names, strict=True)], plot)
+    draw.curves({(None, name): [run] for name, run in zip(names, runs, strict=True)}, plot)
     print(f"plot: {plot}")
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__, formatter_class=raw)
-    actions = parser.add_subparsers(dest="action", required=True)
-
-    report = actions.add_parser(
-        "report",
-        prog=PROG,
-        usage=f"{PROG} RUN [RUN ...] [--table {'|'.join(TABLES)}] [--row NAME] [--out DIR]\n"
-        f"       {PROG} show --help\n       {PROG} watch --help",
-        help="runs beside the paper's tables, with curves, a page and JSON",
-        description="Put runs beside the paper's table and draw their learning curves. Several runs of one row are\n"
-        "seeds of it: mean and spread. Two rows with several seeds each are compared by step, by response and by\n"
-        "second, with intervals and a paired test against the first row; a run's seed is in its folder's name\n"
-        "(gpg-seed2). A run says which row it is in its run.json, as recipes write it, or by --table and --row.\n"
-        "RUN/eval, a validation with trainer.val_only=True, holds its results.",
-        epilog=f"examples:\n  {PROG} runs/t1-gpg-rs1-seed*\n"
-        f"  {PROG} runs/mine --table T1 --row GPG-RS1 --out report\n"
-        f"  {PROG} show runs/quickstart      # one run's steps as a table",
-        formatter_class=raw,
-    )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics*.jsonl or event files")
-    report.add_argument("--table", choices=list(TABLES), help="default: what the runs say they belong to")
-    report.add_argument(
-        "--row", action="append", default=[], metavar="NAME", help="row of the table: once for all runs, or for each"
-    )
-    report.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the files (default: report in the first run)"
-    )
-
-    show = actions.add_parser(
-        "show",
-        help="print a run's steps and draw its curves",
-        description="Print the tables of each run, a line per step, and draw its learning curves:\n"
-        "one line per run for several.",
-        epilog=f"example:\n  {PROG} show runs/gpg runs/grpo --plot gpg-vs-grpo.png",
-        formatter_class=raw,
-    )
-    show.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="folder with metrics*.jsonl, or the path of such a file",
-    )
-    show.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="where the plot goes (default: plot.png, or comparison.png for several, in the first run)",
-    )
-
-    watch = actions.add_parser(
-        "watch",
-        usage=f"{PROG} watch RUN --log FILE [--steps N] -- COMMAND [ARG ...]",
-        help="run a training command with a progress bar",
-        description="Run COMMAND with its output in a log file and show its progress from\n"
-        "RUN/metrics.jsonl, or the file VERL_FILE_LOGGER_PATH names if that is set: a bar on a terminal,\n"
-        "else one line per step. On failure prints the error.\n"
-        "The exit code is that of COMMAND.",
-        epilog=f"example:\n  {PROG} watch runs/gpg --log runs/gpg/train.log --steps 20 -- bash train.sh",
-        formatter_class=raw,
-    )
-    watch.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="folder of the run, with its metrics.jsonl",
-    )
-    watch.add_argument("--log", type=Path, required=True, metavar="FILE", help="file for all output of COMMAND")
-    watch.add_argument("--steps", type=int, metavar="N", help="training steps in total, for the bar and the time left")
-    return parser
+def print_section(section: Section) -> None:
+    header, *rows = section.lines()
+    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="left" if name in ("data", "measure", "model", "") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False)
+    # Never cut a number off to fit a narrow terminal or a pipe.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    if rows:
+        console.print(table)
+    for note in section.notes:
+        print(f"note: {note}")
 
 
 if __name__ == "__main__":

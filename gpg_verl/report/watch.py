@@ -1,5 +1,6 @@
 """Run a training command with a progress bar: its output goes to a log file, its metrics to the bar."""
 
+import json
 import os
 import re
 import signal
@@ -13,15 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from gpg_verl.report import ReportError
-from gpg_verl.report.metrics import (
-    ALPHA,
-    REWARD,
-    STEP_SECONDS,
-    TEST_SECONDS,
-    VALID_SHARE,
-    held_out_means,
-    parse_line,
-)
+from gpg_verl.report.runs import ALPHA, REWARD, STEP_SECONDS, TEST_SECONDS, VALID_SHARE, held_out_means, step_of
 
 # What a start is waiting for, from each of these lines of veRL 0.9.1 and Ray on.
 STAGES = {
@@ -34,7 +27,6 @@ STAGES = {
     "ready to fit": "first validation",
     "Training Progress:": "first step",
 }
-LONGEST_STAGE = max(map(len, STAGES))
 POLL_SECONDS = 0.2
 PLAIN_HEARTBEAT_SECONDS = 30  # how often a log without a terminal says that the start is still going on
 STRAGGLER_SECONDS = 5  # what a finished command's left-over processes get to end by themselves
@@ -51,7 +43,7 @@ def watch(run: Path, log: Path, command: list[str], steps: int | None = None, gr
     """
     # The command inherits this variable, so its veRL writes there.
     metrics = MetricsTail(Path(os.environ.get("VERL_FILE_LOGGER_PATH") or run / "metrics.jsonl"))
-    progress, stage = Progress(steps), Stage(log)
+    progress = Progress(steps)
     with received_signals() as signals:
         child = start(command, log)
         forwarded, kill_at = 0, float("inf")
@@ -64,7 +56,7 @@ def watch(run: Path, log: Path, command: list[str], steps: int | None = None, gr
                     if ended:
                         break
                     if not progress.begun:
-                        show(stage.now(), None, False)
+                        show(stage(log), None, False)
                     for number in signals[forwarded:]:
                         forwarded += 1
                         kill_at = min(kill_at, time.monotonic() + grace)
@@ -87,54 +79,35 @@ class MetricsTail:
 
     def __init__(self, path: Path):
         self.path = path
-        self.earlier = self._signature()
-        self.offset = 0
+        self.shown = 0
+        self.seen = self._signature()
 
     def _signature(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+        stat = self.path.stat() if self.path.exists() else None
+        return stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def new_lines(self) -> list[tuple[int, dict[str, float]]]:
         now = self._signature()
-        if now is None or now == self.earlier:
+        if now in (None, self.seen):
             return []
-        self.earlier = None
-        if now[1] < self.offset:  # truncated again: the command started over
-            self.offset = 0
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            complete, newline, _ = file.read().rpartition(b"\n")
-        self.offset += len(complete) + len(newline)
+        self.seen = now
+        *complete, _ = self.path.read_bytes().split(b"\n")
+        if len(complete) < self.shown:  # truncated again: the command started over
+            self.shown = 0
         parsed = []
-        for line in complete.splitlines():
+        for line in complete[self.shown :]:
             try:
-                parsed.append(parse_line(line, str(self.path)))
-            except ReportError as error:  # no reason to end a training run
-                print(error, file=sys.stderr)
+                parsed.append(step_of(json.loads(line)))
+            except (ValueError, TypeError, KeyError, AttributeError):  # no reason to end a training run
+                print(f"{self.path}: no line of veRL's file logger: {line[:60]!r}", file=sys.stderr)
+        self.shown = len(complete)
         return parsed
 
 
-class Stage:
+def stage(log: Path) -> str:
     """Which part of its start a command is in, by its log."""
-
-    def __init__(self, log: Path):
-        self.log = log
-        self.offset = 0
-        self.names = list(STAGES.values())
-        self.reached = 0
-
-    def now(self) -> str:
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.offset - LONGEST_STAGE))  # a line may have been cut
-            text = file.read().decode(errors="replace")
-            self.offset = file.tell()
-        for place, line in enumerate(STAGES):
-            if line in text:
-                self.reached = max(self.reached, place)
-        return self.names[self.reached]
+    text = log.read_text(errors="replace")
+    return [name for line, name in STAGES.items() if line in text][-1]
 
 
 class Progress:
@@ -157,8 +130,8 @@ class Progress:
             if self.total:
                 left = max(0, self.total - step) * fmean(self.seconds)
                 parts.append(f"{timedelta(seconds=round(left))} left")
-        held_out = held_out_means(values)
-        for source, _, _, mean in held_out:
+        held_out = [(source, mean) for source, measure, _, mean in held_out_means(values) if measure != "box_iou"]
+        for source, mean in held_out:
             parts.append(f"held-out {mean:.3f}" if len(held_out) == 1 else f"{source} {mean:.3f}")
         return "  ".join(parts)
 
@@ -179,29 +152,26 @@ def display(steps: int | None):
                     bar.console.print(text, markup=False, highlight=False)
 
             yield show
-    else:
-        began = time.monotonic()
-        said, said_at = "", began
+        return
+    began = time.monotonic()
+    last, last_at = "", began
 
-        def show(text: str, step: int | None, keep: bool) -> None:
-            nonlocal said, said_at
-            now = time.monotonic()
-            if step is None and text == said and now - said_at < PLAIN_HEARTBEAT_SECONDS:
-                return
-            said, said_at = text, now
+    def show(text: str, step: int | None, keep: bool) -> None:
+        nonlocal last, last_at
+        now = time.monotonic()
+        if step is not None or text != last or now - last_at >= PLAIN_HEARTBEAT_SECONDS:
+            last, last_at = text, now
             print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
 
-        yield show
+    yield show
 
 
 @contextmanager
 def received_signals():
     """The signals that ask us to stop, as a list that grows as they come; one ignored before stays so."""
     received: list[int] = []
-    earlier = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            earlier[number] = signal.signal(number, lambda n, _: received.append(n))
+    asked = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    earlier = {number: signal.signal(number, lambda n, _: received.append(n)) for number in asked}
     try:
         yield received
     finally:
@@ -216,18 +186,14 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
     except OSError as error:
         raise ReportError(f"{log}: cannot write the log ({error.strerror}). Choose a place: --log FILE.") from None
     with output:
-        try:
+        try:  # in a session and process group of its own, which Ctrl-C on the terminal does not reach
             return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its own process group, which Ctrl-C on the terminal does not reach
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         except OSError as error:
             raise ReportError(
-                f"{command[0]}: cannot run it ({error.strerror}). Expected a program on the PATH "
-                f"or the path of one after '--'."
+                f"{command[0]}: cannot run it ({error.strerror}). Expected a program on the PATH or the path of one "
+                "after '--'."
             ) from None
 
 
@@ -258,9 +224,8 @@ def report_end(code: int, signals: list[int], begun: bool, metrics: Path, log: P
         print(f"stopped by {signal.Signals(signals[0]).name}; the log is {log}", flush=True)
     elif code != 0:
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        print(f"the command failed ({cause}). The end of its log:\n", flush=True)
-        print("\n".join(f"    {line}" for line in error_message(log)))
-        print(f"\nthe whole log: {log}", flush=True)
+        lines = "\n".join(f"    {line}" for line in error_message(log))
+        print(f"the command failed ({cause}). The end of its log:\n\n{lines}\n\nthe whole log: {log}", flush=True)
     elif not begun:
         print(
             f"the command ended well, but wrote no step to {metrics}. veRL writes there with "
@@ -270,8 +235,7 @@ def report_end(code: int, signals: list[int], begun: bool, metrics: Path, log: P
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-RAY_PREFIX = re.compile(r"(\((?:raylet|[^()]*\bpid=\d+[^()]*)\))(?: |$)")  # "(TaskRunner pid=123) "
-TRACEBACK = "Traceback (most recent call last):"
+RAY_PREFIX = re.compile(r"(?:(\((?:raylet|[^()]*\bpid=\d+[^()]*)\))(?: |$))?")  # "(TaskRunner pid=123) ", or nothing
 
 
 def error_message(log: Path) -> list[str]:
@@ -283,30 +247,18 @@ def error_message(log: Path) -> list[str]:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         lines = COLOUR.sub("", file.read().decode(errors="replace")).rstrip().splitlines()
-
-    exception = _last_exception(lines)
+    # Ray mixes the lines of several processes and puts a prefix before each worker's.
+    process = [RAY_PREFIX.match(line)[1] for line in lines]
+    text = [RAY_PREFIX.sub("", line, count=1).rstrip() for line in lines]
+    starts = [i for i, line in enumerate(text) if line == "Traceback (most recent call last):"]
+    # The command's own traceback names the cause; its workers' may be the fallout of its end.
+    starts = [i for i in starts if not process[i]] or starts
+    own = [i for i in range(starts[-1], len(lines)) if process[i] == process[starts[-1]]] if starts else []
+    frame = max((i for i in own if text[i].startswith("  File ")), default=-1)
+    message = dropwhile(lambda i: i <= frame or text[i].startswith(" "), own[1:])
+    exception = list(takewhile(lambda i: text[i], message))[: ERROR_LINES - LAST_LINES - 1]
     if not exception:
         named = [i for i, line in enumerate(lines) if "Error" in line or "SystemExit" in line]
         return lines[named[-1] if named else 0 :][-ERROR_LINES:]
-    exception = exception[: ERROR_LINES - LAST_LINES - 1]
     rest = [line for line in lines[exception[-1] + 1 :] if line.strip()]
-    gap = ["..."] if len(rest) > LAST_LINES else []
-    return [RAY_PREFIX.sub("", lines[i]) for i in exception] + gap + rest[-LAST_LINES:]
-
-
-def _last_exception(lines: list[str]) -> list[int]:
-    """Where the last traceback's exception and its message stand."""
-    # Ray mixes the lines of several processes and puts a prefix before each worker's.
-    found = [RAY_PREFIX.match(line) for line in lines]
-    process = [match[1] if match else "" for match in found]
-    text = [line[match.end() if match else 0 :].rstrip() for line, match in zip(lines, found, strict=True)]
-
-    starts = [i for i, line in enumerate(text) if line == TRACEBACK]
-    # The command's own traceback names the cause; its workers' may be the fallout of its end.
-    starts = [i for i in starts if not process[i]] or starts
-    if not starts:
-        return []
-    own = [i for i in range(starts[-1], len(lines)) if process[i] == process[starts[-1]]]
-    last_frame = max(i for i in own if i == starts[-1] or text[i].startswith("  File "))
-    message = dropwhile(lambda i: i <= last_frame or text[i].startswith(" "), own)
-    return list(takewhile(lambda i: text[i], message))
+    return [text[i] for i in exception] + ["..."] * (len(rest) > LAST_LINES) + rest[-LAST_LINES:]

@@ -5,8 +5,13 @@ In `separate_async` a step has several local updates, over which veRL averages m
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
 
 from gpg_verl.algorithm.updates import Update
 
@@ -129,3 +134,19 @@ ALWAYS = (
     *("B", "M", "groups", "all_right_groups", "all_wrong_groups", "groups_of_one", "updates", "update_skipped"),
     *("rows_dropped", "tokens_dropped", "saved_seconds", "driver_seconds"),
 )
+
+
+def keep_metrics(config: DictConfig) -> None:
+    """Has veRL's file logger write metrics beside the checkpoints, a file for each start, whatever loggers the
+    run has: `python -m gpg_verl.report` can show every run. A place that the user names stays.
+    """
+    trainer, folder = config.trainer, Path(config.trainer.default_local_dir).absolute()
+    loggers = [trainer.logger] if isinstance(trainer.logger, str) else list(trainer.logger)
+    if not {"VERL_FILE_LOGGER_PATH", "VERL_FILE_LOGGER_ROOT"} & os.environ.keys():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"gpg_verl: {folder}: the run's metrics are not kept there ({error})", flush=True)
+            return
+        os.environ["VERL_FILE_LOGGER_PATH"] = str(folder / f"metrics-{time.time_ns()}.jsonl")
+    trainer.logger = list(dict.fromkeys([*loggers, "file"]))

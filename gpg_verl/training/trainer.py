@@ -39,7 +39,7 @@ from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
 from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
-from gpg_verl.training.metrics import TOKENS, StepMetrics
+from gpg_verl.training.metrics import TOKENS, StepMetrics, keep_metrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.shortcuts import (
     model_config,
@@ -140,6 +140,10 @@ class GPGStep(RefillingStep):
         data_sources, sample_uids = (list(compress(values, scored)) for values in (data_sources, sample_uids))
         infos = {key: list(compress(values, scored)) for key, values in reward_extra_infos_dict.items()}
         return super()._val_metrics_update(data_sources, sample_uids, infos, *args, **kwargs)
+
+    def fit(self, agent_loop_manager):
+        keep_metrics(self.config)
+        super().fit(agent_loop_manager)
 
     # ---- one step
 

@@ -114,7 +114,7 @@ class Remains:
     """Seconds until the last process was gone; None where some stayed to the last look."""
     shared_memory: list[str]
     temporary: list[str]
-    """Files and folders, but for Ray's of all its sessions."""
+    """Of Ray's files and folders, but for those of all its sessions; vLLM leaves small ones beside them."""
     ray_megabytes: float
 
 
@@ -288,8 +288,7 @@ class DrillRun:
 
     def _temporary(self) -> list[Path]:
         of_all_sessions = ("ray_current_cluster", "prom_metrics_service_discovery.json")
-        left = [path for path in self.ray_folder.iterdir() if path.name != "ray" and path.stem != self.hold.name]
-        return left + [p for p in (self.ray_folder / "ray").glob("*") if p.name not in of_all_sessions]
+        return [path for path in (self.ray_folder / "ray").glob("*") if path.name not in of_all_sessions]
 
     def kill(self) -> None:
         """Ends what is left of the run, and of nothing else."""
