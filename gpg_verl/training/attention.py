@@ -230,6 +230,9 @@ class TreeAttention:
             self.refused = "it changes the sequence or its mask before attention"
         if self.refused:
             return query.transpose(1, 2).contiguous(), None
+        kind = query.device.type
+        if torch.is_autocast_enabled(kind):  # as autocast has it for torch's attention; a model may rotate in fp32
+            query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
         if not supports_flash(query, key, value):
             return layout.blocks.attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
