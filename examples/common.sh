@@ -69,14 +69,9 @@ DATA_ARGS=(
     data.max_prompt_length="$PROMPT_LIMIT"
     data.max_response_length="$MAX_RESPONSE"
     data.seed="$SEED"
-    reward.custom_reward_function.path=pkg://reward_fns
-    reward.reward_manager.source=importlib # tells the rewards what was cut off
-    reward.reward_manager.name=TruncationRewardManager
-    reward.reward_manager.module.path=pkg://gpg_verl.reward_manager
+    "${REWARD_ARGS[@]}"
 )
-MODEL_ARGS=(
-    actor_rollout_ref.model.path="$MODEL"
-)
+MODEL_ARGS=(actor_rollout_ref.model.path="$MODEL")
 [ "$PLAIN" = 0 ] || MODEL_ARGS+=(+prompt=plain)
 ACTOR_ARGS=(
     actor_rollout_ref.actor.strategy=fsdp2

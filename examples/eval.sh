@@ -79,14 +79,9 @@ DATA_ARGS=(
     data.train_batch_size=1
     data.max_prompt_length="$PROMPT_LIMIT"
     data.max_response_length="$MAX_RESPONSE"
-    reward.custom_reward_function.path=pkg://reward_fns
-    reward.reward_manager.source=importlib # tells the rewards what was cut off
-    reward.reward_manager.name=TruncationRewardManager
-    reward.reward_manager.module.path=pkg://gpg_verl.reward_manager
+    "${REWARD_ARGS[@]}"
 )
-MODEL_ARGS=(
-    actor_rollout_ref.model.path="$MODEL"
-)
+MODEL_ARGS=(actor_rollout_ref.model.path="$MODEL")
 [ "$PLAIN" = 0 ] || MODEL_ARGS+=(+prompt=plain)
 ACTOR_ARGS=(
     actor_rollout_ref.actor.strategy=fsdp2
@@ -105,9 +100,7 @@ ROLLOUT_ARGS=(
     actor_rollout_ref.rollout.val_kwargs.temperature="$TEMPERATURE"
     actor_rollout_ref.rollout.val_kwargs.top_p="$TOP_P"
 )
-ALGORITHM_ARGS=(
-    algorithm.adv_estimator=grpo # nothing is trained: this only keeps the critic away
-)
+ALGORITHM_ARGS=(algorithm.adv_estimator=grpo) # nothing is trained: this only keeps the critic away
 TRAINER_ARGS=(
     trainer.val_only=True
     trainer.val_before_train=True

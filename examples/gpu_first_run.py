@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import html
 import importlib
+import itertools
 import json
 import math
 import shutil
@@ -162,11 +163,14 @@ def verdicts(runs: dict[str, dict | None], gradient: dict | None, steps: int) ->
 # ---- an update by the shape of its rows, from step.py
 
 
-def shape_verdicts(shapes: list[dict] | None) -> list[tuple[bool, str]]:
-    """Whether each gradient is finite, and the same with prefixes shared and row by row."""
-    if not shapes:
-        return [(False, "no shape of rows was measured: see shapes.log")]
-    found = []
+def shape_verdicts(shapes: list[dict], asked: list[str]) -> list[tuple[bool, str]]:
+    """Whether each shape that was asked for was measured in both precisions, its gradient is finite, and the same with
+    prefixes shared and row by row.
+    """
+    missing = set(itertools.product(asked, GRADIENT_APART)) - {(of["shape"], of["precision"]) for of in shapes}
+    found = [
+        (False, f"{name} rows in {precision} were not measured: see shapes.log") for name, precision in sorted(missing)
+    ]
     for shape in shapes:
         norms = {name: of["grad_norm"] for name, of in shape["contenders"].items()}
         shared, rows, allowed = norms["gpg_verl"], norms["row by row"], GRADIENT_APART[shape["precision"]]
@@ -176,8 +180,8 @@ def shape_verdicts(shapes: list[dict] | None) -> list[tuple[bool, str]]:
     return found
 
 
-def shape_table(shapes: list[dict]) -> tuple[list[str], list[list[str]], list[str]]:
-    """(header, a line for each shape and precision, and which way is the fastest in each)."""
+def shape_table(shapes: list[dict]) -> tuple[pd.DataFrame, list[str]]:
+    """(a line for each shape and precision, which way is the fastest in each)."""
     header = ["rows", "", *(f"{way}, s" for way in WAYS.values()), "× row by row", "× veRL's gpg", "tokens shared"]
     lines, notes = [], []
     for shape in shapes:
@@ -188,7 +192,7 @@ def shape_table(shapes: list[dict]) -> tuple[list[str], list[list[str]], list[st
         lines.append([shape["shape"], shape["precision"], *map(_number, seconds.values()), *ratios, f"{share:.0%}"])
         fastest = WAYS[min(seconds, key=seconds.get)]
         notes.append(f"{shape['shape']} rows in {shape['precision']}: {fastest} is the fastest on this card")
-    return header, lines, notes
+    return pd.DataFrame(lines, columns=header), notes
 
 
 def _number(value: float | None) -> str:
@@ -227,7 +231,7 @@ def machine() -> dict:
     return {"gpu": card or "none", "cuda": torch.version.cuda, "python": sys.version.split()[0], "packages": named}
 
 
-def write(folder: Path, steps: int, attention: str) -> bool:
+def write(folder: Path, steps: int, attention: str, asked: list[str]) -> bool:
     """Writes the three files; whether all is as it should be."""
     entries: dict[str, Run | None] = {}
     for name in RUNS:
@@ -247,10 +251,11 @@ def write(folder: Path, steps: int, attention: str) -> bool:
         if (run is None or run["steps"] < steps) and (folder / name / "verl.log").is_file()
     }
     gradient, shapes = (
-        json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        for file in (folder / "gradient.json", folder / "shapes.json")
+        json.loads(file.read_text(encoding="utf-8")) if file.is_file() else none
+        for file, none in ((folder / "gradient.json", None), (folder / "shapes.json", []))
     )
-    found, where = verdicts(runs, gradient, steps) + shape_verdicts(shapes), {**machine(), "attention": attention}
+    found = verdicts(runs, gradient, steps) + shape_verdicts(shapes, asked)
+    where = {**machine(), "attention": attention}
     good = all(right for right, _ in found)
     whole = {
         "as_it_should_be": good,
@@ -263,7 +268,7 @@ def write(folder: Path, steps: int, attention: str) -> bool:
     }
     (folder / "first_run.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
-    header, lines, fastest = shape_table(shapes or [])
+    seconds, fastest = shape_table(shapes)
     picture = ""
     if read := [entry for entry in entries.values() if entry]:
         curves(group(read), folder / "plot.png")
@@ -283,7 +288,7 @@ def write(folder: Path, steps: int, attention: str) -> bool:
             for label, lines in errors.items()
         ),
         html_section(Section("Runs", table(runs), notes)),
-        *([html_section(Section("Shapes", pd.DataFrame(lines, columns=header), fastest))] if shapes else []),
+        html_section(Section("Shapes of rows", seconds, fastest)),
         picture,
     ]
     (folder / "page.html").write_text("\n".join(page), encoding="utf-8")
@@ -304,10 +309,11 @@ def main() -> int:
     after.add_argument("folder", type=Path)
     after.add_argument("--steps", type=int, required=True, help="that each run was to do")
     after.add_argument("--attention", required=True, help="that the model was loaded with")
+    after.add_argument("--shapes", nargs="*", default=[], help="of rows, that were to be measured")
     arguments = parser.parse_args()
     if arguments.command == "look":
         return look(arguments.model)
-    return 0 if write(arguments.folder, arguments.steps, arguments.attention) else 1
+    return 0 if write(arguments.folder, arguments.steps, arguments.attention, arguments.shapes) else 1
 
 
 if __name__ == "__main__":

@@ -130,4 +130,4 @@ timeout --foreground "$LIMIT" "$PY" examples/benchmark/step.py --model "$MODEL" 
     --contenders gpg_verl "row by row" "veRL gpg" --groups 16 --pairs 3 --max-tokens "$MAX_TOKENS" \
     --attention "$ATTENTION" --json "$OUT/shapes.json" >"$OUT/shapes.log" 2>&1 ||
     printf '%s: not all shapes could be measured, see %s/shapes.log\n' "$NAME" "$OUT" >&2
-"$PY" examples/gpu_first_run.py page "$OUT" --steps "$STEPS" --attention "$ATTENTION"
+"$PY" examples/gpu_first_run.py page "$OUT" --steps "$STEPS" --attention "$ATTENTION" --shapes $SHAPES

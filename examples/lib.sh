@@ -9,6 +9,12 @@ DRY_RUN=${DRY_RUN:-0} # 1: print the commands, run nothing
 SMOKE_DIR=${SMOKE_DIR:-${SHARED:+$SHARED/}runs/smoke}
 SMOKE_MODEL=${SMOKE_MODEL:-model} # which of the tiny models
 SOURCES=${SOURCES:-}
+REWARD_ARGS=(
+    reward.custom_reward_function.path=pkg://reward_fns
+    reward.reward_manager.source=importlib # tells the rewards what was cut off
+    reward.reward_manager.name=TruncationRewardManager
+    reward.reward_manager.module.path=pkg://gpg_verl.reward_manager
+)
 SMOKE_ARGS=() # what a command has beside its recipe's: a CPU, and the memory that the tiny model needs
 if [ "$SMOKE" = 1 ]; then
     SOURCES=$SMOKE_DIR/tiny/sources

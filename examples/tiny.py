@@ -169,8 +169,13 @@ def overrides(folder: Path, prompts: int = 4, n: int = 8, response: int = 16) ->
 
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
-IMAGE_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *IMAGE_TOKENS, "<unk>"]
+IMAGE_TOKENS = {  # of the configurations
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *IMAGE_TOKENS.values(), "<unk>"]
 WORDS = (" red", " green", " blue", " circle", " square", " left", " right", "\n")
 
 # As Qwen's template, for content that is a string or a list of parts; without its system prompt.
@@ -238,12 +243,7 @@ def make_vision(folder: Path, kind: str, words: Sequence[str] = WORDS) -> Path:
 
 def _write(folder: Path, kind: str, words: Sequence[str]) -> None:
     import torch
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-    )
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.utils import logging
 
@@ -253,29 +253,18 @@ def _write(folder: Path, kind: str, words: Sequence[str]) -> None:
     # The name is that of the hub's checkpoints; the loader takes the PIL version where torchvision is missing.
     processor = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, min_pixels=784, max_pixels=401408)
     processor.save_pretrained(folder)
-    configuration, model_class = {
-        "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
-        "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
-    }[kind]
-    image_tokens = {
-        name: tokenizer.convert_tokens_to_ids(token)
-        for name, token in zip(
-            ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
-            IMAGE_TOKENS,
-            strict=True,
-        )
-    }
+    image_tokens = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    torch.manual_seed(0)
-    model = model_class(
-        configuration(
-            text_config={**TEXT, **ends, "vocab_size": len(tokenizer)},
-            vision_config={**VISION, **VISION_OF[kind]},
-            tie_word_embeddings=False,
-            **image_tokens,
-            **ends,
-        )
+    config = AutoConfig.for_model(
+        kind,
+        text_config={**TEXT, **ends, "vocab_size": len(tokenizer)},
+        vision_config={**VISION, **VISION_OF[kind]},
+        tie_word_embeddings=False,
+        **image_tokens,
+        **ends,
     )
+    torch.manual_seed(0)
+    model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     _never_write(model, [image_tokens["image_token_id"], image_tokens["video_token_id"]])
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
@@ -314,7 +303,7 @@ def vision_tokenizer(words: Sequence[str]):
         [*SPECIAL, *words],
         pre_tokenizers.Split(Regex(rf"{word}|((?!{word})\S)+"), "removed", invert=True),
         CHAT,
-        ["<|im_start|>", *IMAGE_TOKENS],
+        ["<|im_start|>", *IMAGE_TOKENS.values()],
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         unk_token="<unk>",

@@ -11,6 +11,8 @@ from reward_fns.scoring import Settings, row_name, told
 from reward_fns.sources import TASKS, UnknownDataSource, task_of
 from reward_fns.verdict import Killed, UnparsableGold
 
+MOST_NAMED = 10  # rows of one fault
+
 
 class UnreadableFile(Exception):
     """A file that is not parquet or jsonl in veRL's format."""
@@ -102,7 +104,7 @@ def main(files: list[Path]) -> int:
     status = 0
     unknown = False
     for path in files:
-        found = []
+        found: dict[str, list[str]] = {}  # the rows of each fault
         try:
             count, all_rows = rows(path)
             progress = track(
@@ -111,15 +113,17 @@ def main(files: list[Path]) -> int:
             for number, row in enumerate(progress):
                 if (wrong := problem(row)) is not None:
                     name = extract.showable(row_name(told(row.get("extra_info"))))
-                    found.append(f"row {number}" + (f" (id {name})" if name else "") + f": {wrong}")
+                    found.setdefault(wrong, []).append(f"{number}" + (f" (id {name})" if name else ""))
                     unknown = unknown or wrong.startswith("data_source")
         except (UnreadableFile, RuntimeError) as error:  # RuntimeError: the verifier does not start, say why
             console.print(extract.showable(str(error), 2000))
             status = 2
             continue
-        for entry in found:
-            console.print(f"{path}: {entry}")
-        console.print(f"{path}: {count} rows, {len(found)} cannot be scored")
+        for wrong, numbers in found.items():
+            more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+            these = "row" if len(numbers) == 1 else f"{len(numbers)} rows:"
+            console.print(f"{path}: {these} {', '.join(numbers[:MOST_NAMED])}{more}: {wrong}")
+        console.print(f"{path}: {count} rows, {sum(map(len, found.values()))} cannot be scored")
         status = max(status, 1 if found else 0)
     if unknown:
         console.print(f"Known data sources: {', '.join(TASKS)}")

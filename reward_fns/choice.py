@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from reward_fns import expression, extract, golds, kinds, notation, words
+from reward_fns import expression, extract, golds, notation, words
+from reward_fns.grammar import trimmed
 from reward_fns.verdict import Verdict
 
 _GOLD_LETTER = re.compile(r"\(?([A-H])\)?\.?")
@@ -49,7 +50,7 @@ def check_gold(gold, settings) -> None:
 def _right(accepted: tuple[str, ...], answer: str, settings) -> bool:
     letters = {match[1] for gold in accepted if (match := _GOLD_LETTER.fullmatch(gold.strip()))}
     texts = [gold for gold in accepted if not _GOLD_LETTER.fullmatch(gold.strip())]
-    plain = kinds.trimmed(notation.plain(answer)).rstrip("!").strip()
+    plain = trimmed(notation.plain(answer)).rstrip("!").strip()
     if not plain:
         return False
     given, rest = _letter(plain, settings.small_letters)
@@ -63,7 +64,7 @@ def _letter(answer: str, small: bool) -> tuple[str, str]:
     match = _GIVEN.fullmatch(answer)
     if match is None:
         return "", ""
-    letter, rest = next(filter(None, match.groups()[:3])), kinds.trimmed(match[4].strip())
+    letter, rest = next(filter(None, match.groups()[:3])), trimmed(match[4].strip())
     before = answer[: match.start(1) if match[1] else match.start(2) if match[2] else match.start(3)]
     if (letter.islower() and not small) or _SEVERAL.search(before) or _DENIED.match(rest):
         return "", ""

@@ -28,6 +28,14 @@ MAKERS = {
     "dassault", "dornier", "eurofighter", "fairchild", "havilland", "de", "hawker", "siddeley", "piper", "panavia",
     "robin", "supermarine", "general", "dynamics", "atr", "aircraft", "aviation",
 }  # fmt: skip
+# What a remark in brackets may say: Pug (Chinese). Another class there makes it no answer.
+ORIGINS = {
+    "african", "american", "asian", "australian", "british", "chinese", "domestic", "dutch", "english", "european",
+    "french", "german", "indian", "irish", "italian", "japanese", "mexican", "russian", "scottish", "spanish", "swiss",
+    "adult", "puppy", "kitten", "male", "female", "red", "pink", "white", "yellow", "blue", "purple", "orange", "black",
+    "brown",
+}  # fmt: skip
+_TWO = re.compile(r"[A-Za-z0-9)]\s*[+=]\s*[A-Za-z(]")
 # Cars of two years that differ in nothing else.
 _YEAR_NEEDED = {
     "audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon", "dodgedurangosuv", "fordf150regularcab",
@@ -44,8 +52,9 @@ def judge(text: str, gold, settings) -> Verdict:
     answer = extract.tagged_or_whole(text)
     if (boxes := extract.contents(answer)) is not None:
         answer = ", ".join(boxes)
-    given = [_words(answer), _words(_BRACKETS.sub(" ", answer))]
-    return Verdict(any(_says(words, name) for words in given for name in names), answer)
+    remarks = {word for remark in _BRACKETS.findall(answer) for word in _words(remark)}
+    given = [_words(answer)] + ([_words(_BRACKETS.sub(" ", answer))] if remarks <= FILLER | ORIGINS else [])
+    return Verdict(not _TWO.search(answer) and any(_says(words, name) for words in given for name in names), answer)
 
 
 def check_gold(gold, settings) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 
+from reward_fns import words
+
 # No honest final answer is longer; OlympiadBench's longest gold answer has 204 characters.
 LONGEST_ANSWER = 4096
 # Boxes with more than this between them are never one list.
 SIDE_BY_SIDE = 70
 MOST_BOXES = 100
+# What a part of an answer may take.
+PART_LENGTH = 400
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _NAMES = ("\\boxed", "\\fbox")
@@ -24,16 +28,29 @@ _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()
 _LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
 _SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
 _CORRECTS = re.compile(
-    r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus|therefore|"
+    r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus"
+    r"|therefore|"
     r"hence|gives?|answer|should|check|recheck|then|again|is|wrong|incorrect|it['’]s)\b",
     re.IGNORECASE,
 )
 # Whatever words follow, what stands behind these is another answer, and so is what has a label of its own: (b), 2.
 _HEDGES = re.compile(
-    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|alternatively\b|otherwise\b|possibly\b|maybe\b|perhaps\b)",
+    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|alternatively\b|otherwise\b|possibly\b"
+    r"|maybe\b|perhaps\b)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"[.,;]?\s*\(?(?:[a-h]|[1-9]|i{1,3}|iv)[.):]", re.IGNORECASE)
+# (b), Part 2, Second part, - y: what a part of an answer is called.
+_PART = re.compile(
+    r"(?:^|(?<=[\s*_#(.]))(?:\(?(?P<letter>[a-h])\)|(?:part|question|problem)\s*\(?(?P<part>[0-9]|[a-h]|i{1,3}|iv)\b\)?"
+    r"|(?:the )?(?P<ordinal>first|second|third|fourth|fifth)\s+(?:part|question|answer)"
+    r"|(?<=[-*•] )(?P<item>\w{1,20})\s*:)",
+    re.IGNORECASE,
+)
+_ORDINALS = {
+    **{letter: i for i, letter in enumerate("abcdefgh", 1)}, **{str(i): i for i in range(10)},
+    "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "i": 1, "ii": 2, "iii": 3, "iv": 4,
+}  # fmt: skip
 _JOINS = re.compile(r"[,;&/|]|\b(?:and|or)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
@@ -83,7 +100,9 @@ def _group(text: str) -> list[tuple[int, int, int]] | None:
     if len(starts) > 1:
         for start in _starts(text, MOST_BOXES)[1:]:
             span = _span(text, start)
-            if span is None or not span[1] < group[0][0] or not _lists(text[span[1] + 1 : group[0][0]]):
+            if span is None or not span[1] < group[0][0]:
+                break
+            if not _lists(text[span[1] + 1 : group[0][0]]) and not _are_parts(text, start, span[1], group[0][0]):
                 break
             group.insert(0, (start, *span))
     return group
@@ -141,6 +160,24 @@ def _lists(between: str) -> bool:
     return _JOINS.search(between) is not None
 
 
+def _are_parts(text: str, first: int, end: int, second: int) -> bool:
+    """Whether two boxes that begin at `first` and `second` answer one part of a question and the next."""
+    if second - end > PART_LENGTH:
+        return False
+    before, after = (
+        list(_PART.finditer(part)) for part in (text[max(0, first - PART_LENGTH) : first], text[end:second])
+    )
+    if not before or not after or before[-1].lastgroup != after[-1].lastgroup:
+        return False
+    kind, names = (
+        after[-1].lastgroup,
+        (before[-1][before[-1].lastgroup].lower(), after[-1][after[-1].lastgroup].lower()),
+    )
+    if kind == "item":
+        return names[0] != names[1]
+    return _ORDINALS[names[1]] == _ORDINALS[names[0]] + 1
+
+
 # ---- tags and announcements ------------------------------------------------------------------------------------
 
 
@@ -191,7 +228,7 @@ def announced(text: str) -> str | None:
     return (rest[: end.start()] if end else rest).strip().strip("*").strip()
 
 
-def final(text: str, boxes_in_thinking: bool = True) -> str | None:
+def final(text: str, boxes_in_thinking: bool = False) -> str | None:
     """The final answer of a text in mathematics: its box, tags, `####` or announcement; None if it has none of them.
 
     What follows the thinking comes first. Boxes that form a list are joined by commas.
@@ -204,6 +241,60 @@ def final(text: str, boxes_in_thinking: bool = True) -> str | None:
         if (answer := _final(part)) is not None:
             return answer if len(answer) <= LONGEST_ANSWER else ""
     return None
+
+
+_SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_CONCLUDES = re.compile(
+    r"[*\s]*(?:so|thus|hence|therefore|finally|consequently|in conclusion|we conclude that|it follows that"
+    r"|this (?:gives|means|yields)"
+    r"|we (?:get|have|find|obtain)|in total|altogether|overall)\b[,:]?\s*",
+    re.IGNORECASE,
+)
+_ASSUMES = re.compile(
+    r"[*\s]*(?:let|suppose|assume|if|since|when|consider|given|step|see|note|find|where|because|for)\b", re.IGNORECASE
+)
+_SENTENCES = re.compile(r"(?<=[.!?$])\s+(?=[A-Z$\\])|\n\s*\n|\n(?=[A-Z])")
+_NUMBER = re.compile(r"(?<![\w.,])-?(?:[$€£] ?)?(?:[0-9]+(?:[., ][0-9]+)*|\.[0-9]+)(?:/[0-9]+)?(?: ?%)?(?![0-9])")
+_COMMANDS, _PROSE = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?"), re.compile(r"[A-Za-z]{2,}")
+LONGEST_BARE = 400
+
+
+def bare(text: str, last_formula: bool = False) -> list[str]:
+    """What may be the answer of a text without box, tags, `####` and announcement, the likeliest first: the text
+    itself,
+    what its last sentence concludes, and with `last_formula` the last formula or number of any text."""
+    text = "" if in_thinking(text) else _after_thinking(text).strip()
+    sentences, spans = (
+        _SENTENCES.split(text[-LONGEST_ANSWER:]),
+        list(_SPAN.finditer(text, max(0, len(text) - LONGEST_ANSWER))),
+    )
+    found, last = [], sentences[-1].strip()
+    concludes = _CONCLUDES.match(last)
+    if len(last) <= LONGEST_BARE and not _ASSUMES.match(last[concludes.end() :] if concludes else last):
+        if concludes:
+            stated = last[concludes.end() :]
+            own = list(_SPAN.finditer(stated))
+            if not words.hedged(_SPAN.sub(" ", stated)):
+                found.append(_from_span(stated, own) if own else stated)
+        elif len(sentences) == 1 and (not spans or _from_span(text, spans) == text[spans[0].start() : spans[-1].end()]):
+            found.append(text)
+    if last_formula:
+        numbers = [
+            m[0] for m in _NUMBER.finditer(text, spans[-1].end() if spans else max(0, len(text) - LONGEST_ANSWER))
+        ]
+        ends = numbers[-1:] + ([_from_span(text, spans)] if spans else [])
+        found = found + ends if not _PROSE.search(_COMMANDS.sub("", text)) else ends + found
+    return [candidate for candidate in found if candidate.strip()]
+
+
+def _from_span(text: str, spans: list[re.Match]) -> str:
+    """The last formula, with those that it is joined to: `$3$ and $4$`."""
+    first = len(spans) - 1
+    while first and re.fullmatch(
+        r"\s*(?:,|and|or|, ?and|, ?or)\s*", text[spans[first - 1].end() : spans[first].start()]
+    ):
+        first -= 1
+    return text[spans[first].start() : spans[-1].end()]
 
 
 def _final(part: str) -> str | None:

@@ -1,9 +1,9 @@
 """The guarded verifier, seen from the process that asks: a pool of worker processes with bounds on time and memory.
 
-    right, pred = verify(("\\frac{1}{2}",), "\\boxed{0.5}")
+    equal(("\\sqrt{8}",), ("2\\sqrt{2}",))  ->  True
 
-Started on first use, once per process; safe to call from any number of threads. A worker that takes too long is
-killed and replaced, its item raises Killed. All processes end with this one, however it ends (see worker.py).
+Started on first use, once per process; safe to call from any number of threads. A worker that takes too long is ended
+and replaced, its item raises Killed. All processes end with this one, however it ends (see worker.py).
 
     GPG_VERIFY_TIMEOUT    seconds that a worker computes for one answer (5), on however busy a machine
     GPG_VERIFY_MEMORY     MB that one answer may take (512)
@@ -21,35 +21,48 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from fractions import Fraction
+from functools import lru_cache
 
-from reward_fns.verdict import Killed, UnparsableGold
+from reward_fns.verdict import Killed
 
-# The bound is on the worker's own processor time, so a verdict does not depend on what else the machine does. Behind it
-# stands a bound on the clock's time, this many times as long, for a worker that waits for something else than a
-# processor.
+# The kernel bounds the worker's own processor time, so a verdict does not depend on what else the machine does.
+# Behind it stands a bound on the clock's time, this many times as long, for a worker that does not even compute.
 WALL = 15
-# Time for the first process to import sympy and math-verify: 1.5 s on an idle core.
+# Time for the first process to import sympy: 1.5 s on an idle core.
 START_SECONDS = 120
 
 
-def verify(golds: tuple[str, ...], text: str, timeout: float | None = None) -> tuple[bool, str]:
-    """Whether math-verify finds in `text` an answer equal to one of `golds`, and that answer as text.
+def equal(
+    gold: tuple[str, ...],
+    answer: tuple[str, ...],
+    factor: Fraction = Fraction(1),
+    tolerance: float = 0.0,
+    timeout: float | None = None,
+) -> bool:
+    """Whether gold = factor · answer, for formulas or the sides of equations (algebra.equal); what cannot be read is
+    not.
 
-    Raises UnparsableGold if none of the golds can be read, Killed if the bounds on time (`timeout` in processor
-    seconds, by default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
+    Remembered: a group of equal answers costs one. Raises Killed if the bounds on time (`timeout` in processor
+    seconds, by
+    default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
     """
+    return _asked("equal", timeout, gold, answer, str(factor), tolerance)
+
+
+def defined(formula: str, timeout: float | None = None) -> bool:
+    """Whether a formula has a value, or is none that can be read: False for 1/0. Raises Killed."""
+    return _asked("defined", timeout, formula)
+
+
+@lru_cache(maxsize=65536)
+def _asked(function: str, timeout: float | None, *arguments) -> bool:
     seconds = from_environment("GPG_VERIFY_TIMEOUT", 5) if timeout is None else timeout
-    reply = pool().ask({"golds": golds, "text": text}, seconds)
-    if "killed" in reply:
-        raise Killed(reply["killed"])
-    if "unparsable" in reply:
-        raise UnparsableGold(" or ".join(golds))
-    return reply["right"], reply["pred"]
+    return pool().ask({"function": function, "arguments": arguments}, seconds)
 
 
 class Pool:
-    """At most `workers` worker processes, forked from one parent process that has math-verify loaded."""
+    """At most `workers` worker processes, forked from one parent process that has sympy loaded."""
 
     def __init__(self, workers: int, memory_mb: int):
         self._memory_mb = memory_mb
@@ -61,36 +74,34 @@ class Pool:
         self._forker: _Forker | None = None
         self._closed = False
 
-    def ask(self, request: dict, seconds: float) -> dict:
+    def ask(self, request: dict, seconds: float) -> bool:
         """The worker's reply; raises Killed. Waits for a free worker first, which takes no item's time."""
-        line = json.dumps(request).encode() + b"\n"
+        line = json.dumps({**request, "seconds": seconds}).encode() + b"\n"
         worker = self._idle.get()
         try:
             # Two attempts: a worker may have retired, or died with the forker, before this item reached it.
             for _ in range(2):
                 worker = worker or self._fork()
                 try:
-                    return worker.ask(line, seconds)
-                except TimeoutError:
-                    raise Killed("time") from None
-                except OSError:
-                    worker = self._discard(worker)
+                    reply = worker.ask(line, WALL * seconds)
+                except OSError as error:
+                    reason = "time" if isinstance(error, TimeoutError) else self._end(worker)
+                    worker = worker if isinstance(error, TimeoutError) else None
+                    if reason == "time":
+                        raise Killed("time") from None
+                else:
+                    if "killed" in reply:
+                        raise Killed(reply["killed"])
+                    return reply["value"]
             raise Killed("crash")
         except BaseException:
             # Also Ctrl-C in mid-answer: a late reply must not meet the next item.
-            worker = self._discard(worker)
+            if worker is not None:
+                self._end(worker)
+                worker = None
             raise
         finally:
             self._idle.put(worker)
-
-    def ready(self) -> None:
-        """Starts the first worker, unless one was started: the answer that needs it does not wait for its imports."""
-        if self._forker is None:
-            worker = self._idle.get()
-            try:
-                worker = worker or self._fork()
-            finally:
-                self._idle.put(worker)
 
     def processes(self) -> list[int]:
         """The ids of the forker and its workers."""
@@ -118,12 +129,11 @@ class Pool:
                     self._forker = None
         raise RuntimeError("reward_fns: the verifier's process died twice while it started a worker; is memory short?")
 
-    def _discard(self, worker: _Worker | None) -> None:
-        if worker is not None:
-            worker.channel.close()
-            with self._lock:
-                if self._forker is not None:
-                    self._forker.kill(worker.pid)
+    def _end(self, worker: _Worker) -> str:
+        """Ends the worker if it has not ended, and says why it had: `time`, or `crash` for anything else."""
+        worker.channel.close()
+        with self._lock:
+            return self._forker.end(worker.pid) if self._forker is not None else "crash"
 
 
 class _Worker:
@@ -131,32 +141,17 @@ class _Worker:
         self.channel, self.pid = channel, pid
 
     def ask(self, line: bytes, seconds: float) -> dict:
-        """The reply; raises TimeoutError once the worker has computed for `seconds`, or WALL times that have passed."""
-        end, limit = time.monotonic() + WALL * seconds, self._cpu_seconds() + seconds
+        """The reply; raises TimeoutError after `seconds` by the clock, another OSError if the worker is gone."""
         self.channel.settimeout(seconds)
         self.channel.sendall(line)
-        reply = b""
-        while not reply.endswith(b"\n"):
-            try:
-                part = self.channel.recv(65536)
-            except TimeoutError:
-                left = min(limit - self._cpu_seconds(), end - time.monotonic())
-                if left <= 0:
-                    raise
-                self.channel.settimeout(max(left, 0.01))
-                continue
-            if not part:
-                raise ConnectionError("the worker is gone")
-            reply += part
+        reply = self.channel.recv(65536)
+        if not reply.endswith(b"\n"):
+            raise ConnectionError("the worker is gone")
         return json.loads(reply)
-
-    def _cpu_seconds(self) -> float:
-        """The worker's processor time so far; its clock's number is that of clock_getcpuclockid(3)."""
-        return time.clock_gettime(~self.pid << 3 | 2)
 
 
 class _Forker:
-    """The process that has math-verify loaded, runs nothing untrusted, and forks, kills and reaps the workers.
+    """The process that has sympy loaded, runs nothing untrusted, and forks, ends and reaps the workers.
 
     Forking it takes milliseconds where a fresh process would import for seconds, and shares its memory.
     """
@@ -198,13 +193,13 @@ class _Forker:
         self.pids.add(pid)
         return _Worker(ours, pid)
 
-    def kill(self, pid: int) -> None:
+    def end(self, pid: int) -> str:
         self.pids.discard(pid)
         try:
-            self._control.send(f"kill {pid}".encode())
-            self._control.recv(16)
+            self._control.send(f"end {pid}".encode())
+            return self._control.recv(16).decode() or "crash"
         except OSError:
-            pass  # the forker is gone, and its workers with it
+            return "crash"  # the forker is gone, and its workers with it
 
     def close(self) -> None:
         self._control.close()
@@ -225,15 +220,11 @@ _pool_lock = threading.Lock()
 def pool() -> Pool:
     """This process's pool."""
     global _pool
-    if _pool is None:
-        with _pool_lock:
-            if _pool is None:
-                workers, memory_mb = (
-                    from_environment("GPG_VERIFY_WORKERS", 4),
-                    from_environment("GPG_VERIFY_MEMORY", 512),
-                )
-                _pool = Pool(math.ceil(workers), math.ceil(memory_mb))
-    return _pool
+    with _pool_lock:
+        if _pool is None:
+            workers, memory_mb = from_environment("GPG_VERIFY_WORKERS", 4), from_environment("GPG_VERIFY_MEMORY", 512)
+            _pool = Pool(math.ceil(workers), math.ceil(memory_mb))
+        return _pool
 
 
 def close() -> None:

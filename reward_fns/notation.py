@@ -87,7 +87,8 @@ _RENAMED = {
     "eqslantless": "\\leq ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
     "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")",
     "lang": "(", "rang": ")",
-    "euler": "e", "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
+    "euler": "e", "forall": " for all ", "surd": "\\sqrt ",
+    "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
     "blacksquare": "", "Box": "", "qed": "",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.|$)|\{|\}|~|[^\\{}~]+", re.DOTALL)
@@ -100,7 +101,8 @@ _BRACED_SIGN = re.compile(r"\{\s*([,:;=<>+*/-])\s*\}")
 _BRACED_SPACE = re.compile(r"(?<!\\)\{\s*(\\[,;:! ]|~)?\s*\}")
 # Backslashes that were escaped once more; in a matrix \\\\ ends a row.
 _ESCAPED = re.compile(
-    r"(?<!\\)\\\\(?=(?:d?frac|sqrt|left|right|text|mathrm|pi|cup|infty|in|leq?|geq?|cdot|times|circ|pm|begin|end)(?![A-Za-z]))"
+    r"(?<!\\)\\\\(?=(?:d?frac|sqrt|left|right|text|mathrm|pi|cup|infty|in|leq?|geq?|cdot|times|circ|pm|begin"
+    r"|end)(?![A-Za-z]))"
 )
 _QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _ANGLE = re.compile(r"\\ang\s*\{([^{}]*)\}")

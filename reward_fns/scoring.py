@@ -38,6 +38,7 @@ class Settings:
     percent_as_fraction: mathematics: `50%` is right for `0.5`, as it is for `50`.
     unevaluated: mathematics: a sum, product, integral or limit that is left standing counts by its value.
     boxes_in_thinking: mathematics: an answer within the thinking counts where nothing follows it.
+    last_formula: mathematics: without any other answer the last formula of the text counts, or its last number.
     small_letters: `b` is right for option `B`.
     """
 
@@ -52,7 +53,8 @@ class Settings:
     compare_units: bool = True
     percent_as_fraction: bool = True
     unevaluated: bool = True
-    boxes_in_thinking: bool = True
+    boxes_in_thinking: bool = False
+    last_formula: bool = False
     small_letters: bool = False
 
     def __post_init__(self):

@@ -97,10 +97,12 @@ UNITS = _table()
 PERCENT = {"%", "percent", "pct", "percentage", "percents", "percentages"}
 _CURRENCY_SIGN = "$€£¥₹¢₩₽"
 _BEFORE = re.compile(
-    rf"([-+]?)\s*(?:(?:US|CA?|AU?|HK|NZ|S)?([{_CURRENCY_SIGN}])|(USD|EUR|GBP|INR|JPY|RMB|CNY|CAD|AUD|CHF|Rs)\b\.?)\s*(?=[-+.0-9({{\\])"
+    rf"([-+]?)\s*(?:(?:US|CA?|AU?|HK|NZ|S)?([{_CURRENCY_SIGN}])|(USD|EUR|GBP|INR|JPY|RMB|CNY|CAD|AUD|CHF"
+    rf"|Rs)\b\.?)\s*(?=[-+.0-9({{\\])"
 )
 _PIECE = re.compile(
-    r"\s*(?:(?P<operator>[/*])|(?P<word>\\?[A-Za-z]+|°\s*[CF]?(?![A-Za-z])|[%$€£¥₹¢₩₽])\.?\s*(?:\^\s*\{?\s*(?P<power>-?[0-9])\s*\}?)?)"
+    r"\s*(?:(?P<operator>[/*])|(?P<word>\\?[A-Za-z]+|°\s*[CF]?(?![A-Za-z])"
+    r"|[%$€£¥₹¢₩₽])\.?\s*(?:\^\s*\{?\s*(?P<power>-?[0-9])\s*\}?)?)"
 )
 LONGEST = 80
 

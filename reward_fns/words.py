@@ -10,10 +10,13 @@ HEDGES = {
     "not", "isn", "aren", "wasn", "don", "doesn", "didn", "cannot", "either", "neither", "nor", "none", "never",
     "maybe", "perhaps", "possibly", "probably", "might", "between", "unknown", "unclear", "unsure", "guess", "except",
     "unless", "without", "but", "undetermined", "undecided", "something", "anything", "versus", "vs", "instead",
-    "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise",
+    "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise", "about", "approximately", "almost",
+    "nearly", "ish", "around", "roughly", "circa",
 }  # fmt: skip
 _BOUND = re.compile(
-    r"\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]|\bat\s+(?:least|most)\b", re.I
+    r"(?<!\\)\bapprox\b|\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]"
+    r"|\bat\s+(?:least|most)\b",
+    re.I,
 )
 TIMES = {
     "hundred": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9,
@@ -34,9 +37,6 @@ BASES = {
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "binary": 2, "ternary": 3,
     "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16,
 }  # fmt: skip
-ABOUT = re.compile(
-    r"^(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|only|just|\\approx)\s+", re.I
-)
 _ANNOUNCEMENT = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?"
     r"(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)",
@@ -80,7 +80,10 @@ def is_word(run: str) -> bool:
 
 def is_text(text: str) -> bool:
     """Whether an answer is words and nothing else."""
-    return _LETTERS.fullmatch(text) is not None and any(is_word(word) for word in _WORD.findall(text))
+    found = _WORD.findall(text)
+    if len(found) == 1 and len(text) < 4 and text.islower() and text not in _SHORT:
+        return False  # a product of letters: bde
+    return _LETTERS.fullmatch(text) is not None and any(map(is_word, found))
 
 
 def with_digits(text: str) -> str:

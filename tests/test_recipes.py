@@ -161,91 +161,69 @@ def test_a_recipe_says_which_row_it_is(script):
         assert script.startswith("gsm8k")
 
 
-GPG = {"algorithm.adv_estimator": "gpg"}
 ACTOR = "actor_rollout_ref.actor"
 REWARD = "+reward.custom_reward_function.reward_kwargs"
 
 
-@pytest.mark.parametrize(
-    ("script", "own"),
-    [
-        ("t3_gpg", GPG | {"f_norm": "1", "alpha": "none", "beta_th": "0"}),
-        ("t3_gpg_std", GPG | {"f_norm": "std", "alpha": "none", "beta_th": "0"}),
-        ("t3_gpg_alpha", GPG | {"f_norm": "1", "alpha": "sample", "beta_th": "0"}),
-        ("t3_gpg_alpha_beta", GPG | {"f_norm": "1", "alpha": "sample", "beta_th": "0.6"}),
-        (
-            "t3_grpo",
-            {
-                "algorithm.adv_estimator": "grpo",
-                "algorithm.norm_adv_by_std_in_grpo": "True",
-                f"{ACTOR}.loss_agg_mode": "seq-mean-token-mean",
-            },
-        ),
-        (
-            "t3_dr_grpo",
-            {
-                "algorithm.adv_estimator": "grpo",
-                "algorithm.norm_adv_by_std_in_grpo": "False",
-                f"{ACTOR}.loss_agg_mode": "seq-mean-token-sum-norm",
-                f"{ACTOR}.loss_scale_factor": "1024",
-                f"{ACTOR}.optim.lr": "3e-6",
-                f"{ACTOR}.optim.lr_scheduler_type": "cosine",
-                f"{REWARD}.format": "1",
-                f"{REWARD}.format_style": "think_line",
-            },
-        ),
-    ],
-)
-def test_rows_of_t3_differ_in_what_they_name_and_in_nothing_else(script, own):
-    base = without_run(dry("t3_gpg")[0], "t3_gpg")
-    shared = {key: value for key, value in base.items() if not key.startswith(("algorithm.", "+algorithm."))}
-    own = {f"+algorithm.gpg.{k}" if k in ("f_norm", "alpha", "beta_th") else k: value for k, value in own.items()}
-    assert without_run(dry(script)[0], script) == shared | own
-    assert without_run(dry(script)[1], script) == without_run(dry("t3_gpg")[1], "t3_gpg")
+def gpg(f_norm: str, alpha: str, beta_th: str) -> dict[str, str]:
+    own = {"f_norm": f_norm, "alpha": alpha, "beta_th": beta_th}
+    return {"algorithm.adv_estimator": "gpg", **{f"+algorithm.gpg.{key}": value for key, value in own.items()}}
+
+
+def grpo(by_std: str, **of_actor: str) -> dict[str, str]:
+    own = {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": by_std}
+    return own | {f"{ACTOR}.{key.replace('__', '.')}": value for key, value in of_actor.items()}
+
+
+OWN = {  # what rows name; all else they have in common with the first row of their table
+    "t3_gpg": gpg("1", "none", "0"),
+    "t3_gpg_std": gpg("std", "none", "0"),
+    "t3_gpg_alpha": gpg("1", "sample", "0"),
+    "t3_gpg_alpha_beta": gpg("1", "sample", "0.6"),
+    "t3_grpo": grpo("True", loss_agg_mode="seq-mean-token-mean"),
+    "t3_dr_grpo": grpo(
+        "False",
+        loss_agg_mode="seq-mean-token-sum-norm",
+        loss_scale_factor="1024",
+        optim__lr="3e-6",
+        optim__lr_scheduler_type="cosine",
+    )
+    | {f"{REWARD}.format": "1", f"{REWARD}.format_style": "think_line"},
+    **dict.fromkeys((name for name in VISION if "_gpg" in name), gpg("1", "sample", "0.4")),
+    **dict.fromkeys(
+        (name for name in VISION if "_grpo" in name),
+        grpo("True", use_kl_loss="True", kl_loss_coef="0.04", kl_loss_type="low_var_kl"),
+    ),
+}
+
+
+@pytest.mark.parametrize("script", OWN)
+def test_rows_of_a_table_differ_in_what_they_name_and_in_nothing_else(script):
+    first = "t3_gpg" if script.startswith("t3") else script.replace("_grpo", "_gpg")
+    training, evaluation = (without_run(overrides, first) for overrides in dry(first))
+    shared = {key: value for key, value in training.items() if not key.startswith(("algorithm.", "+algorithm."))}
+    own_training, own_evaluation = (without_run(overrides, script) for overrides in dry(script))
+    assert own_training == shared | OWN[script]
+    assert own_evaluation == evaluation
 
 
 T4_TO_T7 = {
     # table: model, training data, evaluation data, prompts a step, response length, epochs
     "t4": ("Qwen/Qwen2-VL-2B", "choice/sat", ["choice/cv_bench_test"], 8, 700, 2),
     "t5": ("Qwen/Qwen2-VL-2B-Instruct", "box/lisa", ["box/lisa_val", "box/lisa_test"], 16, 256, 6),
-    "t6_flowers": ("Qwen/Qwen2-VL-2B-Instruct", "class/flowers", ["class/flowers_test"], 16, 256, 8),
-    "t6_pets": ("Qwen/Qwen2-VL-2B-Instruct", "class/pets", ["class/pets_test"], 16, 256, 24),
-    "t6_aircraft": ("Qwen/Qwen2-VL-2B-Instruct", "class/aircraft", ["class/aircraft_test"], 16, 256, 8),
-    "t6_cars": ("Qwen/Qwen2-VL-2B-Instruct", "class/cars", ["class/cars_test"], 16, 256, 8),
+    **{
+        f"t6_{name}": ("Qwen/Qwen2-VL-2B-Instruct", f"class/{name}", [f"class/{name}_test"], 16, 256, epochs)
+        for name, epochs in zip(T6, (8, 24, 8, 8), strict=True)
+    },
     "t7": ("Qwen/Qwen2.5-VL-3B-Instruct", "number/geoqa", ["number/geoqa_test"], 16, 256, 1),
 }
-
-
-def vision_rows(table: str) -> tuple[str, str]:
-    """Its GPG and its GRPO recipe."""
-    table, *name = table.split("_")
-    return "_".join([table, "gpg", *name]), "_".join([table, "grpo", *name])
-
-
-@pytest.mark.parametrize("table", T4_TO_T7)
-def test_rows_of_a_vision_table_differ_in_the_method_and_in_nothing_else(table):
-    gpg, grpo = (as_dict(dry(script)[0]) for script in vision_rows(table))
-    own = GPG | {"f_norm": "1", "alpha": "sample", "beta_th": "0.4"}
-    own = {f"+algorithm.gpg.{k}" if k in ("f_norm", "alpha", "beta_th") else k: value for k, value in own.items()}
-    other = {
-        "algorithm.adv_estimator": "grpo",
-        "algorithm.norm_adv_by_std_in_grpo": "True",
-        f"{ACTOR}.use_kl_loss": "True",
-        f"{ACTOR}.kl_loss_coef": "0.04",
-        f"{ACTOR}.kl_loss_type": "low_var_kl",
-    }
-    run_folder = {"trainer.default_local_dir", "trainer.validation_data_dir", "hydra.run.dir"}
-    shared = {key: value for key, value in gpg.items() if key not in own and key not in run_folder}
-    assert {key: gpg[key] for key in own} == own
-    assert {key: value for key, value in grpo.items() if key not in run_folder} == shared | other
-    evaluations = [without_run(dry(script)[1], script) for script in vision_rows(table)]
-    assert evaluations[0] == evaluations[1]
 
 
 @pytest.mark.parametrize("table", T4_TO_T7)
 def test_settings_of_a_vision_table_are_the_papers(table):
     model, trained, evaluated, prompts, response, epochs = T4_TO_T7[table]
-    training, evaluation = map(as_dict, dry(vision_rows(table)[0]))
+    table, *name = table.split("_")
+    training, evaluation = map(as_dict, dry("_".join([table, "gpg", *name])))
     expected = {
         "actor_rollout_ref.model.path": model,
         "data.train_files": f"data/vision/{trained}_train.parquet",
@@ -267,29 +245,20 @@ def test_settings_of_a_vision_table_are_the_papers(table):
     assert plain == (["plain"] * 2 if table == "t4" else [None] * 2)  # T4's is a base model, its prompt a whole one
 
 
-def test_boxes_are_made_masks_of_in_the_evaluation():
-    for script in VISION:
-        done = run(script, DRY_RUN="1")
-        masks = [line for line in done.stdout.splitlines() if line.startswith("python -m gpg_verl.report.masks ")]
-        out = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
-        files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
-        assert masks == ([f"python -m gpg_verl.report.masks {out} --data {files}"] if script.startswith("t5") else [])
+@pytest.mark.parametrize("script", VISION)
+def test_boxes_are_made_masks_of_in_the_evaluation(script):
+    masks = [line for line in run(script, DRY_RUN="1").stdout.splitlines() if "gpg_verl.report.masks" in line]
+    of_run = f"runs/vision/{script}-seed1/eval --model facebook/sam-vit-huge"
+    files = "data/vision/box/lisa_val.parquet data/vision/box/lisa_test.parquet"
+    command = f"python -m gpg_verl.report.masks {of_run} --data {files}"
+    assert masks == ([command] if script.startswith("t5") else [])
 
 
 @pytest.mark.parametrize(
-    ("table", "recipe"),
-    [
-        ("t1", "gpg_rs3"),
-        ("t2", "gpg_7b"),
-        ("t3", "t3_dr_grpo"),
-        ("t4", "t4_gpg"),
-        ("t5", "t5_grpo"),
-        ("t6", "t6_gpg_flowers"),
-        ("t7", "t7_grpo"),
-        ("gsm8k", "gsm8k_1.5b"),
-    ],
+    "recipe", ["gpg_rs3", "gpg_7b", "t3_dr_grpo", "t4_gpg", "t5_grpo", "t6_gpg_flowers", "t7_grpo", "gsm8k_1.5b"]
 )
-def test_a_model_is_evaluated_as_the_tables_recipes_do_it(table, recipe):
+def test_a_model_is_evaluated_as_the_tables_recipes_do_it(recipe):
+    table = Path(RUNS[recipe].split()[0]).stem
     expected = as_dict(dry(recipe)[1])
     (own,) = map(as_dict, dry("eval", table, "me/model", **({"SETS": "flowers"} if table == "t6" else {})))
     differ = {key for key in expected | own if expected.get(key) != own.get(key)}
@@ -343,23 +312,27 @@ def test_a_wrong_variable_ends_in_one_message(script, arguments, variables, mess
     assert not (ROOT / "runs/never").exists()
 
 
-def test_a_wrong_threshold_ends_before_anything_is_made(tmp_path):
+@pytest.mark.parametrize(
+    ("script", "variables", "messages"),
+    [
+        (
+            "t3_gpg_alpha_beta",
+            {"BETA_TH": "2"},
+            [
+                "error   algorithm.gpg.beta_th=2: a share from 0 (off) to 1",
+                "t3_gpg_alpha_beta: the settings contradict each other; nothing was started",
+            ],
+        ),
+        ("t5_gpg", {"SAM": "README.md"}, ["SAM=README.md: it has no config.json; expected a folder"]),
+    ],
+)
+def test_what_is_wrong_beside_the_model_ends_before_anything_is_made(tmp_path, script, variables, messages):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    folders = {"RUN": f"{tmp_path}/run", "DATA_DIR": f"{tmp_path}/data"}
-    done = run("t3_gpg_alpha_beta", BETA_TH="2", MODEL=str(tmp_path), **folders)
+    folders = {"MODEL": str(tmp_path), "RUN": f"{tmp_path}/run", "DATA_DIR": f"{tmp_path}/data"}
+    done = run(script, **folders, **variables)
     assert done.returncode == 1
-    first, second = done.stdout.splitlines()
-    assert first == "error   algorithm.gpg.beta_th=2: a share from 0 (off) to 1"
-    assert second == "t3_gpg_alpha_beta: the settings contradict each other; nothing was started"
-    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_a_segmenter_that_is_none_ends_before_anything_is_made(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    done = run("t5_gpg", MODEL=str(tmp_path), SAM="README.md", RUN=f"{tmp_path}/run", DATA_DIR=f"{tmp_path}/data")
-    assert done.returncode == 1
-    assert done.stdout.startswith("SAM=README.md: it has no config.json; expected a folder")
-    assert len(done.stdout.splitlines()) == 1
+    lines = done.stdout.splitlines()
+    assert [line.startswith(message) for line, message in zip(lines, messages, strict=True)] == [True] * len(messages)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -373,18 +346,18 @@ def test_a_smoke_models_tokenizer_is_one_that_verl_takes():
         assert all(len(tokenizer.encode(word, add_special_tokens=False)) == 1 for word in words)
 
 
+def library(folder: Path, script: str) -> subprocess.CompletedProcess:
+    """A script that uses lib.sh, with raw data in the folder."""
+    begin = "set -euo pipefail; NAME=test; . examples/lib.sh; "
+    return bash("-c", begin + script, SOURCES=f"{folder}/raw", DATA=f"{folder}/data")
+
+
 def test_a_smoke_runs_raw_data_is_what_the_data_tool_reads(tmp_path):
     """The smallest of each layout: rows with lettered options, with a class name, and LISA's folder with polygons."""
     smoke.make_images(tmp_path / "raw")
-    script = f"""set -euo pipefail
-        NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
-        . examples/lib.sh
-        SMOKE=1 # takes any number of rows
-        SETS="cv_bench pets lisa:val" TEMPLATE=box
-        prepare_evaluation; prepare lisa train box"""
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=keep, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    sets = 'SETS="cv_bench pets lisa:val" TEMPLATE=box; prepare_evaluation; prepare lisa train box'
+    done = library(tmp_path, f"SMOKE=1; {sets}")  # takes any number of rows
+    assert done.returncode == 0, done.stdout
     written = {file.stem: pq.read_table(file).to_pylist() for file in (tmp_path / "data").iterdir()}
     assert {name: len(rows) for name, rows in written.items()} == {
         "cv_bench_test": 16,
@@ -403,15 +376,10 @@ def test_raw_data_in_a_folder_takes_the_hubs_place(tmp_path):
     (tmp_path / "raw").mkdir()
     row = {"problem": "What is 1 + 1?", "answer": "2"}
     (tmp_path / "raw/aime24.jsonl").write_text("".join(json.dumps(row | {"n": n}) + "\n" for n in range(30)))
-    script = f"""set -euo pipefail
-        NAME=test SOURCES={tmp_path}/raw DATA={tmp_path}/data PY={sys.executable}
-        . examples/lib.sh
-        prepare aime24 test boxed; prepare aime24 test boxed; prepare amc23 test boxed"""
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=keep, text=True, capture_output=True, check=False)
+    done = library(tmp_path, "prepare aime24 test boxed; prepare aime24 test boxed; prepare amc23 test boxed")
     assert done.stdout.count("30 rows written") == 1
     assert (
-        done.stderr.splitlines()[-1]
+        done.stdout.splitlines()[-1]
         == f"test: SOURCES={tmp_path}/raw: no file amc23 or amc23_test (.jsonl, .json, .parquet, .arrow), "
         "no folder amc23"
     )

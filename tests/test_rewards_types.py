@@ -179,3 +179,17 @@ def test_what_the_audit_passes_the_run_judges(gold, caplog):
         result = compute_score(MATH, f"\\boxed{{{answer}}}", gold)
         assert (result["acc"], result["gold_unparsable"]) == (0, 0)
     assert not caplog.records
+
+
+def test_the_audit_says_a_fault_of_many_rows_once(tmp_path, capsys):
+    rows = [row("me/unknown", "5", index) for index in range(30)] + [row(MATH, "", 30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, lines = audited(tmp_path / "rows.jsonl", capsys)
+    assert status == 1
+    assert [line for line in lines if "is unknown" in line] == [
+        f"{tmp_path / 'rows.jsonl'}: 30 rows: "
+        + ", ".join(f"{i} (id {i})" for i in range(10))
+        + " and 20 more: data_source='me/unknown' is unknown"
+    ]
+    assert any("row 30 (id 30): gold answer ''" in line for line in lines)
+    assert "31 rows, 31 cannot be scored" in lines[-2]

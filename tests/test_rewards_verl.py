@@ -145,12 +145,12 @@ def test_in_ray_workers_that_are_killed():
         class Scorer:
             def score(self, text, timeout=20):
                 from reward_fns import compute_score, guard
-                result = compute_score("lighteval/MATH", text, "x=5", verify_timeout=timeout)
+                result = compute_score("lighteval/MATH", text, "5+x", verify_timeout=timeout)
                 return result["acc"], guard.pool().processes()
 
         scorers = [Scorer.remote() for _ in range(2)]
         pids = set()
-        for right, processes in ray.get([s.score.remote("\\\\boxed{5}") for s in scorers], timeout=60):
+        for right, processes in ray.get([s.score.remote("\\\\boxed{x+5}") for s in scorers], timeout=60):
             assert right == 1
             pids |= set(processes)
         assert len(pids) == 4, pids

@@ -49,6 +49,17 @@ def engine_overrides(precision: str, attention: str = "sdpa") -> list[str]:
     ]
 
 
+def composed(overrides: list[str], gpg: bool = True):
+    """veRL's whole config; `gpg`: with what GPG implies."""
+    from gpg_verl.launch.check import compose
+    from gpg_verl.launch.settle import settle
+
+    config = compose(overrides)
+    contradictions = settle(config, overrides).contradictions if gpg else []
+    assert contradictions == [], contradictions
+    return config
+
+
 def jagged(rows: list[torch.Tensor]) -> torch.Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
@@ -74,8 +85,7 @@ class Recording:
         count = len(prompts)
         outputs = outputs or [0] * count
         if sessions is None:
-            seen: dict[str, int] = {}
-            sessions = [seen.__setitem__(u, seen.get(u, -1) + 1) or seen[u] for u in uids]
+            sessions = [uids[:i].count(uid) for i, uid in enumerate(uids)]
         self.keys = [f"{u}_{s}_{o}" for u, s, o in zip(uids, sessions, outputs, strict=True)]
         self.rows, self.tags = {}, {}
         self.others = {}  # rows and tags of other partitions

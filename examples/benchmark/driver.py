@@ -4,8 +4,7 @@
 
 GPG's real trainer runs on a stand-in for TransferQueue that answers at once, and with no actor behind it. What is timed
 is what a step reports as gpg/driver_seconds: it leaves out TransferQueue's fetches and veRL's own code. Beside it, for
-the same batch: padding two token tensors as veRL's trainer does before it computes advantages. And what the workers do
-of it: building the prefix trees of as many rows, none of them shorter, in processor seconds of all ranks together.
+the same batch: padding two token tensors as veRL's trainer does before it computes advantages.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from unittest import mock
 
 os.environ["VERL_PLATFORM"] = "cpu"
 
-import numpy as np
 import torch
 import verl  # noqa: F401
+from actors import composed
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from gpg_verl.algorithm.tree import Rows, branches, build_tree, cut_evenly
 from gpg_verl.training.metrics import TOKENS
 
 
@@ -53,15 +51,14 @@ def batch(rows: int, tokens: int, group: int) -> tuple[KVBatchMeta, dict[str, to
 class Store:
     """TransferQueue's calls, answered from memory and without copies."""
 
-    def __init__(self, fields):
-        self.fields = fields
-        self.put: list[TensorDict] = []
+    def __init__(self, meta: KVBatchMeta, fields: dict[str, torch.Tensor]):
+        self.meta, self.fields = meta, fields
 
     def kv_batch_get(self, keys, partition_id, select_fields=None):
         return TensorDict({k: v for k, v in self.fields.items() if k in select_fields}, batch_size=len(keys))
 
     def kv_batch_put(self, keys, partition_id, fields=None, tags=None):
-        return self.batch
+        return self.meta
 
 
 class NoActor:
@@ -76,8 +73,6 @@ class NoActor:
 
 
 def trainer_of(rows: int, group: int):
-    from gpg_verl.launch.check import compose
-    from gpg_verl.launch.settle import settle
     from gpg_verl.training.trainer import GPGTrainerSync
 
     overrides = [
@@ -88,29 +83,12 @@ def trainer_of(rows: int, group: int):
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
         f"actor_rollout_ref.rollout.n={group}",
     ]
-    config = compose(overrides)
-    settle(config, overrides)
-    trainer = GPGTrainerSync(config)
+    trainer = GPGTrainerSync(composed(overrides))
     trainer.why_not = {"trees": None, "rows": None}  # there is no model to ask
     trainer.actor_rollout_wg = NoActor()
     trainer.train_dataset = None
     trainer.tokenizer = SimpleNamespace(eos_token_id=1)
     return trainer
-
-
-def trees(rows: int, tokens: int, group: int, budget: int = 16384, a_rank: int = 1024) -> float:
-    """Processor seconds for the trees of rows that share a prompt of an eighth of their tokens, in passes of `budget`
-    tokens: one rank's, times the number of ranks.
-    """
-    a_rank, prompt, generator = min(rows, a_rank), max(1, tokens // 8), np.random.default_rng(0)
-    ids = generator.integers(0, 150_000, (a_rank, tokens))
-    ids[:, :prompt] = ids[np.arange(a_rank) // group * group, :prompt]
-    where = Rows(np.arange(a_rank + 1) * tokens, np.tile(np.arange(tokens) >= prompt, a_rank))
-    started = time.process_time()
-    whole = branches(ids.reshape(-1), where)
-    for start, end in cut_evenly(whole, budget, 1):
-        build_tree(whole, start, end, where).num_attended_pairs()
-    return (time.process_time() - started) * rows / a_rank
 
 
 def main() -> None:
@@ -124,11 +102,9 @@ def main() -> None:
     import gpg_verl.training.trainer as ours
 
     meta, fields = batch(arguments.rows, arguments.tokens, arguments.group)
-    store = Store(fields)
-    store.batch = meta
     trainer = trainer_of(arguments.rows, arguments.group)
     seen = {"statistics and advantages": [], "selection, balancing, bookkeeping": [], "together": []}
-    with mock.patch.object(ours, "tq", store):
+    with mock.patch.object(ours, "tq", Store(meta, fields)):
         for _ in range(arguments.repeat):
             trainer.step_metrics.begin()
             trainer._compute_advantage(meta, {})
@@ -139,10 +115,6 @@ def main() -> None:
                 seen[name].append(value)
     for name, values in seen.items():
         print(f"{statistics.median(values):8.3f} s  {name}")
-
-    seconds = [trees(arguments.rows, arguments.tokens, arguments.group) for _ in range(5 * arguments.repeat)]
-    each = min(seconds) / (arguments.rows * arguments.tokens)
-    print(f"{min(seconds):8.3f} s  the workers: building the trees, at least; {each * 1e9:.1f} ns a token")
 
     started = time.perf_counter()
     size = (arguments.rows, arguments.tokens)

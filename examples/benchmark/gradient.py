@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 import verl  # noqa: F401
-from actors import Actors, Recording, engine_overrides, recorded_step
+from actors import Actors, Recording, composed, engine_overrides, recorded_step
 from definition import by_definition, difference
 
 PROMPTS, N = 8, 4
@@ -33,21 +33,16 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def config_of(folder: Path, precision: str, attention: str, shared: bool):
-    from gpg_verl.launch.check import compose
-    from gpg_verl.launch.settle import settle
-
     on_cpus = ("+preset=cpu", "kv_cache_memory_bytes", "actor_rollout_ref.rollout.log_prob_micro")
-    overrides = [
-        *(o for o in tiny.overrides(folder, prompts=PROMPTS, n=N) if not any(part in o for part in on_cpus)),
-        *engine_overrides(precision, attention),
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
-        f"+algorithm.gpg.share_prefixes={shared}",
-    ]
-    config = compose(overrides)
-    settled = settle(config, overrides)
-    assert settled.contradictions == [], settled.contradictions
-    return config
+    return composed(
+        [
+            *(o for o in tiny.overrides(folder, prompts=PROMPTS, n=N) if not any(part in o for part in on_cpus)),
+            *engine_overrides(precision, attention),
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
+            f"+algorithm.gpg.share_prefixes={shared}",
+        ]
+    )
 
 
 def measure(folder: Path, precision: str, attention: str, seeds: int) -> list[dict]:

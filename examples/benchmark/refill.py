@@ -2,7 +2,6 @@
 
     python examples/benchmark/refill.py                      # the whole grid, some minutes on 2 cores
     python examples/benchmark/refill.py --prompts 512 --shares 0.3 --thresholds 0.6 --seeds 20
-    python examples/benchmark/refill.py --biased             # what starting as soon as the share is reached would do
 
 Contenders, on the same draws:
     gpg_verl   `gpg_verl.algorithm.refill.Refill`, the code that a run uses, asked at the polls of
@@ -188,23 +187,6 @@ def run(cell) -> list[dict[str, tuple[float, float, float]]]:
     return result
 
 
-def bias(cell) -> dict[str, tuple[float, float]]:
-    """(mean tokens of a response, of a group's longest response) in the valid groups trained on, by the rule that picks
-    them."""
-    share, beta_th, batch_size, _, seed = cell
-    means = {}
-    for name, pick in {
-        "rounds": lambda g, r: rounds(Latency(g), g, batch_size, r.valid_needed),
-        "gpg_verl": lambda g, r: ours(Latency(g), g, r),
-        "start at once": lambda g, r: ours(Latency(g), g, r, start_at_once=True),
-    }.items():
-        groups = Groups(seed, share, batch_size)
-        step = pick(groups, Refill(batch_size, beta_th, MAX_BATCHES))
-        lengths = groups.lengths[[i for i in step.selected if groups.valid[i]]]
-        means[name] = float(lengths.mean()), float(lengths.max(1).mean())
-    return means
-
-
 def interval(ratios: list[float]) -> tuple[float, float, float]:
     """Geometric mean and its 95 % interval."""
     logs = np.log(ratios)
@@ -228,30 +210,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a row; the second and later are warm")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument(
-        "--biased", action="store_true", help="show what starting at once does to lengths; 0.3, 0.6, 512"
-    )
     args = parser.parse_args()
 
     wide = Console(width=160)
+    cells = list(itertools.product(args.thresholds, args.prompts, args.shares))
+    jobs = [(share, beta, size, args.steps, seed) for beta, size, share in cells for seed in range(args.seeds)]
     with multiprocessing.Pool(args.processes) as pool:
-        if args.biased:
-            cells = [(0.3, 0.6, 512, 1, seed) for seed in range(args.seeds)]
-            means = list(track(pool.imap(bias, cells), total=len(cells), console=wide))
-            for name in means[0]:
-                for figure, what in enumerate(("a response", "a group's longest")):
-                    tokens = np.mean([m[name][figure] for m in means])
-                    of_rounds = interval([m[name][figure] / m["rounds"][figure] for m in means])
-                    wide.print(f"{name:14} {tokens:7.1f} tokens in {what}, {show(of_rounds)} of rounds")
-            return
-
-        cells = list(itertools.product(args.thresholds, args.prompts, args.shares))
-        jobs = [(p, b, s, args.steps, seed) for b, s, p in cells for seed in range(args.seeds)]
-        largest_first = sorted(range(len(jobs)), key=lambda j: -jobs[j][2] * jobs[j][1] / jobs[j][0])
-        results = [None] * len(jobs)
-        found = pool.imap(run, (jobs[j] for j in largest_first), chunksize=4)
-        for j, result in zip(largest_first, track(found, total=len(jobs), console=wide), strict=True):
-            results[j] = result
+        results = list(track(pool.imap(run, jobs), total=len(jobs), console=wide))
 
     table = Table(title=f"{args.seeds} seeds, {args.processes} processes, Python {platform.python_version()}")
     for column in ("β_th", "prompts", "share", "contender", "faster, first step", "faster, later",

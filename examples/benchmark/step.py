@@ -43,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 import verl  # noqa: F401
-from actors import Actors, Recording, engine_overrides, recorded_step
+from actors import Actors, Recording, composed, engine_overrides, recorded_step
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -132,9 +132,6 @@ def recorded(shape: Shape, groups: int, share: float, vocabulary: int) -> Record
 
 
 def config_of(contender: Contender, arguments, precision: str, checkpointing: bool):
-    from gpg_verl.launch.check import compose
-    from gpg_verl.launch.settle import settle
-
     actor, rollout, ref = (f"actor_rollout_ref.{role}" for role in ("actor", "rollout", "ref"))
     if arguments.max_tokens:
         passes = [f"{actor}.use_dynamic_bsz=True", f"{actor}.ppo_max_token_len_per_gpu={arguments.max_tokens}"]
@@ -152,10 +149,7 @@ def config_of(contender: Contender, arguments, precision: str, checkpointing: bo
         f"actor_rollout_ref.model.path={arguments.model}",
         f"actor_rollout_ref.model.enable_gradient_checkpointing={checkpointing}",
     ]
-    config = compose(overrides)
-    if contender.ours:
-        settle(config, overrides)
-    return config
+    return composed(overrides, gpg=contender.ours)
 
 
 # ---- one step
@@ -296,11 +290,11 @@ def floor(figures: dict, module, u: int) -> float:
 
 def table(figures: dict) -> Table:
     ours = next(iter(figures["contenders"].values()))
-    of_veRL = f"; floor {figures['floor']:.3f} of veRL gpg" if ours["tokens_computed"] else ""
     result = Table(
         title=f"{figures['shape']}, {figures['share']:.0%} of the groups mixed, {figures['precision']}, checkpointing "
         f"{figures['checkpointing']}: {ours['tokens_computed']} tokens computed, {ours['tokens_shared']} shared, "
-        f"{ours['positions_scored']} scored{of_veRL}; generation {figures['generation']:.1f} s"
+        f"{ours['positions_scored']} scored; floor {figures['floor']:.3f} of veRL gpg; generation "
+        f"{figures['generation']:.1f} s"
     )
     columns = ("GFLOP", "ours / it", "peak GB", "ours / it", "seconds", "passes", "update", "optimizer")
     for column in ("", *columns, "ours / it, pairs", "whole step"):

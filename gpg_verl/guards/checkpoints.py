@@ -76,20 +76,17 @@ def faults(folder: Path, layout: Layout) -> list[str]:
         return ["no such folder"]
     found = []
     shards = list((folder / "actor").glob("*_world_size_*_rank_*.pt"))
-    ranks = {int(match[1]) for shard in shards if (match := re.search(r"_world_size_(\d+)_", shard.name))}
-    if layout.shards and ranks and layout.ranks not in ranks:
+    written_by = {match[1] for shard in shards if (match := re.search(r"_world_size_(\d+)_", shard.name))}
+    if layout.shards and written_by and str(layout.ranks) not in written_by:
         found.append(
-            f"written by {' and '.join(map(str, sorted(ranks)))} actor workers, and this run has {layout.ranks} "
+            f"written by {' and '.join(sorted(written_by))} actor workers, and this run has {layout.ranks} "
             "(trainer.nnodes × trainer.n_gpus_per_node), but FSDP's files are read by as many as wrote them "
             "(`python -m verl.model_merger merge --backend fsdp --local_dir .../actor --target_dir NEW` makes a model "
             "to start from)"
         )
     elif layout.all_here:
-        names = [
-            f"actor/{shard}_world_size_{layout.ranks}_rank_{rank}.pt"
-            for rank in range(layout.ranks)
-            for shard in layout.shards
-        ]
+        ranks = [f"world_size_{layout.ranks}_rank_{rank}" for rank in range(layout.ranks)]
+        names = [f"actor/{shard}_{rank}.pt" for rank in ranks for shard in layout.shards]
         found += [f"{name} is missing" for name in names if not (folder / name).is_file()]
     if layout.all_here and not (folder / "data.pt").is_file():
         found.append("data.pt is missing, and veRL would begin the data again")

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
@@ -233,7 +234,6 @@ def end_ray(keep_logs: bool) -> None:
     """Ends the Ray that this process started, so that nothing of it is printed later, and removes what it leaves; its
     logs stay where `keep_logs` says so. A Ray that this process only joined goes on.
     """
-    import psutil
     import ray
 
     time.sleep(LOG_SECONDS if ray.is_initialized() else 0)
@@ -256,8 +256,6 @@ def end_ray(keep_logs: bool) -> None:
 
 
 def _command(process) -> str:
-    import psutil
-
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""  # it is gone

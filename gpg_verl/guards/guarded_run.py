@@ -52,11 +52,11 @@ class GuardedRun:
         with filter_watched(self.max_dropped_share, self.max_dropped_share_key):
             super()._init_dataloader()
         if self.steps_per_epoch == 0:  # veRL would divide by it once the models are up
-            data = self.config.data
+            data, rows = self.config.data, len(self.train_dataset)
             raise RuntimeError(
-                f"{len(self.train_dataset)} rows of data.train_files={data.train_files} are left, fewer than "
-                f"data.train_batch_size={data.train_batch_size}: no step could be filled. Use more rows, a smaller "
-                "batch, or a filter that keeps more (data.max_prompt_length, data.train_max_samples)"
+                f"{rows} rows of data.train_files={data.train_files} are left, fewer than data.train_batch_size="
+                f"{data.train_batch_size}: no step could be filled. Use more rows, a smaller batch, or a filter that "
+                "keeps more (data.max_prompt_length, data.train_max_samples)"
             )
 
     def _setup(self):
@@ -110,15 +110,14 @@ class GuardedRun:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
         if self.drop_unscored and not isinstance(error, NoReward):
             return
-        said = rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS)
-        if said is None:
-            return
-        if self.drop_unscored:
-            raise RuntimeError(f"{error}; the first: {said}") from None
-        raise RuntimeError(
-            f"{said}. Let every response have a number, or leave those without one out of their groups with "
-            f"+{self.drop_unscored_key}=True"
-        ) from None
+        if first := rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
+            fix = "Let every response have a number, or leave those without one out of their groups with"
+            known = (
+                f"{error}; the first: {first}"
+                if self.drop_unscored
+                else f"{first}. {fix} +{self.drop_unscored_key}=True"
+            )
+            raise RuntimeError(known) from None
 
     def on_sample_end(self):
         if self.replay_buffer.failure_keys["train"]:

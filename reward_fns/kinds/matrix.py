@@ -1,0 +1,42 @@
+"""Matrices: rows of entries, in whatever brackets. A determinant (vmatrix) is a number, and no matrix."""
+
+from __future__ import annotations
+
+import re
+
+from reward_fns.grammar import mark, trimmed
+from reward_fns.kinds import UNKNOWN, Answer
+
+KINDS = ("matrix",)
+MATRIX = re.compile(
+    r"[(\[]?\s*\\begin\s*\{([pbB]?matrix|array|smallmatrix)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}\s*[)\]]?", re.S
+)
+DETERMINANT = re.compile(r"[^=]*\\begin\s*\{[vV]matrix\}.*", re.S)
+
+
+def read(text: str, inner) -> Answer | None:
+    """parts: the rows, each of its entries."""
+    if mark(text) != "matrix":
+        return None
+    text = re.sub(r"\\(begin|end) ", r"\\\1", text.rpartition("=")[2].strip())
+    match = MATRIX.fullmatch(text)
+    if match is None:
+        return Answer("formula", (text.replace(" and ", "&"),)) if DETERMINANT.fullmatch(text) else UNKNOWN
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    return Answer("matrix", tuple(tuple(inner(trimmed(cell)) for cell in re.split(r"&| and ", row)) for row in rows))
+
+
+def view(answer: Answer, compare) -> Answer | None:
+    """[[1, 2], [3, 4]]"""
+    rows = answer.parts[1:] if answer.kind == "tuple" else ()
+    return (
+        Answer("matrix", tuple(row.parts[1:] for row in rows))
+        if rows and all(row.kind == "tuple" for row in rows)
+        else None
+    )
+
+
+def same(gold: Answer, answer: Answer, compare) -> bool:
+    return len(gold.parts) == len(answer.parts) and all(
+        len(g) == len(a) and all(map(compare, g, a)) for g, a in zip(gold.parts, answer.parts, strict=True)
+    )
