@@ -178,6 +178,7 @@ def with_log_probs(actors, rollouts, seen=None):
     for key, row in rollouts.rows.items():
         exact = seen.rows[key]["log_probs"][-len(row["responses"]) - 1 : -1]
         row["rollout_log_probs"] = exact + 1e-6
+        rollouts.tags[key]["min_global_steps"] = 0  # what the trainer has
     return rollouts
 
 
@@ -214,16 +215,17 @@ def test_trainer_and_rollout_that_agree_on_images(actors, folder, processor, cap
     ],
     ids=["normalisation", "channels"],
 )
-def test_a_rollout_that_sees_other_images_ends_the_run_before_an_update(actors, folder, processor, change):
+def test_a_rollout_that_sees_other_images_ends_the_run_after_one_update(actors, folder, processor, change):
     config = settled(folder, "actor_rollout_ref.rollout.load_format=dummy")
     rollouts = recording(folder)
     with_log_probs(actors, rollouts, other_images(rollouts, change))
     with pytest.raises(RuntimeError) as error:
         step(actors, config, rollouts, processor=processor)
-    assert actors.call("recorded")[0][0] == []
+    assert len(actors.call("recorded")[0][0]) == 1
     for part in (
+        "disagree on images",
         "allowed is 0.0001",
-        "8 rows with images",
+        "One update was made; nothing of it was saved or sent to the rollout",
         "set actor_rollout_ref.rollout.load_format=auto",
         "vllm ",
         "+algorithm.gpg.max_rollout_gap",
@@ -233,23 +235,16 @@ def test_a_rollout_that_sees_other_images_ends_the_run_before_an_update(actors, 
     assert step(actors, accepted, rollouts, processor=processor).metrics["gpg/updates"] == 1
 
 
-def test_rows_without_images_and_of_older_weights_are_not_compared(actors, folder, processor, capsys):
-    rollouts = with_log_probs(actors, recording(folder, text_only=(0, 1, 2, 3)))
+def test_text_and_images_are_compared_apart_and_older_weights_not_at_all(actors, folder, processor, capsys):
+    rollouts = with_log_probs(actors, recording(folder, ALL_VALID, text_only=(0, 1)))
     for key, row in rollouts.rows.items():
         if "uid00004" in key:
             rollouts.tags[key]["min_global_steps"] = -1
-        if "uid00004" in key or not row["multi_modal_inputs"]:
+        if "uid00004" in key or "uid00000" in key:  # text of the same weights: more than the 2 % that may differ
             row["rollout_log_probs"] = row["rollout_log_probs"] - 1
-    step(actors, settled(folder), rollouts, processor=processor)
-    assert "of 8 rows with images" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("override", ["calculate_log_probs=False", "top_p=0.9", "top_k=20"])
-def test_log_probs_that_cannot_be_compared_are_named(actors, folder, processor, capsys, override):
-    rollouts = recording(folder)
-    config = settled(folder, f"actor_rollout_ref.rollout.{override}")
-    step(actors, config, rollouts, processor=processor)
-    assert f"are not compared on images: actor_rollout_ref.rollout.{override}" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match=r"disagree on text: .* of 8 rows.*The rollout samples from other weights"):
+        step(actors, settled(folder), rollouts, processor=processor)
+    assert re.search(r"agree on images: .* of 20 rows", capsys.readouterr().out)
 
 
 def test_rows_of_one_length(actors, folder):

@@ -100,7 +100,7 @@ def test_gpu_defaults(compare):
     """Packed rows, dynamic micro-batches, checkpointing, offload; an update's passes are over trees, and row by row."""
     part = compare(GPU)
     assert part.metrics["gpg/tokens_shared"]
-    assert part.trainer.why_not == {"trees": None, "rows": None}
+    assert part.trainer.unsupported == {"trees": None, "rows": None}
 
 
 def test_gpu_defaults_of_several_updates_and_workers(compare):
@@ -143,7 +143,7 @@ def test_no_engine_computes_the_backward_of_the_entropy_of_the_log():
 def test_ulysses(compare):
     """Two workers have the halves of a sequence; passes are veRL's own, entropy checkpointed."""
     part = compare([*PACKED, *DYNAMIC, *parts(2), *ENTROPY, f"{FSDP}.entropy_checkpointing=True"], ranks=2)
-    assert "cuts sequences into parts" in part.trainer.why_not["rows"]
+    assert "cuts sequences into parts" in part.trainer.unsupported["rows"]
     assert part.metrics["actor/entropy"] > 0
 
 

@@ -189,7 +189,7 @@ def test_the_comparison_notices(one, tiny_folder, monkeypatch, capsys, mistake):
     checked = step(one, settled(tiny_folder), rollouts)
     out = capsys.readouterr().out
     assert "computed both ways, log-probs are" in out
-    assert "LlamaForCausalLM with attention sdpa" in checked.trainer.why_not["trees"]
+    assert "LlamaForCausalLM with attention sdpa" in checked.trainer.unsupported["trees"]
     assert checked.metrics["gpg/tokens_shared"] == 0
     assert_same(checked.gradients, [expected])
 
@@ -205,8 +205,8 @@ def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, mon
     monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name, default: own)
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
-    assert "does not go through transformers' registry" in result.trainer.why_not["trees"]
-    assert result.trainer.why_not["rows"] is None
+    assert "does not go through transformers' registry" in result.trainer.unsupported["trees"]
+    assert result.trainer.unsupported["rows"] is None
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
 
 
@@ -217,7 +217,7 @@ def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder,
     monkeypatch.setattr(TreeAttention, "attend", lambda *args, **kwargs: attend(*args, **kwargs, softcap=30.0))
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
-    assert "its attention takes softcap" in result.trainer.why_not["trees"]
+    assert "its attention takes softcap" in result.trainer.unsupported["trees"]
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
 
 
@@ -309,10 +309,10 @@ def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expec
 
 
 def test_the_first_lines_of_a_run_say_it(tiny_folder):
-    from gpg_verl.training.trainer import told
+    from gpg_verl.training.trainer import sharing_status
 
-    assert "computed once" in told({"trees": None, "rows": None}, checked=True)
-    assert "if the first update finds it exact" in told({"trees": None, "rows": None}, checked=False)
-    line = told({"trees": "X", "rows": "X"}, checked=True)
+    assert "computed once" in sharing_status({"trees": None, "rows": None}, checked=True)
+    assert "if the first update finds it exact" in sharing_status({"trees": None, "rows": None}, checked=False)
+    line = sharing_status({"trees": "X", "rows": "X"}, checked=True)
     assert "for each of them: X" in line
     assert "for every token: X" in line

@@ -112,7 +112,8 @@ class Recording:
                 "prompt_len": len(prompts[i]),
                 "response_len": len(responses[i]),
                 "seq_len": len(ids),
-                "min_global_steps": 0,
+                # Log-probs that are made up come from no weights that the trainer ever had.
+                "min_global_steps": 0 if rollout_log_probs else -1,
                 "max_global_steps": 0,
             }
 
@@ -188,11 +189,10 @@ def in_place_of_transfer_queue(recording: Recording):
     import verl.trainer.ppo.padding_utils as padding
     import verl.trainer.ppo.v1.trainer_base as base
 
-    from gpg_verl.guards import image_check
     from gpg_verl.training import trainer
 
     with contextlib.ExitStack() as stack:
-        for module in (base, padding, trainer, image_check):
+        for module in (base, padding, trainer):
             stack.enter_context(mock.patch.object(module, "tq", recording))
         yield
 

@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.trainer.ppo import core_algos
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
@@ -24,10 +25,10 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
-from gpg_verl.training.agreement import Agreement
+from gpg_verl.training.agreement import COMPARED, Agreement
 from gpg_verl.training.images import unsupported_inputs
 from gpg_verl.training.metrics import TOKENS
 from gpg_verl.training.passes import Passes
@@ -57,6 +58,8 @@ class Plan:
 
     epochs: how often the whole is gone through.
     observe: whether to measure how trainer and rollout agree.
+    compared: of each rank, which rows of the first update were sampled with the weights that the trainer has now: their
+        log-probs are compared with the rollout's. None: of no row.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
     passes: of `PASSES`; None for veRL's own.
@@ -65,6 +68,7 @@ class Plan:
     updates: list[RankUpdate]
     epochs: int
     observe: bool
+    compared: list[list[bool]] | None
     correction: dict[str, Any] | None
     passes: str | None
 
@@ -122,7 +126,8 @@ class GPGTrainingWorker(TrainingWorker):
 
         metrics: dict[str, Any] = {}
         self.counts: Counter[str] = Counter()
-        agreement = Agreement() if plan.observe else None
+        agreement = Agreement() if plan.observe or plan.compared else None
+        policy_loss = functools.partial(registry.gpg_policy_loss, correction=plan.correction)
         count = len(plan.updates) * plan.epochs
         kind = plan.passes
         if kind == "trees" and self._inputs_unsupported(data):
@@ -130,18 +135,25 @@ class GPGTrainingWorker(TrainingWorker):
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
             for step in range(count):
                 # Only before the first update are the weights those that sampled the batch.
-                observed = agreement if step == 0 else None
+                loss_fn = self.loss_fn
+                if agreement is not None and step == 0:
+                    loss_fn = agreement.observe(loss_fn, plan.correction)
                 schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
                 passes = contextlib.nullcontext()
                 if kind is not None:
                     passes = self.passes.during_update(kind == "trees")
                 part = self._rows_of(data, plan, step % len(plan.updates), kind == "trees")
-                with schedule, passes, registry.during_update(observed, plan.correction):
+                loss = registry.registered(core_algos.POLICY_LOSS_REGISTRY, policy_loss)
+                with schedule, passes, loss, replaced(self, "loss_fn", loss_fn):
                     output = super().train_mini_batch(part)
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
-            metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
+            agreement = self._over_all_ranks(agreement)
+            if plan.observe:
+                measured = {**agreement.metrics(), "gpg/rows_observed": agreement.rows}
+                metrics.update({key: [value] for key, value in measured.items()})
+            metrics["gpg/gaps"] = [agreement.gaps()]
         if kind is not None:
             metrics.update({f"gpg/{name}": [self.counts[name]] for name in TOKENS})
         if not self.engine.is_mp_src_rank_with_outputs():
@@ -184,6 +196,8 @@ class GPGTrainingWorker(TrainingWorker):
         start = sum(before.rows for before in plan.updates[:number])
         part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
         part["advantages"] = part["advantages"] * update.factor
+        if number == 0 and plan.compared:
+            part[COMPARED] = torch.tensor(plan.compared[self.engine.get_data_parallel_rank()])
         filling = update.filling[self.engine.get_data_parallel_rank()]
         if filling:
             leave_out(part, filling)
@@ -208,11 +222,11 @@ class GPGTrainingWorker(TrainingWorker):
             torch.distributed.all_gather_object(parts, own, group=self.engine.get_data_parallel_group())
         return parts
 
-    def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:
+    def _over_all_ranks(self, agreement: Agreement) -> Agreement:
         whole = Agreement()
         for part in self._of_all_ranks(agreement):
             whole.merge(part)
-        return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+        return whole
 
 
 def rows_like(counts: Counter[str]) -> list[float]:
