@@ -100,9 +100,9 @@ class Case:
             ours.layout = Layout.of(tree, sequences, [torch.from_numpy(x) for x in sequences])
             source = own[tree.source]
             positions = torch.from_numpy(source - self.where.offsets[row[tree.source]])[None]
-            ids = torch.from_numpy(self.tokens[source])[None]
+            ids, ours.positions = torch.from_numpy(self.tokens[source])[None], positions
             logits = self.model(ids, position_ids=positions, use_cache=False).logits[0]
-            ours.raise_if_refused()
+            assert not ours.refused
             after = gather(logits, torch.from_numpy(tree.follows)).float().to(dtype).log_softmax(-1)
             log_probs = after.gather(-1, torch.from_numpy(self.tokens[own[tree.token]])[:, None])[:, 0]
             backward((log_probs * torch.from_numpy(tree.weights(self.row_weights[row])).to(dtype)).sum())

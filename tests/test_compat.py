@@ -127,6 +127,7 @@ NOT_VERLS = (
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
     "ray_kwargs.ray_init.address",
     "ray_kwargs.ray_init.num_gpus",
+    "transfer_queue.backend.SimpleStorage.required_node_resource",
     "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",

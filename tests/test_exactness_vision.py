@@ -22,6 +22,7 @@ from exactness import (
     step,
     without_shortcut,
 )
+from transformers import AutoConfig
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 MODE = "seq-mean-token-mean"  # as in the paper's vision code
@@ -146,6 +147,20 @@ def test_rows_that_bring_what_trees_are_not_known_for_go_row_by_row(actors, fold
         assert_same(result.gradients, expected)
         assert result.metrics["gpg/tokens_shared"] == 0 < result.metrics["gpg/tokens_computed"]
     assert capfd.readouterr().out.count("each of them where rows bring pixel_attention") <= 1  # in a worker's life
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["trees", "rows"])
+def test_a_text_that_holds_the_token_of_an_image_is_named_before_an_update(actors, folder, shared):
+    rollouts = recording(folder, text_only=(0,), seed=3)
+    image_token = AutoConfig.from_pretrained(folder / "model").image_token_id
+    row = next(row for row in rollouts.rows.values() if row["uid"] == "uid00000")
+    row["prompts"] = torch.cat([row["prompts"][:-1], torch.tensor([image_token])])
+    row["input_ids"] = torch.cat([row["prompts"], row["responses"]])
+    config = settled(folder, f"{ACTOR}.loss_agg_mode={MODE}", f"+algorithm.gpg.share_prefixes={shared}")
+    named = rf"a row beside rows with images has 1 tokens {image_token} .*pixel_values for 0; its prompt ends in"
+    with pytest.raises((ValueError, RuntimeError), match=named):  # RuntimeError: of another process
+        step(actors, config, rollouts)
+    assert actors.call("recorded")[0][0] == []
 
 
 def test_padding_rows_have_no_image_and_no_gradient(actors, folder):

@@ -122,7 +122,7 @@ def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
         assert all(o.startswith(("algorithm.", "+algorithm.gpg.", "actor_rollout_ref.actor.")) for o in own), own
         config = compose(overrides)
         if name in ("gpg", "rows"):  # the others run without this package
-            assert look(config, overrides).settings == []
+            assert look(config, overrides).contradictions == []
         validate(config, verls_validation)
         actor = config.actor_rollout_ref
         assert (actor.actor.strategy, actor.model.use_remove_padding) == ("fsdp", True)  # veRL's defaults

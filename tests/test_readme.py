@@ -92,7 +92,7 @@ def composed(command, folder):
         overrides = [*tiny.overrides(folder), *overrides[:-1]]
     config = compose(overrides)
     if "algorithm.adv_estimator=gpg" in overrides:
-        assert look(config, overrides).settings == []
+        assert look(config, overrides).contradictions == []
     else:
         validate(config, verls_validation)
 
@@ -306,7 +306,7 @@ def test_after_differs_from_before_only_as_the_text_says():
         assert f"`{change.key}`" in told
     # "left in, the run stops and says so"
     kept = [*after, "actor_rollout_ref.actor.use_kl_loss=True"]
-    assert any("use_kl_loss=True contradicts" in said for said in look(compose(kept), kept).settings)
+    assert any("use_kl_loss=True contradicts" in said for said in look(compose(kept), kept).contradictions)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -178,6 +178,13 @@ def test_only_a_token_mean_needs_a_factor(mode):
     assert [update.rows for update in updates] == [[[0]]]
 
 
+def test_a_mini_batch_without_a_policy_token_has_an_update_if_anything_gives_it_a_gradient():
+    """An entropy bonus does, of every row."""
+    shape = {"ranks": 1, "micro_batch_size": 2, "loss_agg_mode": "token-mean", "work": [1, 1, 1]}
+    updates = plan_updates([[0], [1, 2]], [], [True] * 3, [0, 3, 4], **shape)
+    assert [update.factor for update in updates] == [1.0, 1.0]
+
+
 GPG = [
     "algorithm.adv_estimator=gpg",
     "data.train_batch_size=64",

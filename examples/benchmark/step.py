@@ -171,7 +171,7 @@ def a_step(contender: Contender, config, rollouts: Recording, actors: Actors):
         actors.call("reset")
         step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
         if contender.ours:
-            step.trainer._passes()  # checks the engine, once a run and not a step
+            step.trainer._pass_kind()  # checks the engine, once a run and not a step
         yield step
 
 

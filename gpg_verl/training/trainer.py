@@ -38,7 +38,7 @@ from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
-from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan, check_versions
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics, keep_metrics
 from gpg_verl.training.replay_buffer import RefillingStep
@@ -51,7 +51,6 @@ from gpg_verl.training.shortcuts import (
     unsupported,
     updates_per_batch,
 )
-from gpg_verl.training.worker_check import check_workers
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class GPGStep(WatchedSessions, RefillingStep):
             self.rollout_check.kinds.discard("images")
 
     def on_init_end(self):
-        print(check_workers(self.actor_rollout_wg.workers), flush=True)
+        print(check_versions(self.actor_rollout_wg.versions()), flush=True)
         print(sharing_status(self.unsupported, checked=False), flush=True)
         super().on_init_end()
 
@@ -341,6 +340,9 @@ class GPGStep(WatchedSessions, RefillingStep):
         seconds = time.perf_counter() - started
         self.rollout_check(output.pop("gpg/gaps", [{}])[0])
         observed = output.pop("gpg/rows_observed", [None])[0]
+        check_seconds = output.pop("gpg/check_seconds", [0.0])[0]
+        if check_seconds:
+            self._check_passes()
         counted = f"gpg/{TOKENS[0]}" in output
         tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
@@ -349,7 +351,8 @@ class GPGStep(WatchedSessions, RefillingStep):
             response_tokens=self.step_batch.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
-            seconds=seconds,
+            seconds=seconds - check_seconds,
+            check_seconds=check_seconds,
             observed=observed,
             tokens=tokens,
         )
@@ -371,11 +374,17 @@ class GPGStep(WatchedSessions, RefillingStep):
         update; None for veRL's own.
         """
         if not self.passes_checked and None in self.unsupported.values():
-            for answer in self.actor_rollout_wg.check_passes():
-                self.unsupported = {kind: reason or answer[kind] for kind, reason in self.unsupported.items()}
-            print(sharing_status(self.unsupported, checked=True), flush=True)
+            self._check_passes()
         self.passes_checked = True
         return next((kind for kind, reason in self.unsupported.items() if reason is None), None)
+
+    def _check_passes(self):
+        """Asks the workers what they know of their passes; a line for the log where that is new."""
+        before = dict(self.unsupported)
+        for answer in self.actor_rollout_wg.check_passes():
+            self.unsupported = {kind: reason or answer[kind] for kind, reason in self.unsupported.items()}
+        if self.passes_checked or self.unsupported != before:
+            print(sharing_status(self.unsupported, checked=True), flush=True)
 
     def _plan(self, batch, real, passes):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
