@@ -243,8 +243,7 @@ def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expec
 def test_the_first_lines_of_a_run_say_it(tiny_folder):
     from gpg_verl.training.trainer import sharing_status
 
-    assert "computed once" in sharing_status({"trees": None, "rows": None}, checked=True)
+    assert "prefix sharing is on" in sharing_status({"trees": None, "rows": None}, checked=True)
     assert "if the first update finds it exact" in sharing_status({"trees": None, "rows": None}, checked=False)
     line = sharing_status({"trees": "X", "rows": "X"}, checked=True)
-    assert "for each of them: X" in line
-    assert "for every token: X" in line
+    assert "prefix sharing is off: X; the vocabulary for every token: X" in line

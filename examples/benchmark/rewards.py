@@ -346,7 +346,7 @@ ALTERED: dict[str, Callable[[str], str]] = {
         r"^\$?\\d?frac\{([0-9]+)\}\{([0-9]*[37]|[0-9]*[16]1)\}\$?$", lambda m: f"{int(m[1]) / int(m[2]):.2f}"
     ),
     "root left out": sub(r"^\$?([0-9]+) ?\\sqrt\{[0-9]+\}\$?$", r"\1"),
-    "variable": sub(r"(?<![\\A-Za-z{])n(?![A-Za-z])", "q"),
+    "variable": lambda gold: gold if "(n)" in gold else re.sub(r"(?<![\\A-Za-z{])n(?![A-Za-z])", "q", gold),
 }  # fmt: skip
 
 

@@ -209,7 +209,7 @@ class GPGTrainingWorker(TrainingWorker):
         if kind == "trees" and any(unsupported):
             kind, reason = "rows", next(filter(None, unsupported))
             if not self.unsupported and self.engine.get_data_parallel_rank() == 0:
-                print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
+                print(f"gpg_verl: prefix sharing is off where {reason}", flush=True)
             self.unsupported = reason
         if kind is None:
             return None
