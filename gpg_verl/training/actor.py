@@ -286,7 +286,7 @@ def equivalent_lengths(counts: Counter[str]) -> list[float]:
     veRL's `perf/mfu/actor` is made from.
     """
     tokens = counts["tokens_computed"]
-    rows = max(1, round(tokens * tokens / max(1, 2 * counts["visible"])))
+    rows = max(1, round(tokens * tokens / max(1, 2 * counts["attended_pairs"])))
     return [tokens / rows] * rows
 
 
