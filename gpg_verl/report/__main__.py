@@ -10,9 +10,6 @@ import sys
 from pathlib import Path
 
 import orjson
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from gpg_verl.report import ReportError, draw, tables
 from gpg_verl.report.paper import TABLES, find_row
@@ -30,7 +27,7 @@ results. See also: show --help, watch --help, and python -m gpg_verl.report.mask
     "show": "Print the tables of each run, a line per step, and draw its curves: one line per run for several.",
     "watch": """Run the command after '--' with its output in a log file and show its progress from RUN/metrics.jsonl,
 or the file VERL_FILE_LOGGER_PATH names if that is set: a bar on a terminal, else one line per step. On failure prints
-the error. The exit code is that of the command.""",
+the end of the log. The exit code is that of the command.""",
 }
 
 
@@ -64,7 +61,7 @@ def main(argv: list[str]) -> int:
         if action == "report":
             return report(args.runs, args.table, args.row, args.out)
         return show(args.runs, args.plot) if action == "show" else watch(args.run, args.log, command, args.steps)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -86,10 +83,7 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
     if not runs:
         raise unread[0]
     out = out or runs[0].folder / "report"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"{out}: cannot make this folder ({error.strerror}). Name another: --out DIR.") from None
+    out.mkdir(parents=True, exist_ok=True)
     groups = tables.group(runs)
     papers = [paper for paper in TABLES.values() if paper.name in {table, *(name for name, _ in groups)}]
     sections = [tables.beside_paper(paper, groups) for paper in papers]
@@ -145,17 +139,12 @@ def show(paths: list[Path], plot: Path | None) -> int:
 
 
 def print_section(section: Section) -> None:
-    header, *rows = section.lines()
-    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, justify="left" if name in ("data", "measure", "model", "") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False)
-    # Never cut a number off to fit a narrow terminal or a pipe.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    if rows:
-        console.print(table)
+    """Whole, however narrow the terminal."""
+    if len(section.table):
+        shown = section.texts()
+        for name in shown.columns.intersection(["data", "measure", "model", ""]):  # words start at the left
+            shown[name] = shown[name].str.ljust(shown[name].str.len().max())
+        print(f"\n{section.title}\n{shown.to_string(index=False)}\n")
     for note in section.notes:
         print(f"note: {note}")
 

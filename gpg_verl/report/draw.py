@@ -153,8 +153,7 @@ def head(title: str) -> str:
 
 def html_section(section: Section) -> str:
     """A heading, the table, and the notes."""
-    header, *rows = section.lines()
-    table = pd.DataFrame(rows, columns=header).to_html(index=False, border=0) if rows else ""
+    table = section.texts().to_html(index=False, border=0) if len(section.table) else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in section.notes)
     return f"<h2>{escape(section.title)}</h2>\n{table}\n<ul>{notes}</ul>"
 

@@ -55,11 +55,7 @@ def read_targets(files: Sequence[Path]) -> pd.DataFrame:
     """(rows,) of the data files: data_source, row, image and gold mask, both encoded."""
     found = []
     for file in files:
-        try:
-            table = pq.read_table(file, columns=["data_source", "images", "extra_info"])
-        except (OSError, ValueError) as error:
-            raise ReportError(f"--data {file}: cannot be read ({error}).") from None
-        for row in table.to_pylist():
+        for row in pq.read_table(file, columns=["data_source", "images", "extra_info"]).to_pylist():
             mask, index = row["extra_info"].get("mask"), row["extra_info"].get("index")
             if not mask:
                 raise ReportError(
@@ -140,12 +136,8 @@ def sam(name: str) -> Segment:
         raise ReportError(f"{error}. SAM needs more packages: pip install gpg-verl[masks]") from None
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = SamModel.from_pretrained(name).to(device).eval()
-        processor = SamProcessor(SamImageProcessorPil.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise ReportError(f"--model {name}: expected a folder or hub id of a SAM model; {why}") from None
+    model = SamModel.from_pretrained(name).to(device).eval()
+    processor = SamProcessor(SamImageProcessorPil.from_pretrained(name))
 
     def segment(image: Image.Image, pixels: tuple[int, int, int, int]) -> np.ndarray:
         inputs = processor(image, input_boxes=[[list(map(float, pixels))]], return_tensors="pt")
@@ -192,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         write_masks(args.run, args.data, args.model)
-    except ReportError as error:
+    except (ReportError, OSError, ValueError) as error:  # the latter: no parquet file, no model
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

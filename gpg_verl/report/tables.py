@@ -32,10 +32,9 @@ class Section(NamedTuple):
     table: pd.DataFrame
     notes: Sequence[str] = ()
 
-    def lines(self) -> list[list[str]]:
-        """Its header and rows as texts; what is not known is empty."""
-        rows = [[cell if isinstance(cell, str) else text(cell) for cell in row] for row in self.table.values.tolist()]
-        return [list(self.table.columns), *rows]
+    def texts(self) -> pd.DataFrame:
+        """The table as it is shown; what is not known is empty."""
+        return self.table.map(lambda cell: cell if isinstance(cell, str) else text(cell))
 
 
 class Cell(NamedTuple):

@@ -180,13 +180,10 @@ def received_signals():
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb")
-    except OSError as error:
-        raise ReportError(f"{log}: cannot write the log ({error.strerror}). Choose a place: --log FILE.") from None
-    with output:
-        try:  # in a session and process group of its own, which Ctrl-C on the terminal does not reach
+    """In a session and process group of its own, which Ctrl-C on the terminal does not reach."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        try:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -245,4 +242,5 @@ def error_message(log: Path) -> list[str]:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         lines = COLOUR.sub("", file.read().decode(errors="replace")).rstrip().splitlines()
-    return [line for line in lines if not FROM_WORKER.match(line)][-ERROR_LINES:]
+    own = [line for line in lines if not FROM_WORKER.match(line)]
+    return (own or lines)[-ERROR_LINES:]
