@@ -49,9 +49,12 @@ def lines_of(steps: dict[int, dict]) -> str:
     return "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in steps.items())
 
 
-def write_run(folder: Path, steps: dict[int, dict], answers: int = 0, file: str = "metrics.jsonl") -> Path:
+def write_run(folder: Path, steps: dict[int, dict], answers: int = 0, **claim: str) -> Path:
+    """A run's folder; claim: the row that it says it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / file).write_text(lines_of(steps))
+    (folder / "metrics.jsonl").write_text(lines_of(steps))
+    if claim:
+        (folder / "run.json").write_text(json.dumps(claim))
     for step, data in steps.items():
         if answers and any(name.startswith("val-core/") for name in data):
             dump = folder / "validation" / f"{step}.jsonl"

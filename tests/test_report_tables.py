@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import ACCURACY, answer, assert_picture, lines_of, step_metrics
+from test_report import ACCURACY, answer, assert_picture, step_metrics, write_run
 
 from gpg_verl.report.__main__ import main
 from gpg_verl.report.paper import MATHEMATICS, TABLES, find_row
@@ -30,18 +30,10 @@ T1, ROW = TABLES["T1"], "GPG-RS1"
 ALL = {"AIME24": 0.4, "MATH-500": 0.9, "AMC23": 0.8, "Minerva": 0.3, "OlympiadBench": 0.5}
 
 
-def log(folder: Path, steps: dict[int, dict], **claim: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.jsonl").write_text(lines_of(steps))
-    if claim:
-        (folder / "run.json").write_text(json.dumps(claim))
-    return folder
-
-
 def train(folder: Path, steps: int = 3, row: str | None = ROW, table: str = "T1") -> Path:
     """A training run without validation."""
     claim = {"table": table, "row": row} if row else {}
-    return log(folder, {s: step_metrics(0.1 * s) for s in range(1, steps + 1)}, **claim)
+    return write_run(folder, {s: step_metrics(0.1 * s) for s in range(1, steps + 1)}, **claim)
 
 
 def evaluate(folder: Path, results: dict[str, float], k: int = 1, step: int = 3, table: str = "T1") -> Path:
@@ -55,7 +47,7 @@ def evaluate(folder: Path, results: dict[str, float], k: int = 1, step: int = 3,
             right = float(i < round(10 * value))
             lines += [answer(100 * n + i, j, right, data_source=source) for j in range(k)]
     (folder / "validation" / f"{step}.jsonl").write_text("".join(lines))
-    return log(folder, {step: data})
+    return write_run(folder, {step: data})
 
 
 def groups_of(*runs: Path, table: str | None = None, row: str | None = None):
@@ -97,90 +89,97 @@ def test_a_row_is_found_however_it_is_typed(name):
 # --- our cells ------------------------------------------------------------------------------------
 
 
-def test_one_run_beside_the_paper(tmp_path):
-    evaluate(train(tmp_path / "rs1") / "eval", ALL)
-    groups = groups_of(tmp_path / "rs1")
-    section = beside_paper(T1, groups)
-    assert list(section.table.columns) == ["model", "", "Avg", *MATHEMATICS]
-    assert line_of("T1", groups, ROW, "paper") == ["55.7", "33.3", "87.6", "77.5", "29.4", "50.5"]
-    # s/√n of ten questions: √(p(1−p)/9)
-    assert line_of("T1", groups, ROW, "ours")[1:3] == ["40.0 ± 16.3", "90.0 ± 10.0"]
-    assert line_of("T1", groups, ROW, "ours")[0] == "58.0 ± 6.5"  # √(Σ errors²)/5
-    assert line_of("T1", groups, ROW, "difference") == ["+2.3", "+6.7", "+2.4", "+2.5", "+0.6", "-0.5"]
-    assert line_of("T1", groups, ROW, "truncated") == ["", *["10.0 %"] * 5]
-    assert any(note.startswith("no run of ours: DeepSeek-R1-Distill-Qwen-1.5B; ") for note in section.notes)
-    assert f"{ROW}: answers a question: AIME24 1 (10 questions)" in "\n".join(section.notes)
+SEEDS = [ALL | {"AIME24": value} for value in (0.3, 0.4, 0.5)]
+FOUR = [{name: value} for name, value in zip(TABLES["T6"].columns, (0.4, 0.6, 0.8, 1.0), strict=True)]
 
 
-def test_several_answers_to_a_question(tmp_path):
-    """The error is of ten questions, not of eighty answers. A cell that the paper leaves empty has no difference."""
-    groups = groups_of(evaluate(tmp_path / "eval", ALL, k=8), table="T2", row="rStar-Math-7B")
-    cell = cells(TABLES["T2"], groups["T2", "rStar-Math-7B"])["AIME24"]
-    assert (cell.mean, cell.k, cell.questions, cell.error) == (40.0, 8, 10, pytest.approx(16.33, abs=0.01))
-    assert line_of("T2", groups, "rStar-Math-7B", "paper")[0] == "-"
-    assert line_of("T2", groups, "rStar-Math-7B", "difference")[:2] == ["", "+13.3"]
-
-
-def test_seeds_are_mean_and_standard_deviation(tmp_path):
-    """An average is of complete runs: the last has one column."""
-    runs = [train(tmp_path / f"seed{i}") for i in range(4)]
-    for run, value in zip(runs, (0.3, 0.4, 0.5), strict=False):
-        evaluate(run / "eval", ALL | {"AIME24": value})
-    found = cells(T1, groups_of(*runs)["T1", ROW])
-    assert found["AIME24"].seeds == [30.0, 40.0, 50.0]
-    assert (found["AIME24"].mean, found["AIME24"].error) == pytest.approx((40.0, 10.0))
-    assert (found["Avg"].mean, found["Avg"].error) == pytest.approx((58.0, 2.0))
-    evaluate(runs[3] / "eval", {"AIME24": 0.8})
-    groups = groups_of(*runs)
-    assert cells(T1, groups["T1", ROW])["Avg"].seeds == pytest.approx([56.0, 58.0, 60.0])
-    assert line_of("T1", groups, ROW, "ours, 4 seeds")[1] == "50.0 ± 21.6"
-
-
-def test_what_is_missing_is_empty_and_named(tmp_path):
-    """Three seeds: one lacks a column, one has another, one has none. No average of some."""
-    runs = [train(tmp_path / f"seed{i}") for i in range(3)]
-    evaluate(runs[0] / "eval", {name: value for name, value in ALL.items() if name != "Minerva"})
-    evaluate(runs[1] / "eval", {"AIME24": 0.6})
-    groups = groups_of(*runs)
-    ours = line_of("T1", groups, ROW, "ours, 3 seeds")
-    assert [bool(cell) for cell in ours] == [False, True, True, True, False, True]
-    assert cells(T1, groups["T1", ROW])["AIME24"].seeds == [40.0, 60.0]
-    notes = beside_paper(T1, groups).notes
-    assert f"{ROW}: no result, left empty: Minerva ({MATHEMATICS['Minerva']})" in notes
-    fewer = "AIME24 2, MATH-500 1, AMC23 1, OlympiadBench 1"
-    assert f"{ROW}: not all of its 3 runs have a result, but: {fewer}" in notes
+@pytest.mark.parametrize(
+    ("table", "row", "k", "runs", "expected", "notes"),
+    [
+        # s/√n of ten questions: √(p(1−p)/9); of the average √(Σ errors²)/5
+        (
+            *("T1", ROW, 1, [ALL]),
+            {
+                "paper": "55.7, 33.3, 87.6, 77.5, 29.4, 50.5",
+                "ours": "58.0 ± 6.5, 40.0 ± 16.3, 90.0 ± 10.0, 80.0 ± 13.3, 30.0 ± 15.3, 50.0 ± 16.7",
+                "difference": "+2.3, +6.7, +2.4, +2.5, +0.6, -0.5",
+                "truncated": ", 10.0 %, 10.0 %, 10.0 %, 10.0 %, 10.0 %",
+            },
+            [
+                "no run of ours: DeepSeek-R1-Distill-Qwen-1.5B; ",
+                f"{ROW}: answers a question: AIME24 1 (10 questions), ",
+            ],
+        ),
+        # of ten questions, not of eighty answers; a cell that the paper leaves empty has no difference
+        (
+            *("T2", "rStar-Math-7B", 8, [ALL]),
+            {
+                "paper": "-, 26.7, 78.4, 47.5, -, 47.1",
+                "ours": "58.0 ± 6.5, 40.0 ± 16.3, 90.0 ± 10.0, 80.0 ± 13.3, 30.0 ± 15.3, 50.0 ± 16.7",
+                "difference": ", +13.3, +11.6, +32.5, , +2.9",
+            },
+            ["AIME24 8 (10 questions), "],
+        ),
+        # mean and standard deviation over the seeds; the average is of complete runs
+        (
+            *("T1", ROW, 1, [*SEEDS, {"AIME24": 0.8}]),
+            {"ours, 4 seeds": "58.0 ± 2.0, 50.0 ± 21.6, 90.0 ± 0.0, 80.0 ± 0.0, 30.0 ± 0.0, 50.0 ± 0.0"},
+            ["not all of its 4 runs have a result, but: MATH-500 3, AMC23 3, Minerva 3, OlympiadBench 3"],
+        ),
+        # what is missing is empty and named, and makes no average
+        (
+            *("T1", ROW, 1, [{name: ALL[name] for name in ALL if name != "Minerva"}, {"AIME24": 0.6}, {}]),
+            {"ours, 3 seeds": ", 50.0 ± 14.1, 90.0 ± 10.0, 80.0 ± 13.3, , 50.0 ± 16.7"},
+            [
+                f"{ROW}: no result, left empty: Minerva ({MATHEMATICS['Minerva']})",
+                f"{ROW}: not all of its 3 runs have a result, but: AIME24 2, MATH-500 1, AMC23 1, OlympiadBench 1",
+            ],
+        ),
+        # CV-Bench's total counts its 788, 650, 600 and 600 questions
+        (
+            *("T4", "+ GPG", 1, [{"Count": 0.8, "Relation": 0.5, "Depth": 0.4, "Distance": 0.2}]),
+            {
+                "paper": "76.15, 66.62, 83.23, 81.66, 75.50",
+                "ours": "49.86 ± 7.46, 80.00 ± 13.33, 50.00 ± 16.67, 40.00 ± 16.33, 20.00 ± 13.33",
+                "difference": "-26.29, +13.38, -33.23, -41.66, -55.50",
+            },
+            [],
+        ),
+        # four runs fill a row of classes; three have no average; a fifth gives its column a deviation
+        ("T6", "+ GPG", 1, FOUR, {"ours": "70.0 ± 6.7, 40.0 ± 16.3, 60.0 ± 16.3, 80.0 ± 13.3, 100.0 ± 0.0"}, []),
+        ("T6", "+ GPG", 1, FOUR[:3], {"ours": ", 40.0 ± 16.3, 60.0 ± 16.3, 80.0 ± 13.3, "}, ["left empty: Cars196"]),
+        (
+            *("T6", "+ GPG", 1, [*FOUR, {"Flower102": 0.6}]),
+            {"ours, 2 seeds": "72.5 ± 6.3, 50.0 ± 14.1, 60.0 ± 16.3, 80.0 ± 13.3, 100.0 ± 0.0"},
+            ["+ GPG: not all of its 2 runs have a result, but: Pets37 1, FGVC Aircraft 1, Cars196 1"],
+        ),
+        # a table of one column has no average
+        ("T7", "+ GPG", 1, [{"GEOQA": 0.5}], {"ours": "50.00 ± 16.67", "difference": "-1.33"}, []),
+    ],
+)
+def test_beside_the_paper(tmp_path, table, row, k, runs, expected, notes):
+    paths = [evaluate(tmp_path / str(i), results, k, table=table) for i, results in enumerate(runs)]
+    groups = groups_of(*paths, table=table, row=row)
+    assert {who: ", ".join(line_of(table, groups, row, who)) for who in expected} == expected
+    said = "\n".join(beside_paper(TABLES[table], groups).notes)
+    assert [note for note in notes if note not in said] == []
+    assert ("not all of its" in said) is ("not all of its" in "".join(notes))
+    assert "SMOKE" not in said
 
 
 def test_the_evaluation_stands_above_the_runs_own_validation(tmp_path):
     own = {f"val-core/{MATHEMATICS[c].source}/acc/mean@1": 0.1 for c in ("AIME24", "AMC23")}
-    run = log(tmp_path / "rs1", {0: own, 1: step_metrics(0.5) | own}, table="T1", row=ROW)
+    run = write_run(tmp_path / "rs1", {0: own, 1: step_metrics(0.5) | own}, table="T1", row=ROW)
     evaluate(run / "eval", {"AIME24": 0.4})
     found = cells(T1, [load_run(run)])
     assert {column: cell.mean for column, cell in found.items()} == {"AIME24": 40.0, "AMC23": 10.0}
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_run_in_miniature_is_marked(tmp_path, marked):
-    """And a table of one column has no average."""
-    run = evaluate(tmp_path, {"GEOQA": 0.5}, table="T7")
-    if marked:
-        (run / "smoke").touch()
-    groups = groups_of(run, table="T7", row="+ GPG")
-    assert line_of("T7", groups, "+ GPG", "ours, SMOKE" if marked else "ours") == ["50.00 ± 16.67"]
-    assert line_of("T7", groups, "+ GPG", "difference") == ["-1.33"]
-    assert any("say nothing beside the paper's" in note for note in beside_paper(TABLES["T7"], groups).notes) is marked
-
-
-# --- the vision tables ----------------------------------------------------------------------------
-
-
-def test_cv_benchs_total_counts_questions(tmp_path):
-    run = evaluate(tmp_path / "eval", {"Count": 0.8, "Relation": 0.5, "Depth": 0.4, "Distance": 0.2}, table="T4")
-    groups = groups_of(run, table="T4", row="+ GPG")
-    total = (788 * 80 + 650 * 50 + 600 * 40 + 600 * 20) / 2638
-    assert line_of("T4", groups, "+ GPG", "ours")[0].split(" ± ")[0] == f"{total:.2f}"
-    assert line_of("T4", groups, "+ GPG", "paper") == ["76.15", "66.62", "83.23", "81.66", "75.50"]
-    assert line_of("T4", groups, "+ GPG", "difference")[1] == "+13.38"
+def test_a_run_in_miniature_is_marked(tmp_path):
+    (evaluate(tmp_path, {"GEOQA": 0.5}, table="T7") / "smoke").touch()
+    groups = groups_of(tmp_path, table="T7", row="+ GPG")
+    assert line_of("T7", groups, "+ GPG", "ours, SMOKE") == ["50.00 ± 16.67"]
+    assert any("say nothing beside the paper's" in note for note in beside_paper(TABLES["T7"], groups).notes)
 
 
 def boxes(folder: Path, ious: dict[str, list[float]]) -> Path:
@@ -194,7 +193,7 @@ def boxes(folder: Path, ious: dict[str, list[float]]) -> Path:
         for i, (value, acc) in enumerate(zip(values, right, strict=True)):
             lines.append(answer(len(lines) + i, 0, acc, data_source=source, box_iou=value))
     (folder / "validation" / "0.jsonl").write_text("".join(lines))
-    return log(folder, {0: data})
+    return write_run(folder, {0: data})
 
 
 def test_boxes_and_masks_are_told_apart(tmp_path):
@@ -215,24 +214,6 @@ def test_boxes_and_masks_are_told_apart(tmp_path):
     assert line_of("T5", groups, "+ GPG", "difference") == ["-11.8", "-1.3", "-20.4", "", "", ""]
     assert line_of("T5", groups, "+ GPG", "paper") == ["51.8", "51.3", "50.4", "-", "-", "-"]
     assert any("mIoU is the mean IoU of boxes" in note for note in beside_paper(TABLES["T5"], groups).notes)
-
-
-def test_four_runs_fill_a_row_of_classes(tmp_path):
-    """A second seed of one of them gives its column a deviation, and the others a note."""
-    names = [*TABLES["T6"].columns, "Flower102"]
-    runs = [train(tmp_path / str(i), row="+ GPG", table="T6") for i in range(5)]
-    for run, name, value in zip(runs, names, (0.4, 0.6, 0.8, 1.0, 0.6), strict=True):
-        evaluate(run / "eval", {name: value}, table="T6")
-    four, key = groups_of(*runs[:4]), ("T6", "+ GPG")
-    found = {name: cell.mean for name, cell in cells(TABLES["T6"], four[key]).items()}
-    assert found == pytest.approx(dict(zip(TABLES["T6"].headers, (70.0, 40.0, 60.0, 80.0, 100.0), strict=True)))
-    assert line_of("T6", four, "+ GPG", "ours")[0] == "70.0 ± 6.7"  # √(16.33² + 16.33² + 13.33²)/4
-    assert not any("not all of its" in note for note in beside_paper(TABLES["T6"], four).notes)
-    assert "Avg" not in cells(TABLES["T6"], four[key][:3])
-    five = groups_of(*runs)
-    assert line_of("T6", five, "+ GPG", "ours, 2 seeds")[1] == "50.0 ± 14.1"
-    fewer = "+ GPG: not all of its 2 runs have a result, but: Pets37 1, FGVC Aircraft 1, Cars196 1"
-    assert fewer in beside_paper(TABLES["T6"], five).notes
 
 
 # --- methods and their seeds ----------------------------------------------------------------------
@@ -270,7 +251,7 @@ def method(folder: Path, row: str, rewards: list[float], seconds=10.0, held_out=
     steps = {0: {ACCURACY: 0.0}} if held_out else {}
     for step, reward in enumerate(rewards, 1):
         steps[step] = {REWARD: reward, "timing_s/step": seconds} | more | ({ACCURACY: reward} if held_out else {})
-    return log(folder, steps, row=row)
+    return write_run(folder, steps, row=row)
 
 
 def three_seeds(tmp_path: Path) -> list[Path]:
@@ -336,7 +317,7 @@ def test_rows_side_by_side(tmp_path):
     for seed, (steps, last) in enumerate([(4, 0.6), (4, 0.8), (2, 0.7)]):
         logged = {s: step_metrics(0.1 * s, **{"timing_s/step": 10.0 + seed}) for s in range(1, steps)}
         end = {steps: step_metrics(0.1 * steps) | {ACCURACY: last}}
-        seeds.append(log(tmp_path / f"seed{seed}", {0: {ACCURACY: 0.1 * seed}} | logged | end, row="GPG"))
+        seeds.append(write_run(tmp_path / f"seed{seed}", {0: {ACCURACY: 0.1 * seed}} | logged | end, row="GPG"))
     other = train(tmp_path / "GRPO", row=None)
     first, second = side_by_side(groups_of(*seeds, other)).table.to_dict("records")
     assert first == {
