@@ -2,16 +2,12 @@
 
     python examples/model.py runs/text/gpg_rs1-seed1/checkpoints/global_step_100 MODEL
 
-A veRL checkpoint (FSDP) is merged by veRL's own merger, once, into the folder `merged` inside it.
+A veRL checkpoint (FSDP) is exported once, into the folder `merged` inside it (`python -m gpg_verl export`).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 KINDS = "a folder with a Hugging Face model, a veRL checkpoint (global_step_N, FSDP) or a hub id"
@@ -21,7 +17,7 @@ def resolve(model: str, variable: str) -> str:
     path = Path(model).expanduser()
     for folder in (path, path / "actor"):
         if (folder / "fsdp_config.json").is_file():
-            return str(merge(folder, variable))
+            return exported(folder, variable)
     if path.exists() and not (path / "config.json").is_file():
         raise SystemExit(f"{variable}={model}: it has no config.json; expected {KINDS}")
     from huggingface_hub.utils import logging
@@ -35,28 +31,16 @@ def resolve(model: str, variable: str) -> str:
     return str(path) if path.exists() else model
 
 
-def merge(checkpoint: Path, variable: str) -> Path:
+def exported(checkpoint: Path, variable: str) -> str:
+    from gpg_verl.export import ExportError, export
+
     merged = checkpoint / "merged"
-    if merged.is_dir():
-        return merged
-    with tempfile.TemporaryDirectory(dir=checkpoint, prefix=".merged-") as temporary:
-        work = Path(temporary) / "model"
-        command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
-        done = subprocess.run(
-            [*command, "--local_dir", str(checkpoint), "--target_dir", str(work)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{variable}={checkpoint}: veRL's merger failed:\n{done.stdout[-2000:]}")
-        # The merger leaves a processor out, without a word, where it cannot be loaded; the checkpoint has its settings.
-        for file in (checkpoint / "huggingface").iterdir():
-            if not (work / file.name).exists():
-                shutil.copy(file, work)
-        os.replace(work, merged)
-    return merged
+    try:
+        for line in () if merged.is_dir() else export(checkpoint, merged):
+            print(line, file=sys.stderr)
+    except ExportError as error:
+        raise SystemExit(f"{variable}={error}") from None
+    return str(merged)
 
 
 if __name__ == "__main__":

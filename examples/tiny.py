@@ -144,7 +144,7 @@ def make(folder: Path, rows: int = 64) -> Path:
 
 
 def overrides(folder: Path, prompts: int = 4, n: int = 8, response: int = 16) -> list[str]:
-    """The Hydra overrides of a tiny GPG run on a CPU, without steps, logging and checkpoints."""
+    """The Hydra overrides of a tiny GPG run on a CPU, without steps and checkpoints, logged to the console."""
     return [
         "algorithm.adv_estimator=gpg",
         "+preset=cpu",
@@ -162,6 +162,7 @@ def overrides(folder: Path, prompts: int = 4, n: int = 8, response: int = 16) ->
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16",
         "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=67108864",
         f"reward.custom_reward_function.path={folder}/reward.py",
+        "trainer.logger=[console]",
     ]
 
 

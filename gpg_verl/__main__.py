@@ -1,4 +1,4 @@
-"""`python -m gpg_verl doctor` and `python -m gpg_verl check`.
+"""`python -m gpg_verl doctor`, `python -m gpg_verl check` and `python -m gpg_verl export`.
 
 python -m gpg_verl doctor
 python -m gpg_verl check algorithm.adv_estimator=gpg actor_rollout_ref.rollout.n=8 ...the rest of your command
@@ -12,13 +12,15 @@ import sys
 EXAMPLES = """examples:
   python -m gpg_verl doctor
   python -m gpg_verl check algorithm.adv_estimator=gpg +preset=cpu actor_rollout_ref.rollout.n=8
+  python -m gpg_verl export runs/my-run/checkpoints/global_step_100 my-model
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gpg_verl",
-        description="Group Policy Gradient (GPG) for veRL: look at the installation, or at a run before it starts.",
+        description="Group Policy Gradient (GPG) for veRL: look at the installation or at a run before it starts, or "
+        "export what it trained.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,6 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     check.add_argument("--config-name", "-cn", default="ppo_trainer", help="name of the config (default: %(default)s)")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="the Hydra overrides of your main_ppo command")
+    export = commands.add_parser("export", help="write a checkpoint (FSDP, with or without LoRA) as a model folder")
+    export.add_argument("checkpoint", help="global_step_N of a run")
+    export.add_argument(
+        "folder", help="the new folder, with weights, config and tokenizer, for from_pretrained and vLLM"
+    )
+    export.add_argument("--base", metavar="MODEL", help="of an adapter that was saved alone, the model under it")
     commands.add_parser(
         "report", help="is `python -m gpg_verl.report`: runs as tables, curves and a page", add_help=False
     )
@@ -49,6 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         from gpg_verl.launch import doctor
 
         return doctor.main()
+    if arguments.command == "export":
+        if unknown:
+            export.error(f"unknown argument {unknown[0]}")
+        from gpg_verl import export as export_module
+
+        return export_module.main(arguments.checkpoint, arguments.folder, arguments.base)
     if unknown:
         check.error(f"unknown argument {unknown[0]}: give Hydra overrides as key=value")
     from gpg_verl.launch import check as check_module

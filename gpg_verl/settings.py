@@ -6,8 +6,7 @@ Imports neither torch nor veRL: the look before a run reads them, in every proce
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,8 +49,11 @@ class GPGSettings:
         and of their groups: neither the mean nor B nor a denominator counts them. By default one of them ends the run.
     max_skipped_steps: so many steps in a row may have no valid group before the run ends with a message.
     max_dropped_share: share of a data set's rows that veRL's filter may drop before the run ends with a message.
-    max_rollout_gap: how far the rollout's log-probs may be from the trainer's on rows with images when the run starts
-        (root mean square, in nats); None: by the precision of the two.
+    max_failed_share: share of a step's sessions that may fail in the rollout, where more than one does, before the run
+        ends with a message; 1 lets all fail.
+    max_session_seconds: a session that has run so long is ended, as one that failed; None: never.
+    max_rollout_gap: how far the rollout's log-probs may be from the trainer's when the run starts (root mean square, in
+        nats); None: by the precision of the two.
     share_prefixes: compute what a group's rows have in common once, wherever that is exact.
     """
 
@@ -64,6 +66,8 @@ class GPGSettings:
     drop_unscored: bool = False
     max_skipped_steps: int = 20
     max_dropped_share: float = 0.05
+    max_failed_share: float = 0.1
+    max_session_seconds: float | None = None
     max_rollout_gap: float | None = None
     share_prefixes: bool = True
 
@@ -81,69 +85,68 @@ class GPGSettings:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"; did you mean algorithm.gpg.{close[0]}?" if close else ""
                 raise SettingError(f"algorithm.gpg.{key} is unknown, known are {', '.join(known)}{hint}")
-            values[key] = _READERS[key](node[key])
+            read, allowed = _READERS[key]
+            try:
+                values[key] = read(node[key])
+            except ValueError:
+                raise SettingError(f"algorithm.gpg.{key}={node[key]!r}: {allowed}") from None
         return cls(**values)
 
 
-def _one_of(key: str, allowed: tuple[str, ...]):
+def _one_of(*allowed: str) -> tuple[Callable[[Any], str], str]:
     def read(value: Any) -> str:
         # YAML reads `f_norm=1` as a number.
         text = str(int(value)) if isinstance(value, float) and value == 1 else str(value)
         if isinstance(value, bool) or text not in allowed:
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are {' and '.join(allowed)}")
+            raise ValueError
         return text
 
-    return read
+    return read, f"allowed are {' and '.join(allowed)}"
 
 
-def _share(key: str, zero: str):
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: a share from 0 ({zero}) to 1")
-        return float(value)
-
-    return read
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    return float(value)
 
 
-def _gap(key: str):
-    def read(value: Any) -> float | None:
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: a difference of log-probs above 0, inf for any")
-        return float(value)
-
-    return read
+def _share(value: Any) -> float:
+    if not 0 <= _number(value) <= 1:  # nan is not
+        raise ValueError
+    return float(value)
 
 
-def _count(key: str):
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: a whole number from 1")
-        return value
-
-    return read
+def _above_zero(value: Any) -> float | None:
+    if value is not None and not _number(value) > 0:
+        raise ValueError
+    return None if value is None else float(value)
 
 
-def _flag(key: str):
-    def read(value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise SettingError(f"algorithm.gpg.{key}={value!r}: allowed are True and False")
-        return value
-
-    return read
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError
+    return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+# Of each setting: a function that reads its value or raises ValueError, and what is allowed.
 _READERS = {
-    "f_norm": _one_of("f_norm", F_NORMS),
-    "alpha": _one_of("alpha", ALPHAS),
-    "beta_th": _share("beta_th", "off"),
-    "max_batches": _count("max_batches"),
-    "allow_kl": _flag("allow_kl"),
-    "drop_truncated": _flag("drop_truncated"),
-    "drop_unscored": _flag("drop_unscored"),
-    "max_skipped_steps": _count("max_skipped_steps"),
-    "max_dropped_share": _share("max_dropped_share", "none"),
-    "max_rollout_gap": _gap("max_rollout_gap"),
-    "share_prefixes": _flag("share_prefixes"),
+    "f_norm": _one_of(*F_NORMS),
+    "alpha": _one_of(*ALPHAS),
+    "beta_th": (_share, "a share from 0 (off) to 1"),
+    "max_batches": (_count, "a whole number from 1"),
+    "allow_kl": (_flag, "allowed are True and False"),
+    "drop_truncated": (_flag, "allowed are True and False"),
+    "drop_unscored": (_flag, "allowed are True and False"),
+    "max_skipped_steps": (_count, "a whole number from 1"),
+    "max_dropped_share": (_share, "a share from 0 (none) to 1"),
+    "max_failed_share": (_share, "a share from 0 (none) to 1"),
+    "max_session_seconds": (_above_zero, "seconds above 0"),
+    "max_rollout_gap": (_above_zero, "a difference of log-probs above 0, inf for any"),
+    "share_prefixes": (_flag, "allowed are True and False"),
 }

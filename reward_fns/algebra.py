@@ -84,7 +84,7 @@ def parse(text: str) -> sympy.Basic:
     trigonometric = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)
     text = DEGREES.sub(r"(\1*\\frac{\\pi}{180})", text) if trigonometric else text.replace("°", "")
     parsed = latex2sympy(text, normalization_config=AS_WRITTEN, conversion_config=CASES_DIFFER)
-    if isinstance(parsed, (list, tuple)) or not isinstance(parsed, sympy.Expr):
+    if isinstance(parsed, (list, tuple)) or not isinstance(parsed, sympy.Expr | sympy.MatrixBase):
         raise ValueError(text)
     letters = {"e": sympy.E, "i": sympy.I}
     parsed = parsed.replace(lambda e: e.is_Float, lambda e: sympy.Rational(str(e)))
@@ -122,7 +122,9 @@ def quadrature(integral: sympy.Integral) -> sympy.Basic:
 
 def equal(gold: list[str], answer: list[str], factor: str, tolerance: float) -> bool:
     """Whether gold = factor · answer, or two equations (left, right) are one."""
-    a, b = (parse(side[0]) - (parse(side[1]) if len(side) == 2 else 0) for side in (gold, answer))
+    a, b = (parse(side[0]) - parse(side[1]) if len(side) == 2 else parse(side[0]) for side in (gold, answer))
+    if isinstance(a, sympy.MatrixBase | sympy.MatrixExpr):
+        return sympy.Matrix(a).shape == sympy.Matrix(b).shape and (sympy.Matrix(a) - sympy.Matrix(b)).is_zero_matrix
     b = b * sympy.Rational(*Fraction(factor).as_integer_ratio())
     if any(x.has(sympy.nan, sympy.zoo) for x in (a, b)):
         return False

@@ -11,13 +11,15 @@ from reward_fns.verdict import UnparsableGold, Verdict
 # Left standing, these restate a question: `\\sum_{k=1}^{100} k`.
 UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|oint|lim)(?![A-Za-z])|[∑∏∫]")
 
+SOLUTION = re.compile(r"\\boxed|final answer is", re.IGNORECASE)
+
 
 def judge(text: str, gold, settings) -> Verdict:
     accepted_golds = accepted(gold)
     check_gold(accepted_golds, settings)
     found = extract.final(text, settings.boxes_in_thinking)
-    if found is None:
-        candidates = extract.bare(text, settings.last_formula)
+    if found is None or (settings.last_formula and answer.read(found).kind == "unknown"):
+        candidates = extract.bare(found or text, settings.last_formula)
         found = next(filter(_is_answer, candidates), None)
     return Verdict(same(accepted_golds, found, settings), found) if found else Verdict(False)
 
@@ -35,9 +37,9 @@ def check_gold(gold, settings) -> None:
 
 
 def accepted(gold) -> tuple[str, ...]:
-    """The accepted golds: one, or a list of which any is right; of a whole solution its last box."""
+    """The accepted golds: one, or a list of which any is right; of a whole solution its answer."""
     found = tuple(
-        (", ".join(extract.contents(text) or [text]) if "\\boxed" in text else text).strip()
+        (extract.final(text) or text if SOLUTION.search(text) else text).strip()
         for text in golds.texts(gold)
         if len(text) <= extract.LONGEST_ANSWER
     )

@@ -61,6 +61,7 @@ _ANNOUNCED = re.compile(
     r"|final answer\**\s*\n)",
     re.IGNORECASE,
 )
+_FINALLY = re.compile(r"final answer is\W{0,5}[-$0-9]", re.IGNORECASE)  # behind the last box
 _END = re.compile(r"\.\s+(?=[A-Z*\\\n])|\.?\s*\n|\.\s*$")
 
 
@@ -300,7 +301,8 @@ def _from_span(text: str, spans: list[re.Match]) -> str:
 def _final(part: str) -> str | None:
     tag = part.rfind(_OPEN) if _OPEN in part else -1  # a search from the end is slow
     if not (tag >= 0 and _CLOSE in part[tag:] and tag > last_box_start(part)) and (boxes := contents(part)) is not None:
-        return ", ".join(boxes)
+        last = _FINALLY.search(part, last_box_start(part))
+        return (last and announced(part[last.start() :])) or ", ".join(boxes)
     if tag >= 0 and _CLOSE in part:
         return tagged(part)
     mark = part.rfind("####")

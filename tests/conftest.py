@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples/benchmark"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -22,7 +24,7 @@ os.environ["VERL_PLATFORM"] = "cpu"
 # others beside it, as two real runs would not fit the memory that README asks for.
 RUNS = (
     *("test_run", "test_refill_run", "test_vision", "test_exactness", "test_exactness_vision", "test_prefix_sharing"),
-    "test_gpu_paths",
+    *("test_gpu_paths", "test_self_check"),
 )
 
 
@@ -79,3 +81,23 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 400, **environment: 
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_folder):
+    """tiny_config("key=value", ...): the config of a tiny run with these, composed once."""
+    import verl  # noqa: F401  loads the plugin
+    from omegaconf import OmegaConf
+
+    from gpg_verl.launch.check import compose
+
+    composed = compose(tiny.overrides(tiny_folder))
+
+    def config_with(*settings: str):
+        config = copy.deepcopy(composed)
+        for setting in settings:
+            key, _, value = setting.lstrip("+").partition("=")
+            OmegaConf.update(config, key, yaml.safe_load(value) if value else None, merge=False, force_add=True)
+        return config
+
+    return config_with

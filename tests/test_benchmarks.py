@@ -8,7 +8,7 @@ import pytest
 from conftest import run_python
 
 BENCHMARKS = Path(__file__).parents[1] / "examples/benchmark"
-REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"]
+REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2"]
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "
         ("driver.py", ["--rows", "64", "--tokens", "16", "--repeat", "1"], "selection, balancing, bookkeeping"),
         (
             "refill.py",
-            ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2", "--processes", "1"],
-            "in 0 of 2 lines",
+            ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2"],
+            "DAPO       generated ",
         ),
     ],
 )

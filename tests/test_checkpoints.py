@@ -109,7 +109,7 @@ def test_a_run_that_could_not_resume_does_not_start(harm, override, expected, di
         f"trainer.default_local_dir={directory}",
         *override.format(dir=directory).split(),
     ]
-    found = look(compose(overrides), overrides).all()
+    found = look(compose(overrides), overrides).contradictions
     assert len(found) == bool(expected), found
     for text in expected:
         assert text.format(dir=directory) in found[0]

@@ -112,8 +112,6 @@ OBJECTS = {
     ("gpg_verl/guards/guarded_run.py", "replica"): "verl.workers.rollout.replica:RolloutReplica",
     ("gpg_verl/guards/guarded_run.py", "self.agent_loop_manager"): f"{V1}.agent_loop_tq:AgentLoopManagerTQ",
     ("gpg_verl/training/trainer.py", "workers"): "verl.single_controller.ray.base:RayWorkerGroup",
-    ("gpg_verl/guards/image_check.py", "batch"): "transfer_queue:KVBatchMeta",
-    ("gpg_verl/guards/image_check.py", "part"): "transfer_queue:KVBatchMeta",
     ("gpg_verl/training/actor.py", "self.engine"): "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ("gpg_verl/training/passes.py", "engine"): f"{FSDP}:FSDPEngineWithLMHead",
     ("gpg_verl/training/passes.py", "self.engine"): f"{FSDP}:FSDPEngineWithLMHead",
@@ -129,6 +127,7 @@ NOT_VERLS = (
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
     "ray_kwargs.ray_init.address",
     "ray_kwargs.ray_init.num_gpus",
+    "transfer_queue.backend.SimpleStorage.required_node_resource",
     "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
@@ -202,7 +201,7 @@ def test_what_is_used_of_verls_objects_is_there(place):
 
 
 def test_worker_groups_have_the_workers_methods():
-    found = compat.unfit_object(WORKER, sorted(WORKER_METHODS), "gpg_verl/training/trainer.py and image_check.py")
+    found = compat.unfit_object(WORKER, sorted(WORKER_METHODS), "gpg_verl/training/trainer.py")
     assert not found, listed(found)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from gpg_verl.data.source import read_file
-from gpg_verl.launch import data_files
+from gpg_verl.launch import checks, data_files
 from gpg_verl.launch.data_files import Unreadable, read
 
 MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}]
@@ -24,12 +24,19 @@ ROW = {
     "extra_info": {"index": 0},
 }
 LINE = json.dumps(ROW).encode()
+REWARD = {
+    "reward_model": {"enable": False},
+    "custom_reward_function": {"path": "pkg://reward_fns"},
+    "reward_manager": {"source": "register"},
+}
 BOM = b"\xef\xbb\xbf"
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    return cache
 
 
 @pytest.mark.parametrize(
@@ -56,10 +63,23 @@ def test_what_verl_trains_on_is_read(name, content, tmp_path, capfd):
     capfd.readouterr()
     found = read(str(file), "prompt")
     assert (found.rows, list(found.features)) == (len(verls), verls.column_names) == (3, list(ROW))
-    assert (found.faults, found.sources) == ({}, {"openai/gsm8k": 0})
-    assert set(found.looked_at.values()) == {3}
+    assert found.looked_at == [0, 1, 2]
+    assert set(found.columns["data_source"]) == {"openai/gsm8k"}
+    assert faults_of(found) == []
     assert len(list(read_file(file))) == 3  # the data tool reads it too
     assert "".join(capfd.readouterr()) == ""
+
+
+def faults_of(file) -> list[str]:
+    """Without the columns that a row of this test does not have."""
+    config = OmegaConf.create({"data": {"prompt_key": "prompt"}, "reward": REWARD})
+    return list(checks.row_faults(SimpleNamespace(config=config, get=lambda key: OmegaConf.select(config, key)), file))
+
+
+def test_nothing_stays_in_the_cache(tmp_path, own_cache):
+    (tmp_path / "a.jsonl").write_bytes(LINE)
+    read(str(tmp_path / "a.jsonl"), "prompt")
+    assert not own_cache.exists()
 
 
 @pytest.mark.parametrize(
@@ -107,27 +127,11 @@ def test_the_first_bad_row_is_named(kind, column, tmp_path):
             file.write_text("\n".join(map(json.dumps, rows)))
         found = read(str(file), "prompt")
         if column == "reward_model" and wrong in ({}, {"style": "rule"}) and "ground_truth" in str(found.features):
-            assert found.faults == {}  # the column has a type with a gold answer, so this row's is null
+            assert faults_of(found) == []  # the column has a type with a gold answer, so this row's is null
             continue
-        (fault,) = found.faults.values()
+        (fault,) = faults_of(found)
         assert f"column {column} holds " in fault
         assert fault.startswith(("row 2: ", "row 0: ") if kind == "parquet" else "row 2: ")
-
-
-MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", None]), "content": st.sampled_from(["a", None])},
-    optional={"tool_calls": st.sampled_from([None, "call"])},
-)
-PROMPTS = st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), MESSAGE), max_size=3)), min_size=1, max_size=9)
-
-
-@given(prompts=PROMPTS, start=st.integers(0, 3))
-def test_columns_are_judged_as_their_rows(prompts, start):
-    """The quick look at a whole column finds what a look at each row finds, in slices too."""
-    message = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "content", "tool_calls")])
-    column = pyarrow.array(prompts, type=pyarrow.list_(message)).slice(min(start, len(prompts) - 1))
-    by_rows = [row for row, value in enumerate(column.to_pylist()) if not data_files.PROMPT.sound(value)]
-    assert data_files.PROMPT.by_type(column) == next(iter(by_rows), None)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -141,5 +145,9 @@ def test_a_large_file_is_looked_at_in_stretches(kind, tmp_path, monkeypatch):
     else:
         rows.to_json(file, orient="records", lines=True)
     found = read(str(file), "prompt")
-    assert found.rows == 1000
-    assert set(found.looked_at.values()) == {100}
+    assert (found.rows, len(found.looked_at)) == (1000, 100)
+    assert max(found.looked_at) > 800
+    assert found.columns["prompt"] == [MESSAGES] * 100
+    config = SimpleNamespace(own_data_class=False)
+    said = checks.looked_at_a_part(config, data_files.Split("data.train_files", [found]))
+    assert said.endswith(f"large.{kind} was looked at in 100 of 1,000 rows")

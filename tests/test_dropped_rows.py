@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 
@@ -37,12 +38,11 @@ def processor(tiny_vision_folder):
     return hf_processor(str(tiny_vision_folder / "model"))
 
 
-def read(file, tokenizer, processor=None, *, watch=0.05, filter=True, **config):
+def read(file, tokenizer, processor=None, *, watch=0.05, filter=True, max_samples=-1, **config):
     config = {"max_prompt_length": 24, "filter_overlong_prompts": filter, "cache_dir": str(file.parent), **config}
-    if watch is None:
-        return RLHFDataset(str(file), tokenizer, OmegaConf.create(config), processor)
-    with filter_watched(watch, "algorithm.gpg.max_dropped_share"):
-        return RLHFDataset(str(file), tokenizer, OmegaConf.create(config), processor)
+    watched = contextlib.nullcontext() if watch is None else filter_watched(watch, "algorithm.gpg.max_dropped_share")
+    with watched:
+        return RLHFDataset(str(file), tokenizer, OmegaConf.create(config), processor, max_samples)
 
 
 def texts(folder, long: int):
@@ -97,18 +97,9 @@ def test_nothing_left_is_an_error_whatever_the_setting(tmp_path, tokenizer):
         read(texts(tmp_path, ROWS), tokenizer, watch=1.0)
 
 
-def test_without_the_filter_nothing_is_said(tmp_path, tokenizer, capsys):
-    assert len(read(texts(tmp_path, ROWS), tokenizer, filter=False)) == ROWS
-    assert "gpg_verl" not in capsys.readouterr().out
-
-
 def test_a_part_of_the_rows(tmp_path, tokenizer, capsys):
     """veRL's max_samples selects before it filters."""
-    with filter_watched(1.0, "algorithm.gpg.max_dropped_share"):
-        config = {"max_prompt_length": 24, "filter_overlong_prompts": True, "cache_dir": str(tmp_path)}
-        config |= {"shuffle": True, "seed": 1}
-        data_set = RLHFDataset(str(texts(tmp_path, 10)), tokenizer, OmegaConf.create(config), max_samples=12)
-    dropped = 12 - len(data_set)
+    dropped = 12 - len(read(texts(tmp_path, 10), tokenizer, watch=1.0, max_samples=12, shuffle=True, seed=1))
     assert 0 < dropped < 12
     assert f"{dropped} of 12 rows" in capsys.readouterr().out
 
@@ -138,10 +129,11 @@ def test_an_empty_result_from_an_earlier_run_is_not_believed(tmp_path, processor
     assert len(read(file, processor.tokenizer, processor)) == ROWS
 
 
-def test_only_while_it_lasts(tmp_path, tokenizer, capsys):
+def test_without_the_filter_and_once_it_is_over_nothing_is_said(tmp_path, tokenizer, capsys):
     read(texts(tmp_path, 0), tokenizer)
     capsys.readouterr()
     assert len(read(texts(tmp_path, ROWS), tokenizer, watch=None)) == 0
+    assert len(read(texts(tmp_path, ROWS), tokenizer, filter=False)) == ROWS
     assert "gpg_verl" not in capsys.readouterr().out
 
 

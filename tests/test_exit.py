@@ -134,7 +134,7 @@ from omegaconf import OmegaConf
 from gpg_verl.guards import exit
 from gpg_verl.settings import is_gpg
 
-WAITS = [sys.executable, "-c", "from multiprocessing import *\\nimport time\\ntime.sleep(99)"]
+WAITS = [sys.executable, "-c", "from multiprocessing import *\\nimport time\\ntime.sleep(600)"]
 
 class Stuck:
     def make(self):
@@ -200,7 +200,7 @@ def test_nothing_stays(base, end, code):
         processes, files = json.loads(process.stdout.readline())
         if end == "waits":
             process.terminate()
-        after, said = process.communicate(timeout=120)
+        after, said = process.communicate(timeout=400)
     assert process.returncode == code, said
     assert after == "None\n"  # the other process lives
     assert not any(map(psutil.pid_exists, processes))

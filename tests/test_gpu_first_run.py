@@ -122,7 +122,7 @@ def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
         assert all(o.startswith(("algorithm.", "+algorithm.gpg.", "actor_rollout_ref.actor.")) for o in own), own
         config = compose(overrides)
         if name in ("gpg", "rows"):  # the others run without this package
-            assert look(config, overrides).settings == []
+            assert look(config, overrides).contradictions == []
         validate(config, verls_validation)
         actor = config.actor_rollout_ref
         assert (actor.actor.strategy, actor.model.use_remove_padding) == ("fsdp", True)  # veRL's defaults
@@ -262,21 +262,15 @@ def test_the_gradient_is_measured(tmp_path):
 
 @pytest.mark.real_run
 def test_shapes_are_measured(tmp_path):
-    file = tmp_path / "shapes.json"
-    small = ["--shapes", "sums", "--groups", "2", "--pairs", "1", "--max-tokens", "1024", "--json", str(file)]
-    done = run_python(
-        str(ROOT / "examples/benchmark/step.py"),
-        *small,
-        "--contenders",
-        *page.WAYS,
-        cwd=tmp_path,
-    )
+    file, rows = tmp_path / "shapes.json", ["--shapes", "sums", "--groups", "1", "--shares", "1"]
+    small = [*rows, "--pairs", "1", "--max-tokens", "1024", "--json", str(file), "--contenders", *page.WAYS]
+    done = run_python(str(ROOT / "examples/benchmark/step.py"), *small, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     shapes = json.loads(file.read_text())
     assert [right for right, _ in page.shape_verdicts(shapes, [])] == [True]
     flops = [of["flops"] for of in shapes[0]["contenders"].values()]
     assert flops == sorted(flops)
-    assert flops[0] < 0.5 * flops[1] < 0.25 * flops[2]
+    assert flops[0] < 0.5 * flops[1]
     table, (fastest,) = page.shape_table(shapes)
     ((*line, shared),) = table.to_numpy().tolist()
     assert line[:2] == ["sums", "fp32"]

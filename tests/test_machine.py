@@ -1,53 +1,21 @@
-"""What a run needs of the machine, which one that is, and what a driver may lack: tables, without starting anything."""
+"""What a run needs of the machine, and which one that is: tables, without starting anything."""
 
 from __future__ import annotations
 
-import copy
+import shutil
 import socket
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
-import tiny
-import yaml
-from omegaconf import OmegaConf
 from packaging.specifiers import SpecifierSet
 
 from gpg_verl.compat import versions
-from gpg_verl.compat.versions import LocalProblem
-from gpg_verl.launch import doctor, machine
-from gpg_verl.launch.check import compose
-from gpg_verl.launch.machine import elsewhere, parted
-from gpg_verl.launch.preflight import look, stop_message
-
-
-@pytest.fixture(scope="module")
-def overrides(tiny_folder):
-    import verl  # noqa: F401  loads the plugin
-
-    return tiny.overrides(tiny_folder)
-
+from gpg_verl.guards import placement
+from gpg_verl.launch import doctor, facts, machine
+from gpg_verl.launch.facts import Facts, remote_cluster
 
 # ---- attention
-
-
-@pytest.fixture(scope="module")
-def composed(overrides):
-    return compose(overrides)
-
-
-@pytest.fixture
-def config_with(composed):
-    """config_with(["key=value", ...]): the tiny run's config with these, without composing it again."""
-
-    def config_with(settings):
-        config = copy.deepcopy(composed)
-        for setting in settings:
-            key, _, value = setting.partition("=")
-            value = yaml.safe_load(value) if value else None
-            OmegaConf.update(config, key, value, force_add=True)
-        return config
-
-    return config_with
 
 
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
@@ -95,24 +63,14 @@ def environment(monkeypatch):
     ],
 )
 def test_the_attention_that_the_model_would_be_loaded_with(
-    config_with, environment, tmp_path, packages, settings, said
+    tiny_config, environment, tmp_path, packages, settings, said
 ):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     environment(packages)
-    config = config_with([setting.format(sees=tmp_path) for setting in settings])
-    found = machine.attention_problems(config) + machine.attention_contradictions(config)
+    run = Facts.read(tiny_config(*(setting.format(sees=tmp_path) for setting in settings)))
+    found = [message for check in (machine.no_attention, machine.attention_to_a_part) if (message := check(run))]
     assert len(found) == (said is not None), found
-    for text in said or []:
-        assert text in found[0]
-
-
-def test_check_warns_of_attention_and_a_run_stops(overrides, environment):
-    environment({})
-    overrides = [*overrides, f"~{ATTENTION}"]
-    findings = look(compose(overrides), overrides)
-    assert not findings.settings
-    assert [isinstance(problem, LocalProblem) for problem in findings.machine] == [True]
-    assert BY_PIP in stop_message(findings.all())
+    assert [text for text in said or [] if text not in found[0]] == []
 
 
 def test_doctor_says_that_flash_attention_is_missing(environment, monkeypatch):
@@ -135,13 +93,15 @@ def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, 
     monkeypatch.setattr(doctor, "registrations", lambda: ([], []))
     platform = SimpleNamespace(device_name="cuda", is_available=lambda: gpu)
     monkeypatch.setattr("verl.plugin.platform.get_platform", lambda: platform)
-    monkeypatch.setenv("COLUMNS", "200")
     environment({})
     assert doctor.main() == code
     out = capsys.readouterr().out
     assert ("off flash-attn, with which veRL loads models" in out) == gpu
     assert ("its nodes need it: flash-attn, with which veRL loads models" in out) == (not gpu)
     assert ("all as it should be" in out) == ("right for the head of a cluster" in out) == (not gpu)
+
+
+BACKEND = "actor_rollout_ref.rollout.checkpoint_engine.backend"
 
 
 @pytest.mark.parametrize(
@@ -154,12 +114,10 @@ def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, 
         ("sync", "nccl", {}, False),
     ],
 )
-def test_the_package_that_sends_weights(config_with, environment, mode, backend, packages, missing):
+def test_the_package_that_sends_weights(tiny_config, environment, mode, backend, packages, missing):
     environment(packages)
-    key = "actor_rollout_ref.rollout.checkpoint_engine.backend"
-    found = machine.sync_problems(config_with([f"trainer.v1.trainer_mode={mode}", f"{key}={backend}"]))
-    assert bool(found) == missing
-    assert all("cupy" in problem and "pip install" in problem for problem in found)
+    message = machine.no_cupy(Facts.read(tiny_config(f"trainer.v1.trainer_mode={mode}", f"{BACKEND}={backend}")))
+    assert ("cupy" in (message or "")) == missing
 
 
 @pytest.mark.parametrize(
@@ -171,17 +129,102 @@ def test_the_package_that_sends_weights(config_with, environment, mode, backend,
         (("vllm", "0.24.0"), "elsewhere", False),
     ],
 )
-def test_the_checkpoint_is_loaded_only_for_a_vllm_that_needs_it(composed, monkeypatch, vllm, place, safe):
-    monkeypatch.setattr(machine.versions, "found", lambda package: vllm)
-    monkeypatch.setattr(machine, "elsewhere", lambda config: place)
-    assert machine.dummy_loading_is_safe(composed) == safe
+def test_the_checkpoint_is_loaded_only_for_a_vllm_that_needs_it(tiny_config, monkeypatch, vllm, place, safe):
+    monkeypatch.setattr(versions, "found", lambda package: vllm)
+    monkeypatch.setattr(facts, "remote_cluster", lambda config: place)
+    assert Facts.read(tiny_config()).dummy_loading_is_safe == safe
+
+
+# ---- memory, disks, a login
+
+
+def test_memory_needed_grows_with_the_model(tiny_config):
+    run = Facts.read(tiny_config())
+    run.tensor_shapes = []
+    without = machine.cpu_bytes_needed(run)
+    run.tensor_shapes = [[1000, 1000], [1000]]
+    assert machine.cpu_bytes_needed(run) == without + 8 * 4 * 1_001_000
+
+
+@pytest.mark.parametrize(
+    ("used", "lacking", "warned"), [(0.5, False, False), (0.96, False, True), (0.999, True, False)]
+)
+def test_rays_disk_is_looked_at(tiny_config, monkeypatch, tmp_path, used, lacking, warned):
+    size = 200e9
+    usage = namedtuple("usage", "total used free")(size, size * used, size * (1 - used))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not/there/yet"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    run = Facts.read(tiny_config())
+    for check, expected in ((machine.full_ray_disk, lacking), (machine.nearly_full_ray_disk, warned)):
+        message = check(run)
+        assert bool(message) == expected
+        assert message is None or ("not/there/yet/ray" in message and "RAY_TMPDIR=" in message)
+    run.remote_cluster = "the run goes to a Ray"
+    assert (machine.full_ray_disk(run), machine.nearly_full_ray_disk(run)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "content", "logged_in"),
+    [
+        ({}, None, "", False),
+        ({"WANDB_API_KEY": "a"}, None, "", True),
+        ({"WANDB_MODE": "offline"}, None, "", True),
+        ({"WANDB_MODE": "online"}, None, "", False),
+        ({}, "netrc", "machine api.wandb.ai login user password a", True),
+        ({}, "netrc", "machine github.com login user password a", False),
+        ({"WANDB_BASE_URL": "https://wandb.here:8080"}, "netrc", "machine wandb.here login user password a", True),
+        ({}, "wandb/settings", "[default]\nmode = offline\n", True),  # what `wandb offline` writes
+    ],
+)
+def test_a_login_of_wandb(tiny_config, monkeypatch, tmp_path, variables, file, content, logged_in):
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if file:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content)
+    assert (machine.no_wandb_login(Facts.read(tiny_config("trainer.logger=wandb"))) is None) == logged_in
+
+
+# ---- CPUs
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ([], 5),  # a controller, the preset's storage unit, 3 for the GPU
+        (["transfer_queue.backend.SimpleStorage.num_data_storage_units=8"], 12),
+        (["transfer_queue.backend.storage_backend=MooncakeStore"], 4),
+        (["trainer.nnodes=2", "trainer.n_gpus_per_node=8"], 50),
+        (["actor_rollout_ref.rollout.nnodes=1", "actor_rollout_ref.rollout.n_gpus_per_node=2"], 9),
+        (["reward.reward_model.enable_resource_pool=True", "reward.reward_model.nnodes=1",
+          "reward.reward_model.n_gpus_per_node=1"], 8),
+    ],
+)  # fmt: skip
+def test_what_a_run_reserves(tiny_config, settings, needed):
+    config = tiny_config(*settings)
+    assert placement.too_few_cpus(config, needed, "here") is None
+    message = placement.too_few_cpus(config, needed - 1, "here")
+    assert f"reserves {needed}, namely" in message
+    assert f"set ray_kwargs.ray_init.num_cpus={needed}" in message
+
+
+def test_a_ray_that_is_started_counts_this_machine(tiny_config, monkeypatch):
+    monkeypatch.setattr(placement, "local_cpus", lambda: 4)
+    assert "4 (the CPUs of this machine)" in machine.too_few_cpus(
+        Facts.read(tiny_config("ray_kwargs.ray_init.num_cpus="))
+    )
 
 
 # ---- where the work is done
 
 
 @pytest.mark.parametrize(
-    ("environment_variables", "override", "expected"),
+    ("variables", "override", "expected"),
     [
         ({}, "data.seed=1", None),
         ({"RAY_ADDRESS": "10.0.0.1:6379"}, "data.seed=1", "Ray at 10.0.0.1:6379"),
@@ -191,13 +234,13 @@ def test_the_checkpoint_is_loaded_only_for_a_vllm_that_needs_it(composed, monkey
         ({"GPG_WORK_ELSEWHERE": "0", "RAY_ADDRESS": "auto"}, "data.seed=1", None),
     ],
 )
-def test_where_a_run_does_its_work(config_with, monkeypatch, tmp_path, environment_variables, override, expected):
+def test_where_a_run_does_its_work(tiny_config, monkeypatch, tmp_path, variables, override, expected):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     for name in ("RAY_ADDRESS", "GPG_WORK_ELSEWHERE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment_variables.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = elsewhere(config_with([override]))
+    found = remote_cluster(tiny_config(override))
     assert found is None if expected is None else expected in found
 
 
@@ -210,32 +253,26 @@ def test_a_ray_that_was_started_on_this_machine_is_joined_while_it_runs(monkeypa
         ray.listen()
         address = f"127.0.0.1:{ray.getsockname()[1]}"
         (tmp_path / "ray/ray_current_cluster").write_text(address)
-        assert address in elsewhere()
-    assert elsewhere() is None
+        assert address in remote_cluster()
+    assert remote_cluster() is None
 
 
-THIN = [  # what a driver without GPU, model, data and disk lacks
-    ("data.train_files=/nowhere/train.parquet", True),
-    ("actor_rollout_ref.model.path=/nowhere/model", True),
-    ("actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes=9000000000000", True),
-    ("data.train_files={folder}/reward.py", False),  # wrong anywhere
-    ("data.train_batch_size=65", False),
-]
-
-
-@pytest.mark.parametrize(("override", "lacking"), THIN)
-def test_what_a_thin_driver_lacks_is_told_and_what_is_wrong_anywhere_stops(overrides, tiny_folder, override, lacking):
-    more = [*overrides, override.format(folder=tiny_folder)]
-    found = look(compose(more), more).all()
-    assert parted(found, None) == (found, [])
-    stopping, told = parted(found, "the run goes to the Ray at head:6379")
-    assert (len(stopping), len(told)) == ((0, 1) if lacking else (1, 0))
-    assert all("the Ray at head:6379" in line and found[0] in line for line in told)
-    assert ("GPG_WORK_ELSEWHERE=1" in stop_message(found)) == lacking  # the way past
-
-
-def test_no_vllm_on_a_thin_driver(composed, monkeypatch):
-    vllm = versions.Requirement("vllm", ("no-vllm",), SpecifierSet(">=1"), "pip install it")
-    monkeypatch.setattr(versions, "PACKAGES", (versions.PACKAGES[0], vllm))
-    (problem,) = machine.version_problems(composed)
-    assert parted([problem], "elsewhere")[0] == []
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        (versions.requirement("verl"), None),
+        (
+            versions.Requirement("vllm", ("vllm-none",), SpecifierSet(">=1"), "pip install it"),
+            "vllm is not installed (wanted >=1): pip install it",
+        ),
+        (
+            versions.Requirement("verl", ("verl",), SpecifierSet("==0.1"), "pip install verl==0.1"),
+            "verl 0.9.1 is installed, wanted ==0.1: pip install verl==0.1",
+        ),
+    ],
+)
+def test_versions(package, expected, tiny_config, monkeypatch):
+    assert versions.problem(package) == expected
+    if package.name == "vllm":
+        monkeypatch.setattr(versions, "PACKAGES", (versions.PACKAGES[0], package))
+        assert machine.no_vllm(Facts.read(tiny_config())) == expected

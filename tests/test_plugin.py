@@ -9,12 +9,10 @@ import platform
 from pathlib import Path
 
 import pytest
-import ray
 import tiny
 from conftest import run_python
 
-from gpg_verl.__main__ import main
-from gpg_verl.training.worker_check import check_workers
+from gpg_verl.training.actor import CheckPassesMixin, check_versions
 
 SNAPSHOT = """
 import json, sys
@@ -166,7 +164,7 @@ def test_what_does_not_fit_refuses_gpg_and_is_silent_otherwise(environment, expe
 
 def test_a_version_can_be_tried_by_its_name(tmp_path):
     variables = another_verl(tmp_path, "0.10.0")
-    tried = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, GPG_TRY_VERL="0.10.0", COLUMNS="200", **variables)
+    tried = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, GPG_TRY_VERL="0.10.0", **variables)
     assert "gpg_verl.training.registry" in tried.stdout
     assert "1 off" in tried.stdout
     assert "verl 0.10.0 is installed, wanted ==0.9.1" in tried.stdout
@@ -204,26 +202,19 @@ def test_trainers_outside_v1_refuse_gpg(tmp_path):
     assert "does not run in RayPPOTrainer" in result.stdout
 
 
-def test_a_worker_without_the_plugin_is_found_before_step_1():
-    @ray.remote(num_cpus=0)
-    class Worker:
-        pass
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
-    try:
-        good = Worker.remote()
-        off = Worker.options(runtime_env={"env_vars": {"VERL_USE_EXTERNAL_PLUGINS": "none"}}).remote()
-        assert "all 1 actor workers" in check_workers([good])
-        with pytest.raises(
-            RuntimeError, match=r"1 of 2 actor workers.*worker 1 on node .*verl\.trainer\.ppo\.core_algos"
-        ):
-            check_workers([good, off])
-    finally:
-        ray.shutdown()
+def test_a_worker_with_another_gpg_is_found_before_step_1():
+    own = CheckPassesMixin().versions()
+    assert "all 2 actor workers" in check_versions([own, own])
+    for other in ({"loss": "verl.trainer.ppo.core_algos"}, {"gpg_verl": "0.0.9"}):
+        with pytest.raises(RuntimeError) as error:
+            check_versions([own, {**own, **other, "host": "node7"}])
+        assert "1 of 2 actor workers" in str(error.value)
+        assert "worker 1 on node node7" in str(error.value)
+        assert next(iter(other.values())) in str(error.value)
 
 
 def test_doctor_names_what_stands_under_gpg(tmp_path):
-    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, VERL_PLATFORM="cpu", COLUMNS="200")
+    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, VERL_PLATFORM="cpu")
     assert result.returncode == 0, result.stdout
     for text in (
         "gpg_verl.training.registry",
@@ -247,46 +238,6 @@ def test_doctor_names_what_stands_under_gpg(tmp_path):
 def test_doctor_finds_what_is_off(environment, message, tmp_path):
     if isinstance(environment, str):
         environment = broken_module(tmp_path, environment)
-    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, COLUMNS="200", **environment)
+    result = run_python("-m", "gpg_verl", "doctor", cwd=tmp_path, **environment)
     assert result.returncode == 1
     assert message in result.stdout
-
-
-def test_check_judges_settings_without_ray(tmp_path, tiny_folder):
-    """In a narrow pipe too, each key with its value is on one line, as it could be typed."""
-    good = run_python("-m", "gpg_verl", "check", *tiny.overrides(tiny_folder), cwd=tmp_path, COLUMNS="40")
-    assert good.returncode == 0, good.stdout
-    assert "0 errors, 0 warnings" in good.stdout
-    assert "\n  trainer.v1.trainer_mode=gpg_sync  # GPG, was sync: " in good.stdout
-    assert "\n  +algorithm.gpg.max_rollout_gap=null\n" in good.stdout
-
-
-@pytest.mark.parametrize(
-    ("overrides", "code", "expected"),
-    [
-        (["data.train_files=nowhere.parquet"], 0, ["nowhere.parquet: no such file"]),
-        (
-            ["critic.enable=True", "+algorithm.gpg.alfa=1"],
-            1,
-            ["critic.enable=True", "did you mean algorithm.gpg.alpha?"],
-        ),
-        (["trainer.stepps=3"], 1, ["stepps"]),
-        (["algorithm.adv_estimator=grpo"], 1, ["this is not a GPG run"]),
-        (["actor_rollout_ref.actor.loss_agg_mode=mean"], 1, ["veRL refuses the configuration: Invalid loss_agg_mode"]),
-        (["data.train_batch_size=four"], 1, ["data.train_batch_size='four': expected a whole number from 1"]),
-        (["trainer.project_name=${nowhere}"], 1, ["a value cannot be resolved", "nowhere"]),
-        (
-            ["trainer.total_training_steps=1000"],
-            0,
-            ["=1000 is not reached: 30 epochs of 64 rows are 480 steps", "to 63"],
-        ),
-        (["--config-path=config", "--config-name=ppo_trainer.yaml"], 0, ["0 errors, 0 warnings"]),
-        (["--config-path=pkg://verl.trainer.config"], 0, ["0 errors, 0 warnings"]),
-        (["-cp", "nowhere"], 1, ["the config does not compose", "verl/trainer/nowhere"]),
-    ],
-)
-def test_check_names_what_is_wrong(overrides, code, expected, tiny_folder, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["check", *tiny.overrides(tiny_folder), *overrides]) == code
-    out = capsys.readouterr().out
-    assert [text for text in expected if text not in out] == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from exactness import (
@@ -135,103 +133,37 @@ def test_in_half_precision_no_farther_from_the_definition(tiny_folder):
     assert sum(apart["trees"]) <= 1.1 * sum(apart["verl"])
 
 
-# ---- the tests can fail, and the check before the first update finds the same
-
-
-def siblings_seen(monkeypatch):
-    def earlier(tree, queries, keys):
-        return torch.as_tensor(keys).numpy()[None, :] <= torch.as_tensor(queries).numpy()[:, None]
-
-    monkeypatch.setattr("gpg_verl.training.attention.sees", earlier)
-
-
-def positions_that_go_on_counting(monkeypatch):
-    from gpg_verl.training.passes import Passes
-
-    original = Passes._tree_inputs
-
-    def inputs(self, micro_batch):
-        model_inputs, rest = original(self, micro_batch)
-        model_inputs["position_ids"] = torch.arange(model_inputs["input_ids"].shape[1]).unsqueeze(0)
-        return model_inputs, rest
-
-    monkeypatch.setattr(Passes, "_tree_inputs", inputs)
-
-
-def a_weight_counted_once(monkeypatch):
-    original = tree_module.grow
-
-    def once(*args):
-        import numpy as np
-
-        tree = original(*args)
-        first = np.sort(np.unique(tree.pair, return_index=True)[1])
-        return dataclasses.replace(tree, flat=tree.flat[first], pair=tree.pair[first])
-
-    monkeypatch.setattr("gpg_verl.training.passes.grow", once)
-
-
-@pytest.mark.parametrize("mistake", [siblings_seen, positions_that_go_on_counting, a_weight_counted_once])
-def test_the_comparison_notices(one, tiny_folder, monkeypatch, capsys, mistake):
-    rollouts = recording(seed=3)
-    expected = by_definition(tiny_folder, rollouts)
-    mistake(monkeypatch)
-    checked = step(one, settled(tiny_folder), rollouts)
-    out = capsys.readouterr().out
-    assert "computed both ways, log-probs are" in out
-    assert "LlamaForCausalLM with attention sdpa" in checked.trainer.why_not["trees"]
-    assert checked.metrics["gpg/tokens_shared"] == 0
-    assert_same(checked.gradients, [expected])
-
-    monkeypatch.setattr("gpg_verl.training.actor.why_not_exact", lambda *args, **kwargs: None)
-    unchecked = step(one, settled(tiny_folder), rollouts)
-    assert difference(unchecked.gradients[0], expected) > 1e-3
+# ---- what the check finds goes the plain way: tests/test_self_check.py
 
 
 def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, monkeypatch):
+    """From the next batch on with the vocabulary only where a token is scored, as that is then found to be exact."""
     from transformers.modeling_utils import AttentionInterface
 
     own = AttentionInterface._global_mapping["sdpa"]
     monkeypatch.setattr(AttentionInterface, "get_interface", lambda self, name, default: own)
     rollouts = recording(seed=3)
-    result = step(one, settled(tiny_folder), rollouts)
-    assert "does not go through transformers' registry" in result.trainer.why_not["trees"]
-    assert result.trainer.why_not["rows"] is None
-    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
-
-
-def test_a_model_that_asks_for_other_attention_goes_row_by_row(one, tiny_folder, monkeypatch):
-    from gpg_verl.training.attention import TreeAttention
-
-    attend = TreeAttention.attend
-    monkeypatch.setattr(TreeAttention, "attend", lambda *args, **kwargs: attend(*args, **kwargs, softcap=30.0))
-    rollouts = recording(seed=3)
-    result = step(one, settled(tiny_folder), rollouts)
-    assert "its attention takes softcap" in result.trainer.why_not["trees"]
-    assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
+    result = step(one, settled(tiny_folder), rollouts, steps=2)
+    assert "does not go through transformers' registry" in result.trainer.unsupported["trees"]
+    assert result.trainer.unsupported["rows"] is None
+    assert result.metrics["gpg/tokens_shared"] == 0
+    assert result.metrics["gpg/positions_scored"] < result.metrics["gpg/tokens_computed"]
+    assert_same(result.gradients[:1], [by_definition(tiny_folder, rollouts)])
 
 
 @pytest.mark.parametrize("rows", [None, "the vocabulary's layer sees more"])
-def test_a_batch_that_is_apart_goes_row_by_row(one, tiny_folder, monkeypatch, rows):
+def test_a_batch_with_unsupported_inputs_goes_row_by_row(one, tiny_folder, monkeypatch, rows):
     """Only then are passes over rows compared with veRL's; where they are not exact, they are veRL's."""
+    from gpg_verl.training.self_check import SelfCheck
+
     monkeypatch.setattr("gpg_verl.training.actor.unsupported_inputs", lambda data, config: "its rows bring audio")
-    monkeypatch.setattr("gpg_verl.training.actor.why_not_exact", lambda passes, trees, **_: None if trees else rows)
+    monkeypatch.setattr(SelfCheck, "_difference", lambda self, kind, data: None if kind == "trees" else rows)
     rollouts = recording(seed=3)
     result = step(one, settled(tiny_folder), rollouts)
     assert_same(result.gradients, [by_definition(tiny_folder, rollouts)])
     m = result.metrics
     assert m["gpg/tokens_shared"] == 0
     assert (m["gpg/positions_scored"] < m["gpg/tokens_computed"]) == (rows is None)
-
-
-def test_parameters_gradients_and_schedule_are_as_before_the_check(one, tiny_folder):
-    one.call("reset", ("token-mean",))
-    before = one.call("recorded")[0]
-    assert one.check_passes() == [{"trees": None, "rows": None}]
-    after = one.call("recorded")[0]
-    assert torch.equal(before[1], after[1])
-    assert (len(before[0]), before[2]) == (len(after[0]), after[2])
-    assert all(p.grad is None or not p.grad.any() for p in one.local.engine.module.parameters())
 
 
 @pytest.mark.parametrize(("positions", "columns"), [([0, 1, 2, 0, 1], 1), ([0, 1, 2, 1, 2], 2), ([0, 2, 3, 0, 1], 2)])
@@ -299,10 +231,10 @@ def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expec
 
 
 def test_the_first_lines_of_a_run_say_it(tiny_folder):
-    from gpg_verl.training.trainer import told
+    from gpg_verl.training.trainer import sharing_status
 
-    assert "computed once" in told({"trees": None, "rows": None}, checked=True)
-    assert "if the first update finds it exact" in told({"trees": None, "rows": None}, checked=False)
-    line = told({"trees": "X", "rows": "X"}, checked=True)
+    assert "computed once" in sharing_status({"trees": None, "rows": None}, checked=True)
+    assert "if the first update finds it exact" in sharing_status({"trees": None, "rows": None}, checked=False)
+    line = sharing_status({"trees": "X", "rows": "X"}, checked=True)
     assert "for each of them: X" in line
     assert "for every token: X" in line

@@ -92,7 +92,7 @@ def composed(command, folder):
         overrides = [*tiny.overrides(folder), *overrides[:-1]]
     config = compose(overrides)
     if "algorithm.adv_estimator=gpg" in overrides:
-        assert look(config, overrides).settings == []
+        assert look(config, overrides).contradictions == []
     else:
         validate(config, verls_validation)
 
@@ -251,7 +251,9 @@ RULES: list[tuple[str, Callable[[str, Path], None]]] = [
     (r"python -m gpg_verl\.data list$", as_it_stands),
     (r"python -m gpg_verl\.data math500 ", from_the_hub),
     (r"python -m gpg_verl\.data math ", from_a_file),
-    (r"python -m gpg_verl( check|\.data|\.report|\.report\.masks)?$|python -m gpg_verl\.report\.masks ", with_help),
+    (r"python -m gpg_verl export ", lambda command, folder: run(command, code=1, says="expected a veRL checkpoint")),
+    (r"python -m gpg_verl( check|\.data|\.report( show)?|\.report\.masks)?$", with_help),
+    (r"python -m gpg_verl\.report\.masks ", with_help),
     (r"python -m gpg_verl\.report ", reported),
     (r"python -m reward_fns audit$", with_help),
     (r"python -m reward_fns audit ", audited),
@@ -306,7 +308,7 @@ def test_after_differs_from_before_only_as_the_text_says():
         assert f"`{change.key}`" in told
     # "left in, the run stops and says so"
     kept = [*after, "actor_rollout_ref.actor.use_kl_loss=True"]
-    assert any("use_kl_loss=True contradicts" in said for said in look(compose(kept), kept).settings)
+    assert any("use_kl_loss=True contradicts" in said for said in look(compose(kept), kept).contradictions)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -129,7 +129,7 @@ def test_training_and_evaluation_pass_the_check(script, smoke):
             validate(config, verls_validation)
         else:
             findings = look(config, overrides)
-            assert findings.settings == []
+            assert findings.contradictions == []
             assert findings.settled.notices == []  # on-policy, entropy computed, no row kept for nothing
     trained = as_dict(training)
     assert trained["actor_rollout_ref.actor.calculate_entropy"] == "True"

@@ -1,10 +1,13 @@
-"""β_th in the real thing: one run that refills and saves, one that resumes it."""
+"""The rollout in the real thing: β_th in one run that refills and saves, and one that resumes it; then one of sessions
+that fail and one that never ends.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,52 @@ def test_the_trained_groups_are_those_of_the_prefix(runs, steps, dispatched):
         prompts = {letters[i % 26] + letters[i // 26 % 26] for i in prefix}
         rows = [json.loads(line) for line in (runs / f"rollouts/{step}.jsonl").read_text().splitlines()]
         assert {row["input"] for row in rows} <= prompts
+
+
+# Of the first step's 32 sessions every third raises and one awaits for ever; then all raise.
+AGENT_LOOP = """
+import asyncio, itertools
+
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+number = itertools.count()
+
+class Broken(SingleTurnAgentLoop):
+    async def run(self, sampling_params, **kwargs):
+        n = next(number)
+        if n >= 32 or n % 3 == 0:
+            raise ConnectionError(f"the environment of step {1 + n // 32} is gone")
+        if n == 1:
+            await asyncio.Event().wait()
+        return await super().run(sampling_params, **kwargs)
+"""
+
+
+def test_sessions_that_fail_or_never_end(tmp_path, tiny_folder):
+    (tmp_path / "broken.py").write_text(AGENT_LOOP)
+    (tmp_path / "loops.yaml").write_text("- name: broken\n  _target_: broken.Broken\n")
+    agent = "actor_rollout_ref.rollout.agent"
+    process = launch(
+        tmp_path,
+        tiny_folder,
+        "sessions",
+        f"{agent}.agent_loop_config_path={tmp_path}/loops.yaml",
+        f"{agent}.default_agent_loop=broken",
+        "+algorithm.gpg.max_failed_share=0.5",
+        "+algorithm.gpg.max_session_seconds=20",
+        "trainer.total_training_steps=3",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert process.wait(timeout=400) == 1
+    log = (tmp_path / "sessions.log").read_text()
+    (metrics,) = read(tmp_path / "sessions.jsonl").values()
+    assert (metrics["gpg/sessions_failed"], metrics["gpg/B"], metrics["gpg/groups_incomplete"]) == (12, 20, 4)
+    error = r"ConnectionError: the environment of step {} is gone \(\S+broken.py:11\)"
+    said = "gpg_verl: 12 of the step's 32 sessions failed in the rollout, in 4 groups; 11 of them by the first error: "
+    assert re.search(re.escape(said) + error.format(1), log)
+    assert "max_session_seconds=20, waiting for the agent loop's own code" in log
+    last = [line for line in log.splitlines() if line.startswith("gpg_verl: the run has ended: ")][-1]
+    assert "SessionsFailed: more than +algorithm.gpg.max_failed_share=0.5 allows" in last
+    assert re.search("32 of the step's 32 sessions failed .*" + error.format(2) + "$", last)

@@ -58,7 +58,7 @@ def trained(run, first) -> Path:
 
 
 def test_a_run_that_ends_well_leaves_nothing(first):
-    assert first.gone_after is not None, first.at
+    assert first.gone_after is not None, first.left
     assert first.shared_memory == first.temporary == []
 
 
@@ -200,7 +200,7 @@ def test_a_dead_worker_ends_the_run_with_its_name_and_the_way_out(resumed):
 
 def test_a_dead_run_leaves_its_logs(resumed):
     remains = resumed["remains"]
-    assert remains.gone_after is not None, remains.at
+    assert remains.gone_after is not None, remains.left
     assert remains.shared_memory == []
     (session,) = (name for name in remains.temporary if name.startswith("ray/session_2"))
     assert set(remains.temporary) == {session, "ray/session_latest"}

@@ -15,9 +15,10 @@ def plugin_loaded():
     import verl  # noqa: F401
 
 
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
 GRPO_COMMAND = [
     "data.train_batch_size=64",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=64",
+    f"{ACTOR}.ppo_mini_batch_size=64",
     "actor_rollout_ref.rollout.name=vllm",
     "actor_rollout_ref.rollout.n=8",
 ]
@@ -59,30 +60,22 @@ def test_where_prompts_hold_images_the_rollout_loads_the_checkpoint(override, im
     assert result.contradictions == []
 
 
-ROLLOUT = "actor_rollout_ref.rollout"
+FULL = f"{ROLLOUT}.full_determinism=True"
 ONE_SEED, OWN_SEED, SYNC = "one seed for all of a group's responses", "a seed of its own", "trainer_mode=sync only"
 
 
 @pytest.mark.parametrize(
     ("overrides", "manager", "said"),
     [
-        ([f"{ROLLOUT}.seed=1"], None, []),
-        ([f"{ROLLOUT}.full_determinism=True"], SEEDED_MANAGER, [ONE_SEED]),
-        ([f"{ROLLOUT}.full_determinism=True", f"{ROLLOUT}.name=sglang"], None, []),  # where veRL seeds no request
-        (
-            [f"{ROLLOUT}.full_determinism=True", f"+{ROLLOUT}.agent.agent_loop_manager_class=my.Manager"],
-            "my.Manager",
-            [OWN_SEED],
-        ),
-        (
-            [f"{ROLLOUT}.full_determinism=True", "trainer.v1.trainer_mode=colocate_async"],
-            SEEDED_MANAGER,
-            [ONE_SEED, SYNC],
-        ),
+        (f"{ROLLOUT}.seed=1", None, []),
+        (FULL, SEEDED_MANAGER, [ONE_SEED]),
+        (f"{FULL} {ROLLOUT}.name=sglang", None, []),  # where veRL seeds no request
+        (f"{FULL} +{ROLLOUT}.agent.agent_loop_manager_class=my.Manager", "my.Manager", [OWN_SEED]),
+        (f"{FULL} trainer.v1.trainer_mode=colocate_async", SEEDED_MANAGER, [ONE_SEED, SYNC]),
     ],
 )
 def test_full_determinism_seeds_every_response(overrides, manager, said):
-    config, result = settled(*overrides)
+    config, result = settled(*overrides.split())
     assert OmegaConf.select(config, f"{ROLLOUT}.agent.agent_loop_manager_class") == manager
     told = "\n".join([*result.notices, *(change.why for change in result.changes)])
     assert [text for text in (ONE_SEED, OWN_SEED, SYNC) if text in told] == said
@@ -102,65 +95,57 @@ def test_only_what_gpg_implies_changes():
     assert config == untouched
 
 
-@pytest.mark.parametrize(
-    ("override", "key_and_value", "way_out"),
-    [
-        (
-            "actor_rollout_ref.actor.use_kl_loss=True",
-            "actor_rollout_ref.actor.use_kl_loss=True",
-            "allow_kl=True",
-        ),
-        ("algorithm.use_kl_in_reward=True", "algorithm.use_kl_in_reward=True", "allow_kl=True"),
-        ("critic.enable=True", "critic.enable=True", "leave the key out"),
-        (
-            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
-            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
-            "leave the key out",
-        ),
-        (
-            "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov",
-            "actor_rollout_ref.actor.policy_loss.loss_mode=clip_cov",
-            "leave the key out",
-        ),
-        ("actor_rollout_ref.rollout.n=1", "actor_rollout_ref.rollout.n=1", "2 or more"),
-        ("trainer.use_v1=False", "trainer.use_v1=False", "leave trainer.use_v1 at True"),
-        ("+algorithm.gpg.alfa=sample", "algorithm.gpg.alfa", "did you mean algorithm.gpg.alpha?"),
-        ("+algorithm.gpg.f_norm=2", "algorithm.gpg.f_norm=2", "1 and std"),
-        ("+algorithm.gpg.alpha=batch", "algorithm.gpg.alpha='batch'", "sample and token and none"),
-        ("+algorithm.gpg.beta_th=1.5", "algorithm.gpg.beta_th=1.5", "from 0 (off) to 1"),
-        ("+algorithm.gpg.max_batches=0", "algorithm.gpg.max_batches=0", "a whole number from 1"),
-        ("+algorithm.gpg.allow_kl=maybe", "algorithm.gpg.allow_kl='maybe'", "True and False"),
-        ("+algorithm.gpg=on", "algorithm.gpg='on'", "+algorithm.gpg.key=value"),
-        ("trainer.v1.trainer_mode=mine", "trainer.v1.trainer_mode=mine", "sync"),
-    ],
-)
-def test_contradictions_name_key_value_and_way_out(override, key_and_value, way_out):
-    _, result = settled(override)
-    assert len(result.contradictions) == 1
-    assert key_and_value in result.contradictions[0]
-    assert way_out in result.contradictions[0]
+CONTRADICTIONS = [  # what is typed, what the message says of it, and how to fix it
+    (f"{ACTOR}.use_kl_loss=True", f"{ACTOR}.use_kl_loss=True", "allow_kl=True"),
+    ("algorithm.use_kl_in_reward=True", "algorithm.use_kl_in_reward=True", "allow_kl=True"),
+    ("critic.enable=True", "critic.enable=True", "leave the key out"),
+    (f"{ACTOR}.policy_loss.loss_mode=vanilla", "loss_mode=vanilla", "leave the key out"),
+    (f"{ACTOR}.policy_loss.loss_mode=clip_cov", "loss_mode=clip_cov", "leave the key out"),
+    ("trainer.critic_warmup=5", "does not update the actor before step 5", "leave the key out"),
+    ("trainer.use_v1=False", "trainer.use_v1=False", "leave trainer.use_v1 at True"),
+    ("trainer.v1.trainer_mode=mine", "trainer.v1.trainer_mode=mine", "sync"),
+    (f"{ROLLOUT}.n=1", f"{ROLLOUT}.n=1", "2 or more"),
+    (f"{ROLLOUT}.n=8.0", f"{ROLLOUT}.n=8.0 is not a whole number", f"write {ROLLOUT}.n=8"),
+    (f"{ROLLOUT}.n='8'", f"{ROLLOUT}.n='8' is not a whole number", f"write {ROLLOUT}.n=8"),
+    (f"{ROLLOUT}.n=True", f"{ROLLOUT}.n=True is not a whole number", f"write {ROLLOUT}.n=8"),
+    (f"{ROLLOUT}.temperature=0", f"{ROLLOUT}.temperature=0 contradicts", "set it above 0"),
+    (f"{ROLLOUT}.temperature=0.0", "one response n times", "set it above 0"),
+    (f"{ROLLOUT}.top_k=1", f"{ROLLOUT}.top_k=1 contradicts", "set it to -1"),
+    (f"{ROLLOUT}.do_sample=False", f"{ROLLOUT}.do_sample=False contradicts", "leave the key out"),
+    ("custom_reward_function.path=a.py", "does not read this key", "write reward.custom_reward_function.path=a.py"),
+    ("reward_model.reward_manager=dapo", "does not read this key", "write reward.reward_manager.name=dapo"),
+    ("+algorithm.gpg.alfa=sample", "algorithm.gpg.alfa", "did you mean algorithm.gpg.alpha?"),
+    ("+algorithm.gpg.f_norm=2", "algorithm.gpg.f_norm=2", "1 and std"),
+    ("+algorithm.gpg.alpha=batch", "algorithm.gpg.alpha='batch'", "sample and token and none"),
+    ("+algorithm.gpg.beta_th=1.5", "algorithm.gpg.beta_th=1.5", "from 0 (off) to 1"),
+    ("+algorithm.gpg.max_batches=0", "algorithm.gpg.max_batches=0", "a whole number from 1"),
+    ("+algorithm.gpg.allow_kl=maybe", "algorithm.gpg.allow_kl='maybe'", "True and False"),
+    ("+algorithm.gpg=on", "algorithm.gpg='on'", "+algorithm.gpg.key=value"),
+]
+
+
+@pytest.mark.parametrize(("override", "said", "way_out"), CONTRADICTIONS)
+def test_contradictions_name_key_value_and_way_out(override, said, way_out):
+    (contradiction,) = settled(override)[1].contradictions
+    assert said in contradiction
+    assert way_out in contradiction
+
+
+SAMPLER = "trainer.v1.sampler.custom_sampler"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key_and_value", "way_out"),
+    ("overrides", "way_out"),
     [
-        (
-            ["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=reward"],
-            "algorithm.filter_groups.enable=True",
-            "Set it to False",
-        ),
-        (["reward.reward_model.enable=True"], "reward.reward_model.enable=True", "enable_resource_pool=True"),
-        (
-            ["trainer.v1.sampler.custom_sampler.path=mine.py", "trainer.v1.sampler.custom_sampler.name=Mine"],
-            "trainer.v1.sampler.custom_sampler.path=mine.py",
-            "Leave the sampler out",
-        ),
+        ("algorithm.filter_groups.enable=True algorithm.filter_groups.metric=reward", "Set it to False"),
+        ("reward.reward_model.enable=True", "enable_resource_pool=True"),
+        (f"{SAMPLER}.path=mine.py {SAMPLER}.name=Mine", "Leave the sampler out"),
     ],
 )
-def test_what_beta_th_rules_out(overrides, key_and_value, way_out):
-    assert settled(*overrides)[1].contradictions == []
-    (contradiction,) = settled("+algorithm.gpg.beta_th=0.6", *overrides)[1].contradictions
-    assert f"{key_and_value} contradicts algorithm.gpg.beta_th=0.6" in contradiction
+def test_what_beta_th_rules_out(overrides, way_out):
+    assert settled(*overrides.split())[1].contradictions == []
+    (contradiction,) = settled("+algorithm.gpg.beta_th=0.6", *overrides.split())[1].contradictions
+    assert f"{overrides.split()[0]} contradicts algorithm.gpg.beta_th=0.6" in contradiction
     assert way_out in contradiction
 
 
@@ -187,7 +172,7 @@ def test_rollout_n_left_at_verls_default_of_one_is_a_contradiction():
 
 
 def test_without_an_override_list_values_at_verls_default_count_as_unset():
-    config, result = settled("actor_rollout_ref.actor.policy_loss.loss_mode=vanilla", typed=False)
+    config, result = settled(f"{ACTOR}.policy_loss.loss_mode=vanilla", typed=False)
     assert result.contradictions == []
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "gpg"
 
@@ -219,7 +204,7 @@ def test_a_reward_that_the_user_named_stays(override):
 
 
 def test_kl_on_purpose():
-    config, result = settled("actor_rollout_ref.actor.use_kl_loss=True", "+algorithm.gpg.allow_kl=True")
+    config, result = settled(f"{ACTOR}.use_kl_loss=True", "+algorithm.gpg.allow_kl=True")
     assert result.contradictions == []
     assert config.actor_rollout_ref.actor.use_kl_loss is True
 
@@ -227,12 +212,12 @@ def test_kl_on_purpose():
 @pytest.mark.parametrize(
     ("override", "notice"),
     [
-        ("actor_rollout_ref.actor.ppo_mini_batch_size=16", "4 updates per rollout batch"),
-        ("actor_rollout_ref.actor.ppo_epochs=2", "2 updates per rollout batch"),
+        (f"{ACTOR}.ppo_mini_batch_size=16", "4 updates per rollout batch"),
+        (f"{ACTOR}.ppo_epochs=2", "2 updates per rollout batch"),
         ("algorithm.rollout_correction.bypass_mode=False", "bypass_mode=False"),
         ("trainer.total_epochs=1", "actor/entropy is not computed"),
-        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True is not used"),
-        ("actor_rollout_ref.actor.data_loader_seed=7", "actor.data_loader_seed=7 is not used"),
+        (f"{ACTOR}.shuffle=True", "actor.shuffle=True is not used"),
+        (f"{ACTOR}.data_loader_seed=7", "actor.data_loader_seed=7 is not used"),
     ],
 )
 def test_notices(override, notice):
@@ -242,7 +227,7 @@ def test_notices(override, notice):
 
 
 def test_on_policy_run_has_no_notice():
-    assert settled("actor_rollout_ref.actor.calculate_entropy=True")[1].notices == []
+    assert settled(f"{ACTOR}.calculate_entropy=True")[1].notices == []
 
 
 IS = "algorithm.rollout_correction.rollout_is=token"
@@ -252,12 +237,12 @@ IS = "algorithm.rollout_correction.rollout_is=token"
     ("overrides", "reason"),
     [
         ([], None),
-        (["actor_rollout_ref.actor.ppo_mini_batch_size=16"], None),
-        (["actor_rollout_ref.actor.use_kl_loss=True", "+algorithm.gpg.allow_kl=True"], None),
+        ([f"{ACTOR}.ppo_mini_batch_size=16"], None),
+        ([f"{ACTOR}.use_kl_loss=True", "+algorithm.gpg.allow_kl=True"], None),
         ([IS], None),  # the weights come from the update's own log-probs
-        ([IS, "actor_rollout_ref.actor.ppo_mini_batch_size=16"], "the batch has several updates"),
+        ([IS, f"{ACTOR}.ppo_mini_batch_size=16"], "the batch has several updates"),
         ([IS, "algorithm.rollout_correction.rollout_is_batch_normalize=True"], "normalised by batch"),
-        ([IS, "actor_rollout_ref.rollout.calculate_log_probs=False"], "no rollout log-probs"),
+        ([IS, f"{ROLLOUT}.calculate_log_probs=False"], "no rollout log-probs"),
         (["+actor_rollout_ref.actor.megatron.router_replay.mode=R2"], "router_replay.mode=R2"),
         (["algorithm.rollout_correction.bypass_mode=False"], "bypass_mode=False"),
     ],
@@ -291,7 +276,11 @@ def test_every_trainer_mode_has_gpgs_version(mode):
         ({"max_dropped_share": 0}, GPGSettings(max_dropped_share=0.0)),
         ({"max_rollout_gap": 2}, GPGSettings(max_rollout_gap=2.0)),
         ({"max_rollout_gap": float("inf")}, GPGSettings(max_rollout_gap=float("inf"))),
-        ({"max_rollout_gap": None}, GPGSettings()),
+        ({"max_rollout_gap": None, "max_session_seconds": None}, GPGSettings()),
+        (
+            {"max_session_seconds": 600, "max_failed_share": 1},
+            GPGSettings(max_session_seconds=600.0, max_failed_share=1.0),
+        ),
         ({"share_prefixes": False}, GPGSettings(share_prefixes=False)),
         ({"drop_unscored": True}, GPGSettings(drop_unscored=True)),
     ],
@@ -309,6 +298,8 @@ def test_settings_are_read(node, expected):
         {"beta_th": float("nan")},
         {"max_dropped_share": 1.5},
         {"max_rollout_gap": 0},
+        {"max_session_seconds": True},
+        {"max_failed_share": -0.1},
         {"share_prefixes": 1},
         {"drop_unscored": "error"},
         {"max_rollout_gap": float("nan")},
@@ -322,34 +313,6 @@ def test_settings_that_are_not(node):
 
 def test_typed_keys():
     assert typed_keys(["a.b=1", "+c.d=x=y", "++e=2", "~f"]) == {"a.b", "c.d", "e", "f"}
-
-
-@pytest.mark.parametrize(
-    ("override", "said", "way_out"),
-    [
-        ("trainer.critic_warmup=5", "does not update the actor before step 5", "leave the key out"),
-        (f"{ROLLOUT}.temperature=0", f"{ROLLOUT}.temperature=0 contradicts", "set it above 0"),
-        (f"{ROLLOUT}.temperature=0.0", "one response n times", "set it above 0"),
-        (f"{ROLLOUT}.top_k=1", f"{ROLLOUT}.top_k=1 contradicts", "set it to -1"),
-        (f"{ROLLOUT}.do_sample=False", f"{ROLLOUT}.do_sample=False contradicts", "leave the key out"),
-        (f"{ROLLOUT}.n=8.0", f"{ROLLOUT}.n=8.0 is not a whole number", f"write {ROLLOUT}.n=8"),
-        (f"{ROLLOUT}.n='8'", f"{ROLLOUT}.n='8' is not a whole number", f"write {ROLLOUT}.n=8"),
-        (f"{ROLLOUT}.n=True", f"{ROLLOUT}.n=True is not a whole number", f"write {ROLLOUT}.n=8"),
-        (
-            "custom_reward_function.path=mine.py",
-            "does not read this key",
-            "write reward.custom_reward_function.path=mine",
-        ),
-        ("reward_model.reward_manager=dapo", "does not read this key", "write reward.reward_manager.name=dapo"),
-    ],
-)
-def test_settings_that_would_change_gpg_without_a_word(override, said, way_out):
-    (contradiction,) = settled(override)[1].contradictions
-    assert said in contradiction
-    assert way_out in contradiction
-
-
-ACTOR = "actor_rollout_ref.actor"
 
 
 @pytest.mark.parametrize(

@@ -109,12 +109,12 @@ def test_a_data_set_class_may_keep_its_rows_in_any_table(rows, several, looked_f
         def __init__(self):
             self.settings = GPGSettings()
             self.config = SimpleNamespace(data={})
-            self.image_check = SimpleNamespace(done=False)
+            self.rollout_check = SimpleNamespace(kinds={"text", "images"})
 
     step = Step()
     step._init_dataloader()
     assert step.several_sources == several
-    assert step.image_check.done != looked_for_images
+    assert ("images" in step.rollout_check.kinds) == looked_for_images
     assert columns_of(object()) is None
 
 

@@ -13,6 +13,25 @@ from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
 from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, unsupported, updates_per_batch
 
+
+def plan(mini_batches, has_gradient, tokens, *, spare=0, ranks=1, micro_batch_size=None, work=None, mode=None, **more):
+    """The updates, with what the grid lacks, and `spare` rows of padding, behind the rows; and how much it lacks."""
+    shape = {"ranks": ranks, "micro_batch_size": micro_batch_size, "passes_in_groups": more.pop("passes_in_groups", 1)}
+    missing = rows_missing(mini_batches, spare, [*has_gradient, *[False] * spare], **shape)
+    padding = spare + missing
+    updates = plan_updates(
+        mini_batches,
+        list(range(len(tokens), len(tokens) + padding)),
+        [*has_gradient, *[False] * padding],
+        [*tokens, *[0] * padding],
+        loss_agg_mode=mode or "token-mean",
+        work=[*(work or [1.0] * len(tokens)), *[1.0] * padding],
+        **shape,
+        **more,
+    )
+    return updates, missing
+
+
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group
 
 
@@ -63,32 +82,22 @@ def test_ranks_are_balanced_by_layers_attention_and_scored_positions():
 )
 def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ranks, micro, groups):
     """`groups`: virtual pipeline stages take as many passes at a time."""
-    valid = [v for v, _, _ in rows] + [False] * padding
-    tokens = [t for _, t, _ in rows] + [0] * padding
+    valid, tokens = ([row[column] for row in rows] for column in (0, 1))
     mini_batches = [[i for i, (_, _, k) in enumerate(rows) if k == update] for update in range(4)]
-
-    shape = {"ranks": ranks, "micro_batch_size": micro, "passes_in_groups": groups}
-    missing = rows_missing(mini_batches, padding, valid, **shape)
-    tokens += [0] * missing
-    updates = plan_updates(
-        mini_batches,
-        list(range(len(rows), len(tokens))),
-        [*valid, *[False] * missing],
-        tokens,
-        loss_agg_mode="token-mean",
-        work=[1.0] * len(tokens),
-        **shape,
+    updates, missing = plan(
+        mini_batches, valid, tokens, spare=padding, ranks=ranks, micro_batch_size=micro, passes_in_groups=groups
     )
     with_gradient = [[i for i in rows if valid[i]] for rows in mini_batches]
     expected = [(mini, kept) for mini, kept in zip(mini_batches, with_gradient, strict=True) if kept]
     assert len(updates) == len(expected)
     used = [i for update in updates for part in update.rows for i in part]
     assert len(used) == len(set(used))
-    assert not missing or len(used) == len(tokens)  # what is asked for is enough, and nothing of it is left over
+    assert not missing or len(used) == len(tokens) + padding + missing  # what is asked for is enough, none is left over
     for update, (mini_batch, kept) in zip(updates, expected, strict=True):
         chosen = [i for part in update.rows for i in part]
         assert set(kept) <= set(chosen)
-        assert not any(valid[i] for i in set(chosen) - set(kept) if i < len(valid))
+        real = [i for i in chosen if i < len(tokens)]
+        assert not any(valid[i] for i in set(real) - set(kept))
         assert len({len(part) for part in update.rows}) == 1
         assert len(update.rows) == ranks
         per_rank = len(update.rows[0])
@@ -103,7 +112,7 @@ def test_updates_are_the_rows_with_a_gradient_and_a_full_grid(rows, padding, ran
             assert per_rank % groups == 0
             assert len(chosen) - len(kept) < ranks * groups
         assert update.sequences == len(mini_batch)
-        assert update.factor == pytest.approx(sum(tokens[i] for i in chosen) / sum(tokens[i] for i in mini_batch))
+        assert update.factor == pytest.approx(sum(tokens[i] for i in real) / sum(tokens[i] for i in mini_batch))
 
 
 @settings(max_examples=100, deadline=None)
@@ -122,17 +131,8 @@ def test_virtual_pipeline_stages_get_whole_groups_of_passes(tokens, ranks, micro
 
     rows = list(range(len(tokens)))
     shape = {"ranks": ranks, "micro_batch_size": micro, "passes_in_groups": stages}
-    missing = rows_missing([rows], 0, [True] * len(rows), **shape)
+    (update,), missing = plan([rows], [True] * len(rows), tokens, work=tokens, **shape)
     lengths = tokens + [1] * missing
-    (update,) = plan_updates(
-        [rows],
-        list(range(len(rows), len(lengths))),
-        [True] * len(rows) + [False] * missing,
-        lengths,
-        loss_agg_mode="token-mean",
-        work=lengths,
-        **shape,
-    )
     for part in update.rows:
         ids = torch.nested.as_nested_tensor([torch.zeros(lengths[i]) for i in part], layout=torch.jagged)
         data = TensorDict({"input_ids": ids}, batch_size=len(part))
@@ -151,19 +151,8 @@ def test_rows_of_a_prompt_stay_together_where_a_rank_has_room(groups, ranks):
     """100 of a prompt's work is done once for all of its rows on a rank."""
     prompts = [(f"uid{g}", 100.0) for g, group in enumerate(groups) for _ in group]
     work = [100.0 + tokens for group in groups for tokens in group]
-    rows = list(range(len(work)))
-    missing = rows_missing([rows], 0, [True] * len(rows), ranks=ranks, micro_batch_size=None)
-    (update,) = plan_updates(
-        [rows],
-        list(range(len(rows), len(rows) + missing)),
-        [True] * len(rows) + [False] * missing,
-        [1] * len(rows) + [0] * missing,
-        ranks=ranks,
-        micro_batch_size=None,
-        loss_agg_mode="token-mean",
-        work=work + [1.0] * missing,
-        prompts=prompts + [("padding", 1.0)] * missing,
-    )
+    rows, padding = list(range(len(work))), [("padding", 1.0)] * ranks
+    (update,), _ = plan([rows], [True] * len(rows), [1] * len(rows), ranks=ranks, work=work, prompts=prompts + padding)
     assert sorted(update.computed()) == rows
     assert update.factor == 1
     assert {len(part) for part in update.rows} == {math.ceil(len(rows) / ranks)}
@@ -177,28 +166,23 @@ def test_rows_of_a_prompt_stay_together_where_a_rank_has_room(groups, ranks):
 @pytest.mark.parametrize(("packed", "largest"), [(True, 8 + 4), (False, 8 + 7)])
 def test_a_packed_pass_has_rows_long_and_short(packed, largest):
     tokens = [1, 2, 3, 4, 5, 6, 7, 8]
-    (update,) = plan_updates(
-        [list(range(8))],
-        [],
-        [True] * 8,
-        tokens,
-        ranks=1,
-        micro_batch_size=2,
-        loss_agg_mode="token-mean",
-        work=tokens,
-        packed=packed,
-    )
+    (update,), _ = plan([list(range(8))], [True] * 8, tokens, micro_batch_size=2, work=tokens, packed=packed)
     (rows,) = update.rows
     assert max(sum(tokens[i] for i in rows[at : at + 2]) for at in range(0, 8, 2)) == largest
 
 
 @pytest.mark.parametrize("mode", ["token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
 def test_only_a_token_mean_needs_a_factor(mode):
-    updates = plan_updates(
-        [[0, 1]], [], [True, False], [3, 4], ranks=1, micro_batch_size=2, loss_agg_mode=mode, work=[1, 1]
-    )
+    updates, _ = plan([[0, 1]], [True, False], [3, 4], micro_batch_size=2, mode=mode)
     assert [update.factor for update in updates] == [1.0]
     assert [update.rows for update in updates] == [[[0]]]
+
+
+def test_a_mini_batch_without_a_policy_token_has_an_update_if_anything_gives_it_a_gradient():
+    """An entropy bonus does, of every row."""
+    shape = {"ranks": 1, "micro_batch_size": 2, "loss_agg_mode": "token-mean", "work": [1, 1, 1]}
+    updates = plan_updates([[0], [1, 2]], [], [True] * 3, [0, 3, 4], **shape)
+    assert [update.factor for update in updates] == [1.0, 1.0]
 
 
 GPG = [

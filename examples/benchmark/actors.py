@@ -112,7 +112,8 @@ class Recording:
                 "prompt_len": len(prompts[i]),
                 "response_len": len(responses[i]),
                 "seq_len": len(ids),
-                "min_global_steps": 0,
+                # Log-probs that are made up come from no weights that the trainer ever had.
+                "min_global_steps": 0 if rollout_log_probs else -1,
                 "max_global_steps": 0,
             }
 
@@ -188,11 +189,10 @@ def in_place_of_transfer_queue(recording: Recording):
     import verl.trainer.ppo.padding_utils as padding
     import verl.trainer.ppo.v1.trainer_base as base
 
-    from gpg_verl.guards import image_check
     from gpg_verl.training import trainer
 
     with contextlib.ExitStack() as stack:
-        for module in (base, padding, trainer, image_check):
+        for module in (base, padding, trainer):
             stack.enter_context(mock.patch.object(module, "tq", recording))
         yield
 
@@ -375,11 +375,12 @@ class Rank:
         self.engine.optimizer_step = step
 
     def reset(self, loss_agg_mode: str | None = None) -> None:
-        """The initial parameters again, and nothing recorded."""
+        """The initial parameters again, nothing recorded, and its passes not yet checked: as a new worker."""
         with torch.no_grad():
             for parameter, initial in zip(self.engine.module.parameters(), self.initial, strict=True):
                 parameter.copy_(initial)
         self.gradients, self.optimizer_seconds = [], 0.0
+        self.worker.actor.passes = None
         if loss_agg_mode is not None:
             object.__setattr__(self.worker.loss_fn.keywords["config"], "loss_agg_mode", loss_agg_mode)
 

@@ -84,9 +84,9 @@ def trainer_of(rows: int, group: int):
         f"actor_rollout_ref.rollout.n={group}",
     ]
     trainer = GPGTrainerSync(composed(overrides))
-    trainer.why_not = {"trees": None, "rows": None}  # there is no model to ask
+    trainer.unsupported = {"trees": None, "rows": None}  # there is no model to ask
     trainer.actor_rollout_wg = NoActor()
-    trainer.train_dataset = None
+    trainer.global_steps, trainer.train_dataset = 1, None
     trainer.tokenizer = SimpleNamespace(eos_token_id=1)
     return trainer
 

@@ -74,7 +74,7 @@ def measure(folder: Path, precision: str, attention: str, seeds: int) -> list[di
                     "precision": precision,
                     "passes": name,
                     "in_force": bool(metrics["gpg/tokens_shared"]) == shared,
-                    "why_not": trainer.why_not[name],
+                    "why_not": trainer.unsupported[name],
                     "difference": max(apart),
                     "again": max(again),
                     "norm": max(norms, key=lambda norm: abs(norm - 1)),

@@ -41,15 +41,15 @@ import torch
 os.environ["VERL_PLATFORM"] = "" if torch.cuda.is_available() else "cpu"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pandas as pd
 import tiny
 import verl  # noqa: F401
 from actors import Actors, Recording, composed, engine_overrides, recorded_step
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 from verl.utils import torch_functional
 
 N = 8  # responses a prompt
+SECONDS = ("seconds", "passes", "update", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def a_step(contender: Contender, config, rollouts: Recording, actors: Actors):
         actors.call("reset")
         step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
         if contender.ours:
-            step.trainer._passes()  # checks the engine, once a run and not a step
+            step.trainer._pass_kind()  # checks the engine, once a run and not a step
         yield step
 
 
@@ -271,7 +271,7 @@ def compare(shape: str, share: float, configs: dict[Contender, object], argument
         first, *timed = own.pop("steps")
         kept = ("memory", "grad_norm", "tokens_computed", "tokens_shared", "positions_scored")
         own |= {key: first[key] for key in kept}
-        own |= {key: [step[key] for step in timed] for key in ("seconds", "passes", "update", "optimizer")}
+        own |= {key: [step[key] for step in timed] for key in SECONDS}
         own["whole"] = [s + generation / (share if c.filtered else 1.0) for s in own["seconds"]]
     tokens = sum(tag["seq_len"] for tag in next(iter(batches.values())).tags.values())
     found = {"shape": shape, "share": share, "generation": generation, "tokens": tokens}
@@ -288,29 +288,27 @@ def floor(figures: dict, module, u: int) -> float:
     return u / (1 + u) * part
 
 
-def table(figures: dict) -> Table:
+def table(figures: dict) -> str:
     ours = next(iter(figures["contenders"].values()))
-    result = Table(
-        title=f"{figures['shape']}, {figures['share']:.0%} of the groups mixed, {figures['precision']}, checkpointing "
+    title = (
+        f"{figures['shape']}, {figures['share']:.0%} of the groups mixed, {figures['precision']}, checkpointing "
         f"{figures['checkpointing']}: {ours['tokens_computed']} tokens computed, {ours['tokens_shared']} shared, "
         f"{ours['positions_scored']} scored; floor {figures['floor']:.3f} of veRL gpg; generation "
         f"{figures['generation']:.1f} s"
     )
-    columns = ("GFLOP", "ours / it", "peak GB", "ours / it", "seconds", "passes", "update", "optimizer")
-    for column in ("", *columns, "ours / it, pairs", "whole step"):
-        result.add_column(column, justify="left" if not column else "right")
+    lines = {}
     for name, own in figures["contenders"].items():
-        cells = ["-", "-"]
+        line = {"peak GB": f"{own['memory']:.2f}"}
         if own["flops"]:
-            cells = [f"{own['flops'] / 1e9:.1f}", f"{ours['flops'] / own['flops']:.3f}"]
-        cells += [f"{own['memory']:.2f}", f"{ours['memory'] / own['memory']:.2f}" if own["memory"] else "-"]
-        for key in ("seconds", "passes", "update", "optimizer"):
-            cells.append(f"{statistics.median(own[key]):.2f}" if own[key] else "-")
-        for key in ("seconds", "whole"):
-            ratios = [a / b for a, b in zip(ours[key], own[key], strict=True)]
-            cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else "-")
-        result.add_row(name, *cells)
-    return result
+            line |= {"GFLOP": f"{own['flops'] / 1e9:.1f}", "ours / it": f"{ours['flops'] / own['flops']:.3f}"}
+        if own["seconds"]:
+            line |= {key: f"{statistics.median(own[key]):.2f} s" for key in SECONDS}
+            for key in ("seconds", "whole"):
+                ratios = [a / b for a, b in zip(ours[key], own[key], strict=True)]
+                spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+                line[f"{key}: ours / it, pairs"] = spread
+        lines[name] = line
+    return f"\n{title}\n{pd.DataFrame(lines).T.to_string()}"
 
 
 def main() -> None:
@@ -334,7 +332,7 @@ def main() -> None:
     arguments.model = arguments.model or str(make_model(Path(folder.name)))
     torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant
 
-    console, found = Console(width=170), []
+    found = []
     for precision, checkpointing in itertools.product(arguments.precision, arguments.checkpointing):
         checkpointed = checkpointing == "on"
         configs = {
@@ -346,7 +344,7 @@ def main() -> None:
                 figures = compare(shape, share, configs, arguments, actors)
                 figures |= {"precision": precision, "checkpointing": checkpointing}
                 figures["floor"] = floor(figures, actors.local.engine.module, 4 if checkpointed else 3)
-                console.print(table(figures))
+                print(table(figures), flush=True)
                 found.append(figures)
                 if arguments.json:
                     arguments.json.write_text(json.dumps(found, indent=1))

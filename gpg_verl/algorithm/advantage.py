@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from gpg_verl.algorithm import ALPHAS, F_NORMS
+from gpg_verl.algorithm.ragged import row_rewards
 
 # Two rewards of a group are equal if they differ by at most this many eps · max_i Σ_t|r_i,t|. Storing the
 # token rewards and rounding their sum moves each reward by up to one eps, so a difference by two; the other
@@ -66,7 +67,7 @@ def group_statistics(
     in any order.
 
     Args:
-        scores: (rows,) reward r_i of the response, as `sum_rewards` returns it.
+        scores: (rows,) reward r_i of the response, as `ragged.row_rewards` returns it.
         index: (rows,) group id of the row, anything hashable (veRL: a numpy array of uid strings).
         lengths: (rows,) number of response tokens |o_i|; 0 marks a padding row, whose reward is ignored.
         f_norm: "1", or "std" for the group's sample standard deviation (N − 1).
@@ -175,30 +176,25 @@ def session_statistics(
     """
     if sessions is None:
         statistics = group_statistics(scores, index, lengths, magnitudes=magnitudes, **settings)
-        return _without(statistics, left_out)
-    final, of_row = sessions.final, sessions.of_row
-    statistics = group_statistics(
-        scores[final],
-        np.asarray(index, dtype=object)[final.numpy()],
-        lengths.new_zeros(len(final)).index_add_(0, of_row, lengths),
-        magnitudes=None if magnitudes is None else magnitudes[final],
-        **settings,
-    )
-    written = lengths > 0
-    statistics = replace(
-        statistics,
-        advantages=statistics.advantages[of_row],
-        valid=statistics.valid[of_row] & written,
-        counted=statistics.counted[of_row] & written,
-    )
-    return _without(statistics, left_out)
-
-
-def _without(statistics: GroupStatistics, left_out: torch.Tensor | None) -> GroupStatistics:
-    if left_out is None:
-        return statistics
-    advantages = statistics.advantages.masked_fill(left_out, 0.0)
-    return replace(statistics, advantages=advantages, valid=statistics.valid & ~left_out)
+    else:
+        final, of_row, written = sessions.final, sessions.of_row, lengths > 0
+        statistics = group_statistics(
+            scores[final],
+            np.asarray(index, dtype=object)[final.numpy()],
+            lengths.new_zeros(len(final)).index_add_(0, of_row, lengths),
+            magnitudes=None if magnitudes is None else magnitudes[final],
+            **settings,
+        )
+        statistics = replace(
+            statistics,
+            advantages=statistics.advantages[of_row],
+            valid=statistics.valid[of_row] & written,
+            counted=statistics.counted[of_row] & written,
+        )
+    if left_out is not None:
+        advantages = statistics.advantages.masked_fill(left_out, 0.0)
+        statistics = replace(statistics, advantages=advantages, valid=statistics.valid & ~left_out)
+    return statistics
 
 
 @torch.no_grad()
@@ -236,46 +232,26 @@ def gpg_advantage(
             "token_level_rewards and response_mask must have one and the same shape (rows, T), "
             f"got {tuple(token_level_rewards.shape)} and {tuple(response_mask.shape)}"
         )
+    rows, T = token_level_rewards.shape
     mask = response_mask.bool()
-    dtype = torch.float64 if token_level_rewards.dtype == torch.float64 else torch.float32
-    on_tokens = mask.to(dtype)
-
-    scores, magnitudes, first_reward = sum_rewards(token_level_rewards)
-    if lengths is None:
-        lengths = on_tokens.sum(-1).long()  # torch vectorises sums of floats, not of bools; exact up to 2^24
+    lengths = mask.sum(-1) if lengths is None else lengths
+    rewards = token_level_rewards.masked_fill((lengths == 0).unsqueeze(-1), 0.0)  # those of padding may be anything
+    offsets = T * torch.arange(rows + 1, device=rewards.device)
+    scores, magnitudes = row_rewards(rewards.flatten(), offsets)
     statistics = session_statistics(
-        scores, index, lengths, sessions, f_norm=f_norm, alpha=alpha, magnitudes=magnitudes, left_out=left_out
+        scores,
+        index,
+        lengths,
+        sessions,
+        f_norm=f_norm,
+        alpha=alpha,
+        magnitudes=magnitudes,
+        left_out=left_out,
     )
-
-    last_token = mask.shape[-1] - 1 - mask.view(torch.uint8).flip(-1).argmax(-1)
-    if ((first_reward >= last_token) | ~statistics.counted).all():  # every token has all reward ahead of it
-        to_go = scores.to(dtype).unsqueeze(-1)
-    else:
-        to_go = token_level_rewards.to(dtype).flip(-1).cumsum(-1).flip(-1)
+    to_go = rewards.to(statistics.advantages.dtype).flip(-1).cumsum(-1).flip(-1)
     returns = torch.where(mask, to_go, 0.0)
-    # In place: the page faults of a fresh tensor of this size cost more than the product.
-    advantages = on_tokens.mul_(statistics.advantages.unsqueeze(-1))
+    advantages = torch.where(mask, statistics.advantages.unsqueeze(-1), 0.0)
     return advantages, returns, statistics
-
-
-@torch.no_grad()
-def sum_rewards(token_level_rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Reduces token-level rewards (rows, T) to what a response needs, each (rows,):
-
-    scores r_i = Σ_t r_i,t and magnitudes Σ_t|r_i,t|, in the dtype of the rewards; and the first token with a
-    reward, T if there is none. Sums are taken in float64: equal rewards stay equal in any order of addition.
-    """
-    rewards, (rows, T) = token_level_rewards, token_level_rewards.shape
-    if rewards.count_nonzero() <= rows:  # outcome rewards, one token per row: do not add up all the zeros
-        row, step = rewards.nonzero(as_tuple=True)
-        r = rewards[row, step].double()
-        scores, magnitudes = (r.new_zeros(rows).index_add_(0, row, x) for x in (r, r.abs()))
-        first = row.new_full((rows,), T).scatter_reduce_(0, row, step, "amin")
-    else:
-        scores, magnitudes = (x.sum(-1, dtype=torch.float64) for x in (rewards, rewards.abs()))
-        has_reward, first = rewards.ne(0).view(torch.uint8).max(-1)
-        first = first.masked_fill(has_reward == 0, T)
-    return scores.to(rewards.dtype), magnitudes.to(rewards.dtype), first
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

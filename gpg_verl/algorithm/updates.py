@@ -148,9 +148,9 @@ def plan_updates(
             unused = [per_rank - len(part) for part in parts]
             filling = iter(filling)
             parts = [[*part, *itertools.islice(filling, gap)] for part, gap in zip(parts, unused, strict=True)]
-        factor = 1.0
-        if loss_agg_mode in TOKEN_MEAN:
-            factor = sum(tokens[i] for i in rows) / sum(tokens[i] for i in mini_batch)
+        factor, whole = 1.0, sum(tokens[i] for i in mini_batch)
+        if loss_agg_mode in TOKEN_MEAN and whole:  # without a token of the policy's, other terms of the loss are all
+            factor = sum(tokens[i] for i in rows) / whole
         updates.append(Update(parts, micro, factor, len(mini_batch), unused))
     return updates
 

@@ -60,6 +60,11 @@ PACKAGES = (
 )
 
 
+def requirement(name: str) -> Requirement:
+    """The package that a run needs under this name."""
+    return next(package for package in PACKAGES if package.name == name)
+
+
 def found(package: Requirement) -> tuple[str, str] | None:
     """(distribution, version) of what is installed, None where nothing is."""
     if package.name == "verl" and (version := _verl_version()) is not None:

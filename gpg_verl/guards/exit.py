@@ -25,6 +25,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
+from gpg_verl.guards.placement import AsksRayFirst, waits_told
 from gpg_verl.guards.run_folder import how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
@@ -69,14 +70,15 @@ def _with_last_words(original, ours):
         if not ours(config):
             return original(config, task_runner_class)
         try:
-            runner = _Runner(task_runner_class, grace_seconds())
+            runner = _Runner(AsksRayFirst(task_runner_class, config), grace_seconds())
         except ValueError as error:
             raise SystemExit(f"gpg_verl: {error}") from None
         callers_ray = ray.is_initialized()  # which it needs for longer than this run
         # Of a run that ends well too where Nsight's profiles are among them (veRL 0.9.1).
         keep_logs = OmegaConf.select(config, "global_profiler.tool") == "nsys"
         try:
-            return original(config, runner)
+            with waits_told():
+                return original(config, runner)
         except KeyboardInterrupt:
             cause, code = f"stopped by {STOPS[runner.stopped_by]}", 128 + runner.stopped_by
         except Exception as error:

@@ -23,6 +23,10 @@ REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
 ANSWER_SECONDS = 3.0  # to answer whether they live, where something has failed
 
 
+class SessionsFailed(RuntimeError):
+    """Too many of a step's sessions; names the first error, so that nothing else is looked for behind it."""
+
+
 class GuardedRun:
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
@@ -92,7 +96,7 @@ class GuardedRun:
         began_at = self.global_steps
         try:
             super().fit(agent_loop_manager)
-        except (Died, Preempted):
+        except (Died, Preempted, SessionsFailed):
             raise
         except Exception as error:
             # The first error is often a side effect of a dead process.

@@ -123,7 +123,7 @@ def death_of(error: RayActorError, name: str | None = None) -> str:
     def find(pattern: str) -> str | None:
         return found[1] if (found := re.search(pattern, text)) else None
 
-    name = name or find(r"\bclass_name: (\S+)") or find(r"\bray::(\w+)") or "actor"
+    name = name or find(r"\bclass_name: (\S+)") or "actor"
     pid, ip = find(r"\bpid[:=] ?(\d+)"), find(r"\bip[:=] ?([^ ,]+)")
     where = f" (process {pid} on {ip})" if pid else ""
     if (cause := root_cause(error)) is not error:

@@ -63,27 +63,28 @@ def main(overrides: list[str], config_path: str | None = None, config_name: str 
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         detail = f" ({preflight.in_words(error.__cause__)})" if error.__cause__ else ""
-        return said("error", f"the config does not compose: {preflight.in_words(error)}{detail}")
+        return print_finding("error", f"the config does not compose: {preflight.in_words(error)}{detail}")
     if not ours:
-        return said(
+        return print_finding(
             "error", f"algorithm.adv_estimator={estimator}: this is not a GPG run; set algorithm.adv_estimator=gpg"
         )
     findings = preflight.look(config, overrides)
-    warnings = [*findings.files, *findings.machine, *findings.warnings]
-
+    errors, warnings = findings.split_by_severity()
     if findings.settled is not None:
         print("\n".join(trained_with(config, findings.settled)))
         for notice in findings.settled.notices:
-            said("note", notice)
+            print_finding("note", notice)
     for warning in warnings:
-        said("warning", warning)
-    for error in findings.settings:
-        said("error", error)
-    print(f"{len(findings.settings)} errors, {len(warnings)} warnings")
-    return 1 if findings.settings else 0
+        print_finding("warning", warning)
+    for error in errors:
+        print_finding("error", error)
+    if findings.hint:
+        print_finding("note", findings.hint)
+    print(f"{len(errors)} errors, {len(warnings)} warnings")
+    return 1 if errors else 0
 
 
-def said(kind: str, text: str) -> int:
+def print_finding(kind: str, text: str) -> int:
     """Prints a finding on a line of its own; its kind is coloured on a terminal."""
     colour = {"note": "blue", "warning": "yellow", "error": "red"}[kind]
     Console(soft_wrap=True).print(f"[{colour}]{kind:8}[/]{escape(text)}", highlight=False)

@@ -9,6 +9,7 @@ refusal behind instead of veRL's own `gpg`.
 from __future__ import annotations
 
 import functools
+import importlib
 
 import wrapt
 
@@ -28,8 +29,8 @@ def install() -> None:
     if cpu.chosen():
         cpu.install()
     _when_imported("verl.utils.config", _wrap_validate_config)
-    _when_imported("verl.trainer.ppo.core_algos", _register_algorithm)
-    _when_imported("verl.trainer.ppo.v1", _register_trainers, on_error=_refuse_trainers)
+    _when_imported("verl.trainer.ppo.core_algos", _importing("gpg_verl.training.registry"))
+    _when_imported("verl.trainer.ppo.v1", _importing("gpg_verl.training.trainer"), on_error=_refuse_trainers)
     _when_imported("verl.trainer.ppo.ray_trainer", _wrap_legacy_trainer)
     _when_imported("verl.models.transformers.qwen2_vl", _fix_text_only_rows)
     _when_imported("hydra", _add_presets)
@@ -69,12 +70,9 @@ def _wrap_validate_config(module) -> None:
     module.validate_config = validate_config
 
 
-def _register_algorithm(module) -> None:
-    import gpg_verl.training.registry  # noqa: F401  registers itself with veRL
-
-
-def _register_trainers(module) -> None:
-    import gpg_verl.training.trainer  # noqa: F401  registers itself with veRL
+def _importing(name: str):
+    """A hook that loads a module of ours, which registers itself with veRL."""
+    return lambda module: importlib.import_module(name)
 
 
 def _refuse_trainers(module, cause) -> None:

@@ -1,5 +1,5 @@
-"""The look at a run before Ray starts, one straight line: adopt the config, read the inputs once, settle, judge, claim
-the folder, veRL's own validation. What it finds is one message, no traceback.
+"""The look at a run before Ray starts: read the facts, settle what GPG implies, ask the checks, claim the folder,
+veRL's own validation. What it finds is one message, no traceback.
 
 `before_ray` is called with veRL's composed config by `verl.trainer.main_ppo` (see hooks.py); `look` is the same for
 `python -m gpg_verl check`.
@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,70 +21,89 @@ import gpg_verl
 from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.guards import run_folder
-from gpg_verl.guards.checkpoints import resume_problems, steps_written_over
 from gpg_verl.guards.exit import report_end
-from gpg_verl.launch.data_files import read_split
-from gpg_verl.launch.inputs import code_problems, data_problems, has_images, last_step, model_problems, samples
-from gpg_verl.launch.machine import (
-    attention_contradictions,
-    attention_problems,
-    disk_problems,
-    dummy_loading_is_safe,
-    elsewhere,
-    memory_problems,
-    parted,
-    sync_problems,
-    version_problems,
-    way_past,
-)
-from gpg_verl.launch.remote import relative_folder, remote_problems
-from gpg_verl.launch.settle import Settled, settle
+from gpg_verl.launch.checks import CONTRADICTS, LACKS, WARNS, Check
+from gpg_verl.launch.facts import WORK_ELSEWHERE, Facts
+from gpg_verl.launch.settle import Settled
 from gpg_verl.settings import is_gpg
 
-# What is counted with before veRL's validation: the least value, and whether it may be left out.
-WHOLE_NUMBERS = {
-    "data.train_batch_size": (1, False),
-    "data.gen_batch_size": (1, True),
-    "data.train_max_samples": (-1, False),
-    "actor_rollout_ref.actor.ppo_mini_batch_size": (1, False),
-    "actor_rollout_ref.actor.ppo_epochs": (1, False),
-    "trainer.nnodes": (1, False),
-    "trainer.n_gpus_per_node": (1, False),
-    "trainer.total_epochs": (1, False),
-    "trainer.total_training_steps": (1, True),
-    "trainer.save_freq": (None, False),
-    "trainer.critic_warmup": (0, False),
-    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (0, False),
-    "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": (0, True),
+# What is counted with, or looked up, before veRL's validation: its type, the least number, whether it may be left out.
+TYPES = {
+    "data.train_batch_size": (int, 1, False),
+    "data.gen_batch_size": (int, 1, True),
+    "data.train_max_samples": (int, -1, False),
+    "actor_rollout_ref.actor.ppo_mini_batch_size": (int, 1, False),
+    "actor_rollout_ref.actor.ppo_epochs": (int, 1, False),
+    "actor_rollout_ref.rollout.prompt_length": (int, 1, False),
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (int, 0, False),
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": (int, 0, True),
+    "ray_kwargs.ray_init.num_cpus": (int, 0, True),
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units": (int, 1, False),
+    "trainer.nnodes": (int, 1, False),
+    "trainer.n_gpus_per_node": (int, 1, False),
+    "trainer.total_epochs": (int, 1, False),
+    "trainer.total_training_steps": (int, 1, True),
+    "trainer.save_freq": (int, None, False),
+    "trainer.critic_warmup": (int, 0, False),
+    "actor_rollout_ref.model.path": (str, None, True),
+    "data.prompt_key": (str, None, False),
+    "data.custom_cls.path": (str, None, True),
+    "reward.custom_reward_function.path": (str, None, True),
+    "reward.reward_manager.module.path": (str, None, True),
+    "trainer.default_local_dir": (str, None, False),
+    "trainer.v1.sampler.custom_sampler.path": (str, None, True),
 }
-# What is looked up as a name or path, and whether it may be left out.
-TEXTS = {
-    "actor_rollout_ref.model.path": True,
-    "data.prompt_key": False,
-    "data.custom_cls.path": True,
-    "reward.custom_reward_function.path": True,
-    "reward.reward_manager.module.path": True,
-    "trainer.default_local_dir": False,
-    "trainer.v1.sampler.custom_sampler.path": True,
-}
-
-ENGINES = ("megatron", "veomni", "torchtitan")  # veRL's names of a strategy, of its node and of `model_engine`
 
 
 @dataclass
 class Findings:
-    """What stands against a run. `settings` are contradictions in the config; `files` and `machine` are about where it
-    would run, and only a warning for `check`, which may run elsewhere. `warnings` stop nothing.
+    """What stands against a run.
+
+    settled: what GPG implies; None where the config could not be read.
+    contradictions: wrong wherever it runs.
+    lacking: what this machine lacks.
+    warnings: stop nothing.
+    remote_cluster: why the work is done on other machines; None where it is done on this one.
     """
 
     settled: Settled | None = None
-    settings: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    machine: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    remote_cluster: str | None = None
 
-    def all(self) -> list[str]:
-        return [*self.machine, *self.settings, *self.files]
+    def split_by_severity(self) -> tuple[list[str], list[str]]:
+        """(what stops the run, lines about what does not)."""
+        if self.remote_cluster is None:
+            return [*self.contradictions, *self.lacking], self.warnings
+        told = [f"not on this machine, and {self.remote_cluster}, so its nodes need it: {x}" for x in self.lacking]
+        return self.contradictions, [*self.warnings, *told]
+
+    @property
+    def hint(self) -> str | None:
+        """A way out where only this machine lacks something."""
+        if self.remote_cluster is not None or not self.lacking:
+            return None
+        return f"{WORK_ELSEWHERE}=1 where other machines do the work: what only this one lacks is then told"
+
+    @contextlib.contextmanager
+    def in_words(self, what: str):
+        """Whatever veRL, Hydra or OmegaConf raise is a contradiction of one sentence."""
+        try:
+            yield
+        except Exception as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            self.contradictions.append(f"{what}: {in_words(error)}")
+
+
+def in_words(error: Exception) -> str:
+    """An exception as one line; of Hydra's about a class that it makes, what that class said."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    plain = isinstance(error, ValueError | AssertionError) or type(error).__module__.startswith(("omegaconf", "hydra"))
+    return text if plain and text else f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
 
 
 def look(
@@ -102,36 +121,29 @@ def look(
         claim: takes the run's folder for this process.
     """
     findings = Findings()
-    with _in_words(findings, "the configuration cannot be used"):
+    with findings.in_words("the configuration cannot be used"):
         cpu.adopt(config)
-        findings.machine += version_problems(config)
-        findings.settings += unusable_values(config)
-        if findings.settings:
+        unsupported = versions.unsupported()
+        findings.contradictions += [unsupported] if unsupported else unusable_values(config)
+        if findings.contradictions:
             return findings
-        train, val = read_split(config, "train"), read_split(config, "val")
-        images = has_images(config, [train, val]) and not dummy_loading_is_safe(config)
-        findings.settled = settle(config, overrides, images=images)
-        findings.settings += findings.settled.contradictions
-        findings.settings += attention_contradictions(config)
-        findings.settings += missing_values(config)
-        for problem in remote_problems(config):
-            (findings.files if isinstance(problem, versions.LocalProblem) else findings.settings).append(problem)
-        findings.files += model_problems(config)
-        findings.files += data_problems(config, train, val)
-        findings.files += code_problems(config)
-        findings.files += resume_problems(config)
-        findings.machine += attention_problems(config)
-        findings.machine += sync_problems(config)
-        findings.machine += memory_problems(config)
-        findings.machine += disk_problems(config)
-        findings.warnings += [*last_step(config, train), *samples([train, val]), *relative_folder(config)]
-        findings.warnings += steps_written_over(config)
-        if claim and not findings.settings:
-            findings.files += run_folder.claim(config)
-    if not findings.settings:
-        with _in_words(findings, "veRL refuses the configuration"):
+        facts = Facts.read(config, overrides)
+        findings.remote_cluster = facts.remote_cluster
+        findings.settled = facts.settle()
+        findings.contradictions += [*findings.settled.contradictions, *messages(CONTRADICTS, facts)]
+        findings.lacking += messages(LACKS, facts)
+        findings.warnings += messages(WARNS, facts)
+        for problem in run_folder.claim(config) if claim and not findings.contradictions else ():
+            lacks = isinstance(problem, versions.LocalProblem)
+            (findings.lacking if lacks else findings.contradictions).append(problem)
+    if not findings.contradictions:
+        with findings.in_words("veRL refuses the configuration"):
             validate(config, validate_config or verls_validation)
     return findings
+
+
+def messages(checks: Iterable[Check], facts: Facts) -> list[str]:
+    return [message for check in checks if (message := check(facts)) is not None]
 
 
 def validate(config: DictConfig, validate_config: Callable[[DictConfig, bool, bool], None]) -> None:
@@ -151,26 +163,6 @@ def verls_validation(config: DictConfig, use_reference_policy: bool, use_critic:
         inspect.unwrap(verl.utils.config.validate_config)(config, use_reference_policy, use_critic)
 
 
-@contextlib.contextmanager
-def _in_words(findings: Findings, what: str):
-    """Whatever veRL, Hydra or OmegaConf raise is a finding of one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        findings.settings.append(f"{what}: {in_words(error)}")
-
-
-def in_words(error: Exception) -> str:
-    """An exception as one line; of Hydra's about a class that it makes, what that class said."""
-    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(str(error).split())
-    plain = isinstance(error, ValueError | AssertionError) or type(error).__module__.startswith(("omegaconf", "hydra"))
-    return text if plain and text else f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
-
-
 def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool, validate_config) -> None:
     """Stands in for veRL's `validate_config` in the driver."""
     if not is_gpg(config):
@@ -184,18 +176,17 @@ def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool,
             validate_config(*arguments)
 
     findings = look(config, typed_overrides(), validate_quietly, claim=True)
-    stopping, told = parted(findings.all(), elsewhere(config))
+    stopping, told = findings.split_by_severity()
     if stopping:
-        raise SystemExit(stop_message(stopping))
+        raise SystemExit(stop_message(stopping, findings.hint))
     print(said.getvalue(), end="")
     report_end(is_gpg)
-    warnings = [f"gpg_verl: {warning}" for warning in findings.warnings]
-    print("\n".join([*first_lines(findings.settled), *warnings, *told]), flush=True)
+    print("\n".join([*first_lines(findings.settled), *(f"gpg_verl: {line}" for line in told)]), flush=True)
 
 
-def stop_message(problems: list[str]) -> str:
-    lines = "\n".join(f"  - {problem}" for problem in problems)
-    return f"\ngpg_verl: this run cannot start.\n{lines}\n{way_past(problems)}"
+def stop_message(stopping: list[str], hint: str | None) -> str:
+    lines = "\n".join(f"  - {problem}" for problem in stopping)
+    return f"\ngpg_verl: this run cannot start.\n{lines}\n" + (f"  ({hint})\n" if hint else "")
 
 
 def first_lines(settled: Settled) -> list[str]:
@@ -210,8 +201,7 @@ def first_lines(settled: Settled) -> list[str]:
     if (version := versions.forced_version()) is not None:
         lines.append(f"gpg_verl: veRL {version} is tried ({versions.TRY_VERL}), written for is {versions.VERL}")
     lines += [f"gpg_verl: {c.key}={c.after} ({c.why})" for c in settled.changes]
-    lines += [f"gpg_verl: {notice}" for notice in settled.notices]
-    return lines
+    return [*lines, *(f"gpg_verl: {notice}" for notice in settled.notices)]
 
 
 def typed_overrides() -> list[str] | None:
@@ -233,42 +223,12 @@ def unusable_values(config: DictConfig) -> list[str]:
             "(hydra.searchpath and --config-path say where it comes from; model_engine=megatron is for Megatron)"
         ]
     problems = []
-    for key, (least, may_be_null) in WHOLE_NUMBERS.items():
-        value = OmegaConf.select(config, key, default=1)  # veRL has defaults of its own for some that are not there
-        if value is None and may_be_null:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            wanted = "a whole number" if least is None else f"a whole number from {least}"
+    for key, (kind, least, may_be_null) in TYPES.items():
+        value = OmegaConf.select(
+            config, key, default=kind(1)
+        )  # veRL has defaults of its own for some that are not there
+        sound = isinstance(value, kind) and not isinstance(value, bool) and (least is None or value >= least)
+        if not sound and not (value is None and may_be_null):
+            wanted = "a text" if kind is str else "a whole number" + (f" from {least}" if least is not None else "")
             problems.append(f"{key}={value!r}: expected {wanted}{' or null' if may_be_null else ''}")
-    for key, may_be_null in TEXTS.items():
-        value = OmegaConf.select(config, key, default="")
-        if not isinstance(value, str) and not (value is None and may_be_null):
-            problems.append(f"{key}={value!r}: expected a text{' or null' if may_be_null else ''}")
-    return problems
-
-
-def missing_values(config: DictConfig) -> list[str]:
-    """Settings that veRL needs and has no default for: it would stop deep inside Ray."""
-    problems = []
-    engine = OmegaConf.select(config, "actor_rollout_ref.actor.strategy")
-    if engine in ENGINES and engine not in config.actor_rollout_ref.actor:
-        problems.append(
-            f"actor_rollout_ref.actor.strategy={engine} alone has none of that engine's settings: set "
-            f"model_engine={engine} instead"
-        )
-    if OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name"):
-        problems.append(
-            "actor_rollout_ref.rollout.name is not set: say which engine generates, e.g. "
-            "actor_rollout_ref.rollout.name=vllm"
-        )
-    actor = config.actor_rollout_ref.actor
-    if not actor.use_dynamic_bsz:
-        for key in (
-            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
-            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
-        ):
-            if OmegaConf.select(config, key) is None:
-                problems.append(
-                    f"{key} is not set: give a number of rows, or set actor_rollout_ref.actor.use_dynamic_bsz=True"
-                )
     return problems

@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import verl
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.trainer.ppo import core_algos
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+import gpg_verl
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import replaced, seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
-from gpg_verl.training.agreement import Agreement
-from gpg_verl.training.images import unsupported_inputs
+from gpg_verl.training.agreement import COMPARED, Agreement
+from gpg_verl.training.attention import NotExact
+from gpg_verl.training.images import shown_by, unmatched_row, unsupported_inputs
 from gpg_verl.training.metrics import TOKENS
 from gpg_verl.training.passes import Passes
-from gpg_verl.training.self_check import why_not_exact
+from gpg_verl.training.self_check import SelfCheck, longest_groups
 from gpg_verl.training.shortcuts import unsupported_model
 
 PLAN = "gpg_plan"
@@ -57,6 +63,8 @@ class Plan:
 
     epochs: how often the whole is gone through.
     observe: whether to measure how trainer and rollout agree.
+    compared: of each rank, which rows of the first update were sampled with the weights that the trainer has now: their
+        log-probs are compared with the rollout's. None: of no row.
     correction: arguments of veRL's rollout correction, whose weights come from the update's own log-probs; None where
         the batch brings them.
     passes: of `PASSES`; None for veRL's own.
@@ -65,6 +73,7 @@ class Plan:
     updates: list[RankUpdate]
     epochs: int
     observe: bool
+    compared: list[list[bool]] | None
     correction: dict[str, Any] | None
     passes: str | None
 
@@ -83,22 +92,18 @@ class GPGTrainingWorker(TrainingWorker):
         super().__init__(config)
 
     def check_passes(self) -> dict[str, str | None]:
-        """Of each kind of passes, why it is not exact with this engine; before a plan asks for them, on all ranks. Rows
-        are looked at only where trees are not exact: with them, only batches that are apart have any.
+        """Of each kind of passes, why it is not exact with this engine and model, as far as is known: asked on all
+        ranks before a plan asks for them, and after a batch whose rows were checked.
         """
         if type(self.engine) is not FSDPEngineWithLMHead:
             return dict.fromkeys(PASSES, f"{type(self.engine).__name__} is not an engine that it is known for")
-        coefficient = self.loss_fn.keywords["config"].entropy_coeff
-        self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
-        self.why_not: dict[str, str | None] = {}
-        trees = unsupported_model(self.passes.model.config) or self._why_not("trees")
-        return {"trees": trees, "rows": trees and self._why_not("rows")}
-
-    def _why_not(self, kind: str) -> str | None:
-        if kind not in self.why_not:
-            packed = bool(self.model_config.get("use_remove_padding", False))
-            self.why_not[kind] = why_not_exact(self.passes, trees=kind == "trees", use_remove_padding=packed)
-        return self.why_not[kind]
+        if self.passes is None:
+            coefficient = self.loss_fn.keywords["config"].entropy_coeff
+            self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
+            self.self_check = SelfCheck(self.passes)
+            if (reason := unsupported_model(self.passes.model.config)) is not None:
+                self.self_check.refused["trees"] = reason
+        return {kind: self.self_check.refused.get(kind) for kind in PASSES}
 
     def set_loss_fn(self, loss_fn):
         actor = loss_fn.keywords["config"]
@@ -122,31 +127,47 @@ class GPGTrainingWorker(TrainingWorker):
 
         metrics: dict[str, Any] = {}
         self.counts: Counter[str] = Counter()
-        agreement = Agreement() if plan.observe else None
+        agreement = Agreement() if plan.observe or plan.compared else None
         count = len(plan.updates) * plan.epochs
-        kind = plan.passes
-        if kind == "trees" and self._inputs_unsupported(data):
-            kind = "rows" if self._why_not("rows") is None else None
         with self.engine.train_mode(disable_auto_offload=tu.pop(data, "disable_auto_offload", default=False)):
+            kind = self._kind_of_passes(plan.passes, data, metrics)
             for step in range(count):
-                # Only before the first update are the weights those that sampled the batch.
-                observed = agreement if step == 0 else None
-                schedule = contextlib.nullcontext() if step == count - 1 else _schedule_held(self.engine)
-                passes = contextlib.nullcontext()
-                if kind is not None:
-                    passes = self.passes.during_update(kind == "trees")
-                part = self._rows_of(data, plan, step % len(plan.updates), kind == "trees")
-                with schedule, passes, registry.during_update(observed, plan.correction):
-                    output = super().train_mini_batch(part)
+                started = time.perf_counter()
+                try:
+                    output = self._update(data, plan, step, kind, agreement)
+                except NotExact as error:  # on all ranks, before the optimizer's step
+                    self.self_check.refused["trees"] = str(error)
+                    self.passes.counts.clear()
+                    metrics["gpg/check_seconds"] = [time.perf_counter() - started]
+                    kind, agreement = None, Agreement() if agreement is not None and step == 0 else agreement
+                    output = self._update(data, plan, step, kind, agreement)
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
-            metrics.update({key: [value] for key, value in self._over_all_ranks(agreement).items()})
+            agreement = self._over_all_ranks(agreement)
+            if plan.observe:
+                measured = {**agreement.metrics(), "gpg/rows_observed": agreement.rows}
+                metrics.update({key: [value] for key, value in measured.items()})
+            metrics["gpg/gaps"] = [agreement.gaps()]
         if kind is not None:
             metrics.update({f"gpg/{name}": [self.counts[name]] for name in TOKENS})
         if not self.engine.is_mp_src_rank_with_outputs():
             return None
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"metrics": metrics}).cpu()
+
+    def _update(self, data, plan: Plan, step: int, kind: str | None, agreement: Agreement | None):
+        # Only before the first update are the weights those that sampled the batch.
+        loss_fn = self.loss_fn
+        if agreement is not None and step == 0:
+            loss_fn = agreement.observe(loss_fn, plan.correction)
+        last = step == len(plan.updates) * plan.epochs - 1
+        schedule = contextlib.nullcontext() if last else _schedule_held(self.engine)
+        passes = contextlib.nullcontext() if kind is None else self.passes.during_update(kind == "trees")
+        part = self._rows_of(data, plan, step % len(plan.updates), kind == "trees")
+        policy_loss = functools.partial(registry.gpg_policy_loss, correction=plan.correction)
+        loss = registry.registered(core_algos.POLICY_LOSS_REGISTRY, policy_loss)
+        with schedule, passes, loss, replaced(self, "loss_fn", loss_fn):
+            return super().train_mini_batch(part)
 
     def _postprocess_output(self, output, **others):
         if self.passes is None or not self.passes.active:
@@ -156,7 +177,7 @@ class GPGTrainingWorker(TrainingWorker):
         for part in self._of_all_ranks(own):
             counts.update(part)
         self.counts.update(counts)
-        tokens = rows_like(counts)
+        tokens = equivalent_lengths(counts)
         result = super()._postprocess_output(output, **{**others, "global_token_num": tokens})
         metrics = tu.get(result, "metrics")
         if metrics.get("mfu"):
@@ -169,14 +190,53 @@ class GPGTrainingWorker(TrainingWorker):
             tu.assign_non_tensor(result, metrics=metrics)
         return result
 
-    def _inputs_unsupported(self, data) -> bool:
-        """Whether some rank's rows show what trees are not known for; then all ranks go row by row."""
-        reason = next(filter(None, self._of_all_ranks(unsupported_inputs(data, self.passes.model.config))), None)
-        if reason and not self.unsupported:
-            self.unsupported = reason
-            if self.engine.get_data_parallel_rank() == 0:
+    def _kind_of_passes(self, kind: str | None, data, metrics) -> str | None:
+        """The kind of passes for these rows: the planned one where it is exact for them, as the rows show it where they
+        are beyond what was checked (`SelfCheck`). All ranks look together, and find the same.
+
+        Raises ValueError: a row's images are not for as many tokens as it has of them; has its prompt.
+        """
+        config, images = self.model_config.hf_config, [bool(row) for row in shown_by(data)]
+        unmatched = unmatched_row(data, config, getattr(self.model_config, "tokenizer", None))
+        own = (int(data["input_ids"].offsets().diff().max()), any(images), unmatched, unsupported_inputs(data, config))
+        lengths, shown, unmatched, unsupported = zip(*self._of_all_ranks(own), strict=True)
+        longest, with_images = max(lengths), any(shown)
+        if with_images and any(unmatched):
+            raise ValueError(
+                f"a row beside rows with images has {next(filter(None, unmatched))}. No update is made of this batch: "
+                "take the prompt out of the data, or what in its text stands for an image"
+            )
+        if kind == "trees" and any(unsupported):
+            kind, reason = "rows", next(filter(None, unsupported))
+            if not self.unsupported and self.engine.get_data_parallel_rank() == 0:
                 print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
-        return reason is not None
+            self.unsupported = reason
+        if kind is None:
+            return None
+        if self.self_check.due(kind, longest, with_images):
+            started = time.perf_counter()
+            self.self_check(kind, self._rows_to_check(data, images), longest, with_images)
+            metrics["gpg/check_seconds"] = [time.perf_counter() - started]
+        return kind if kind not in self.self_check.refused else None
+
+    def _rows_to_check(self, data, images):
+        """`longest_groups` of this rank as a batch to train on; some rows twice so that each rank has as many."""
+        rows = longest_groups(data, images)
+        count = max(self._of_all_ranks(len(rows)))
+        part = tu.index_select_tensor_dict(data, [rows[i % len(rows)] for i in range(count)])
+        part["number"] = torch.arange(count)
+        engine = self.engine_config
+        tu.assign_non_tensor(
+            part,
+            calculate_entropy=False,
+            use_remove_padding=self.model_config.get("use_remove_padding", False),
+            use_fused_kernels=False,
+            use_dynamic_bsz=engine.use_dynamic_bsz,
+            max_token_len_per_gpu=engine.max_token_len_per_gpu,
+        )
+        if not engine.use_dynamic_bsz:
+            tu.assign_non_tensor(part, micro_batch_size_per_gpu=_divisor(count, engine.micro_batch_size_per_gpu))
+        return part
 
     def _rows_of(self, data, plan: Plan, number: int, trees: bool):
         """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
@@ -184,9 +244,11 @@ class GPGTrainingWorker(TrainingWorker):
         start = sum(before.rows for before in plan.updates[:number])
         part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
         part["advantages"] = part["advantages"] * update.factor
+        if number == 0 and plan.compared:
+            part[COMPARED] = torch.tensor(plan.compared[self.engine.get_data_parallel_rank()])
         filling = update.filling[self.engine.get_data_parallel_rank()]
         if filling:
-            leave_out(part, filling)
+            mask_out_rows(part, filling)
         tu.assign_non_tensor(
             part,
             mini_batch_size=update.rows * self.engine.get_data_parallel_size(),
@@ -196,8 +258,7 @@ class GPGTrainingWorker(TrainingWorker):
         micro = update.micro_batch_size
         if plan.passes == "trees" and not trees and not self.engine_config.use_dynamic_bsz:
             # Planned for trees, of any number of rows; veRL cuts rows into micro-batches of one size.
-            most = self.engine_config.micro_batch_size_per_gpu
-            micro = max(size for size in range(1, most + 1) if update.rows % size == 0)
+            micro = _divisor(update.rows, self.engine_config.micro_batch_size_per_gpu)
         if micro is not None:
             tu.assign_non_tensor(part, micro_batch_size_per_gpu=micro)
         return part
@@ -208,14 +269,19 @@ class GPGTrainingWorker(TrainingWorker):
             torch.distributed.all_gather_object(parts, own, group=self.engine.get_data_parallel_group())
         return parts
 
-    def _over_all_ranks(self, agreement: Agreement) -> dict[str, float]:
+    def _over_all_ranks(self, agreement: Agreement) -> Agreement:
         whole = Agreement()
         for part in self._of_all_ranks(agreement):
             whole.merge(part)
-        return {**whole.metrics(), "gpg/rows_observed": whole.rows}
+        return whole
 
 
-def rows_like(counts: Counter[str]) -> list[float]:
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is at most `most`."""
+    return max(size for size in range(1, most + 1) if count % size == 0)
+
+
+def equivalent_lengths(counts: Counter[str]) -> list[float]:
     """Lengths of rows with as many tokens, and as many pairs of a query and a key that it sees, as were computed: what
     veRL's `perf/mfu/actor` is made from.
     """
@@ -224,7 +290,7 @@ def rows_like(counts: Counter[str]) -> list[float]:
     return [tokens / rows] * rows
 
 
-def leave_out(part: TensorDict, count: int) -> None:
+def mask_out_rows(part: TensorDict, count: int) -> None:
     """Takes the last `count` rows out of the loss and of what is counted."""
     for name in ("response_mask", "loss_mask", "advantages"):
         values, offsets = part[name].values().clone(), part[name].offsets()
@@ -285,17 +351,49 @@ def entropy_for_the_log(loss_fn: functools.partial) -> functools.partial:
     return functools.partial(loss, *loss_fn.args, **loss_fn.keywords)
 
 
-class Asked:
+class CheckPassesMixin:
     """What the trainer asks of its actor workers beside veRL's questions."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def versions(self) -> dict[str, str]:
+        """What this worker would train with: versions, the module of the loss `gpg`, and the host that has them."""
+        loss = core_algos.POLICY_LOSS_REGISTRY["gpg"]
+        return {
+            "host": socket.gethostname(),
+            "gpg_verl": gpg_verl.__version__,
+            "veRL": verl.__version__,
+            "loss": loss.__module__,
+        }
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def check_passes(self) -> dict[str, str | None]:
         return self.actor.check_passes()
 
 
-class GPGActor(Asked, ActorRolloutRefWorker):
+class GPGActor(CheckPassesMixin, ActorRolloutRefWorker):
     actor_worker_cls = GPGTrainingWorker
 
 
-class GPGDetachedActor(Asked, DetachActorWorker):
+class GPGDetachedActor(CheckPassesMixin, DetachActorWorker):
     actor_worker_cls = GPGTrainingWorker
+
+
+def check_versions(answers: Sequence[dict[str, str]]) -> str:
+    """A line for the log, from what each actor worker answers to `versions`.
+
+    Raises:
+        RuntimeError: a Ray node has another version of gpg_verl than the trainer, or another loss behind `gpg`: named.
+    """
+    wrong = [
+        f"worker {rank} on node {answer['host']}: loss from {answer['loss']}, gpg_verl {answer['gpg_verl']}, "
+        f"veRL {answer['veRL']}"
+        for rank, answer in enumerate(answers)
+        if (answer["loss"], answer["gpg_verl"]) != (registry.__name__, gpg_verl.__version__)
+    ]
+    if wrong:
+        raise RuntimeError(
+            f"algorithm.adv_estimator=gpg stops before step 1: {len(wrong)} of {len(answers)} actor workers would not "
+            f"train with gpg_verl {gpg_verl.__version__}: {'; '.join(wrong)}. Install the same gpg-verl on every Ray "
+            "node, and do not set VERL_USE_EXTERNAL_PLUGINS=none."
+        )
+    return f"gpg_verl: all {len(answers)} actor workers answer `gpg` with gpg_verl {gpg_verl.__version__}"

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.attention.bias import causal_lower_right
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import (
+    and_masks,
+    causal_mask_function,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+    sliding_window_overlay,
+)
 
 from gpg_verl.algorithm.tree import Tree, blocks, sees
 
@@ -16,8 +23,16 @@ ATTENTION = "gpg_prefix_tree"
 # What one more call of attention costs, in pairs of a query and a key: on a CPU 0.1 ms, on a GPU a few launches.
 ATTENTION_CALL_COST = {"cpu": 1 << 11, "cuda": 1 << 18}
 
-# Arguments of attention functions that change who sees whom or by how much; here they have no effect.
-UNSUPPORTED_KWARGS = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask", "chunk_size")
+# Arguments of attention functions that change neither who sees whom nor by how much; any other is refused.
+HARMLESS_KWARGS = {
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "deterministic",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+}
 
 
 class NotExact(RuntimeError):
@@ -65,35 +80,65 @@ class TreeAttention:
     and thread-locals are lost.
 
     layout: of that tree, None outside of an update.
+    positions: (1, nodes) position ids of its tokens.
     calls: how often it was called.
-    refused: why what was asked of attention cannot be; raised behind the forward pass, which FSDP needs whole.
+    mask: what a mask of the model adds to the causal one; "" where nothing.
+    refused: why what was asked of attention cannot be; "" where it can. Raised behind the backward pass, on all ranks
+        (`Passes.refused`): FSDP needs both whole.
     """
 
     def __init__(self):
         self.layout: Layout | None = None
+        self.positions: torch.Tensor | None = None
         self.calls = 0
-        self.refused = ""
+        self.refused = self.mask = ""
 
     def register(self) -> None:
         """From now on it is this object that attention `ATTENTION` is computed by."""
         AttentionInterface.register(ATTENTION, self.attend)
+        AttentionMaskInterface.register(ATTENTION, self.see_mask)
+        self.refused = self.mask = ""
 
-    def raise_if_refused(self) -> None:
-        if self.refused:
-            reason, self.refused = self.refused, ""
-            raise NotExact(reason)
+    def see_mask(self, *, mask_function, attention_mask=None, **_) -> torch.Tensor | None:
+        """In the interface of transformers' AttentionMaskInterface: what a model composes as its mask.
+
+        None for a causal one, with the term by which transformers takes a tree's position ids for packed rows, or a
+        window that no row is longer than. Another goes to the layers that use it, where `attend` refuses it.
+        """
+        terms = [mask_function]
+        for term in terms:
+            code, value = getattr(term, "__code__", None), (getattr(term, "__closure__", None) or [None])[0]
+            if code is and_masks().__code__:
+                terms.extend(value.cell_contents)
+            elif code is packed_sequence_mask_function(None).__code__:
+                expected = find_packed_sequence_indices(self.positions)
+                if expected is None or not torch.equal(value.cell_contents, expected):
+                    self.mask = "packed_sequence_mask_function"
+                    return torch.zeros(1, 1, 1, 1)
+            elif code is sliding_window_overlay(0).__code__ and value.cell_contents > self.positions.max():
+                continue
+            elif term is not causal_mask_function:
+                self.mask = getattr(term, "__qualname__", type(term).__name__).split(".<locals>")[0]
+                return torch.zeros(1, 1, 1, 1)
+        return attention_mask
 
     def attend(self, module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
         """In the interface of transformers' registry: (1, heads, nodes, d) each."""
         self.calls += 1
         layout = self.layout
-        asked = [name for name in UNSUPPORTED_KWARGS if kwargs.get(name) is not None]
+        causal = kwargs.pop("is_causal", None)
+        asked = [name for name, value in kwargs.items() if value is not None and name not in HARMLESS_KWARGS]
         if asked or dropout:
             self.refused = f"its attention takes {', '.join(asked) or 'dropout'}"
+        if not (getattr(module, "is_causal", True) if causal is None else causal):
+            self.refused = "its attention is not causal"
         if attention_mask is not None or len(query) != 1 or sum(layout.queries) != query.shape[2]:
             self.refused = "it changes the sequence or its mask before attention"
-        if self.refused:
-            return query.transpose(1, 2).contiguous(), None
+            if self.mask:
+                self.refused = f"its mask is not only causal ({self.mask})"
+        if self.refused:  # what follows is of no use, but FSDP's ranks need each gradient
+            unused = 0 * (query.sum() + key.sum() + value.sum())
+            return unused + value.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[3]), None
         if layout.keys is not None:
             key, value = key[:, :, layout.keys], value[:, :, layout.keys]
         repeat = query.shape[1] // key.shape[1]

@@ -16,6 +16,10 @@ KINDS = (
 )
 
 
+# Of the models with images, those for which it is known which tokens are whose.
+IMAGE_MODELS = ("qwen2_vl", "qwen2_5_vl")
+
+
 @dataclass(frozen=True)
 class Images:
     """What rows show, images and videos, as items.
@@ -34,7 +38,7 @@ class Images:
     @classmethod
     def of(cls, data: TensorDict, config) -> Images | None:
         """None where no row has any. For rows that `unsupported_inputs` lets pass."""
-        rows = _shown(data)
+        rows = shown_by(data)
         if not any(rows):
             return None
         ids, offsets = data["input_ids"].values().cpu().numpy(), data["input_ids"].offsets().tolist()
@@ -67,7 +71,7 @@ class Images:
         return inputs
 
 
-def _shown(data: TensorDict) -> list[dict]:
+def shown_by(data: TensorDict) -> list[dict]:
     """What the rows bring beside their tokens; [] where nothing is said of any."""
     rows = data.get("multi_modal_inputs", None)
     rows = [] if rows is None else [getattr(row, "data", row) or {} for row in rows]
@@ -76,18 +80,36 @@ def _shown(data: TensorDict) -> list[dict]:
 
 def unsupported_inputs(data: TensorDict, config) -> str | None:
     """Why these rows must be computed one by one; None where trees are known to be exact for what they show."""
-    rows = _shown(data)
+    rows = shown_by(data)
     known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
     known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
     others = {name for row in rows for name in row} - known
     if others:
         return f"rows bring {', '.join(sorted(others))}, and which tokens that is for is not known"
-    for i, row in enumerate(rows):
-        for pixels, grid, token in KINDS:
-            if pixels in row:
-                shown = int((data["input_ids"][i] == getattr(config, token)).sum())
-                if shown * config.vision_config.spatial_merge_size**2 != int(row[grid].prod(-1).sum()):
-                    return f"a row's {pixels} are not for as many tokens as it has of them"
+    if any(rows) and not hasattr(config, "vision_config"):
+        return "rows bring images, and the model's config says nothing of them"
+    return None
+
+
+def unmatched_row(data: TensorDict, config, tokenizer) -> str | None:
+    """A row whose images are not for as many tokens as it has of them, with the end of its prompt: beside rows with
+    images no model takes it, and tokens of another row's images could make up for it unseen. None where all match, and
+    for models for which this is not known.
+    """
+    if config.model_type not in IMAGE_MODELS:
+        return None
+    rows, merged = shown_by(data), config.vision_config.spatial_merge_size**2
+    for i, ids in enumerate(data["input_ids"].unbind()):
+        for pixels, grid, name in KINDS:
+            grids = (rows[i] if rows else {}).get(grid)
+            expected = 0 if grids is None else int(grids.prod(-1).sum()) // merged
+            tokens = int((ids == getattr(config, name)).sum())
+            if tokens != expected:
+                end = data["prompts"][i][-40:].tolist()
+                return (
+                    f"{tokens} tokens {getattr(config, name)} ({name}), and {pixels} for {expected}; its prompt ends "
+                    f"in {tokenizer.decode(end) if tokenizer is not None else end!r}"
+                )
     return None
 
 

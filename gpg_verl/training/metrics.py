@@ -77,6 +77,7 @@ class StepMetrics:
         seconds: float,
         observed: float | None,
         tokens: Mapping[str, int] | None = None,
+        check_seconds: float = 0.0,
     ) -> None:
         """The planned updates of a batch.
 
@@ -86,6 +87,7 @@ class StepMetrics:
             seconds: what the updates took.
             observed: rows over which the agreement of trainer and rollout was measured.
             tokens: the numbers of `TOKENS`, counted where they were computed; None where rows were computed one by one.
+            check_seconds: what it took to check their passes on rows of the batch (training/self_check.py).
         """
         rows = {i for update in updates for i in update.computed()}
         dropped = [i for i in real if i not in rows]
@@ -103,6 +105,7 @@ class StepMetrics:
                 "rows_dropped": len(dropped),
                 "tokens_dropped": sum(response_tokens[i] for i in dropped),
                 "saved_seconds": saved,
+                "check_seconds": check_seconds,
             }
         )
         if observed is not None:
@@ -132,7 +135,7 @@ TOKENS = ("tokens_computed", "tokens_shared", "positions_scored")
 ALWAYS = (
     *TOKENS,
     *("B", "M", "groups", "all_right_groups", "all_wrong_groups", "groups_of_one", "updates", "update_skipped"),
-    *("rows_dropped", "tokens_dropped", "saved_seconds", "driver_seconds"),
+    *("rows_dropped", "tokens_dropped", "saved_seconds", "driver_seconds", "check_seconds"),
 )
 
 

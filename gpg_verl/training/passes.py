@@ -26,7 +26,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from gpg_verl.algorithm.tree import Rows, Tree, branches, cut_evenly, grow, outlines
 from gpg_verl.compat.seams import replaced, seam
-from gpg_verl.training.attention import ATTENTION, Layout, TreeAttention
+from gpg_verl.training.attention import ATTENTION, Layout, NotExact, TreeAttention
 from gpg_verl.training.images import Images
 from gpg_verl.training.log_probs import LogProbs
 
@@ -83,6 +83,8 @@ class Passes:
             engine.prepare_model_inputs = self._tree_inputs if trees else self._row_inputs(inputs)
             if trees:
                 self.attention.register()
+                seam(type(engine), "optimizer_step", ("self",))
+                undo.enter_context(replaced(engine, "optimizer_step", self._step_if_exact(engine.optimizer_step)))
                 undo.enter_context(replaced(self.config, "_attn_implementation", ATTENTION))
                 seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
                 undo.enter_context(replaced(transformer_impl, "prepare_micro_batches", self._micro_batches))
@@ -102,6 +104,25 @@ class Passes:
                 yield
             finally:
                 self.active, self.scored, self.attention.layout = False, None, None
+
+    def refused(self) -> str:
+        """Why attention over a tree could not be what the model asked for, on any rank; "" where it was. All ranks call
+        it together.
+        """
+        group = self.engine.get_data_parallel_group()
+        reasons = [self.attention.refused] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(reasons, self.attention.refused, group=group)
+        return next(filter(None, reasons), "")
+
+    def _step_if_exact(self, step):
+        def optimizer_step():
+            if reason := self.refused():
+                raise NotExact(
+                    f"{type(self.model).__name__}: {reason}, which was not so for the rows that were checked"
+                )
+            return step()
+
+        return optimizer_step
 
     # ---- micro-batches
 
@@ -160,6 +181,7 @@ class Passes:
             return torch.from_numpy(numbers).to(ids.device)
 
         source, self.attention.layout = there(tree.source), Layout.of(tree, ids.device)
+        self.attention.positions = positions.view(-1, len(ids))[:1, source]
         at, token, flat, pair, places = map(there, (tree.at, tree.token, tree.flat, tree.pair, tree.positions))
         self.scored = Scored((torch.zeros_like(places), places), at, token, flat, pair)
         return {
@@ -199,7 +221,6 @@ class Passes:
         return (hidden[self.scored.positions].unsqueeze(0), *others)
 
     def _outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
-        self.attention.raise_if_refused()
         scored, ids = self.scored, micro_batch["input_ids"]
         logits = output.logits.squeeze(0)
         if hasattr(logits, "full_tensor"):

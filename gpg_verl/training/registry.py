@@ -1,14 +1,13 @@
 """The maths as veRL calls it: what is registered as `gpg` in veRL's estimator and policy-loss registries.
 
-veRL's signatures carry neither a batch's sessions to the estimator nor what the loss sees back to the worker; those go
-by the module variables here, each set and read in one process by one caller.
+veRL's signatures carry neither a batch's sessions to the estimator nor its statistics back, nor arguments to the loss.
+Where a step has some, `registered` puts the function bound to them into veRL's registry for one call.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,26 +18,6 @@ from gpg_verl.algorithm.advantage import GroupStatistics, Sessions, gpg_advantag
 from gpg_verl.algorithm.loss import gpg_token_loss
 from gpg_verl.compat.versions import VERL
 from gpg_verl.settings import GPGSettings
-from gpg_verl.training.agreement import Agreement
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What the trainer knows of a batch's rows and veRL does not pass on.
-
-    lengths: (rows,) response tokens, those that rejection sampling takes out included.
-    sessions: which rows are outputs of one response; None where each is its own.
-    left_out: (rows,) bool, rows that are not trained on; None where all are.
-    """
-
-    lengths: torch.Tensor
-    sessions: Sessions | None
-    left_out: torch.Tensor | None
-
-
-# Set by GPG's trainer step around veRL's call of the estimator.
-rows: Rows | None = None
-last_statistics: GroupStatistics | None = None
 
 
 def gpg_advantage_estimator(
@@ -46,6 +25,11 @@ def gpg_advantage_estimator(
     response_mask: torch.Tensor,
     index: np.ndarray,
     config: Mapping | None = None,
+    *,
+    lengths: torch.Tensor | None = None,
+    sessions: Sessions | None = None,
+    left_out: torch.Tensor | None = None,
+    report: Callable[[GroupStatistics], None] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Â_i = α · (r_i − mean{r_1..r_G}) / F_norm (paper, section 3) in veRL's estimator interface.
@@ -55,41 +39,26 @@ def gpg_advantage_estimator(
         response_mask: (rows, T) 1 where the token is the policy's.
         index: (rows,) the prompt's uid, one value per group.
         config: the node `algorithm`; its `gpg` holds the settings (see `GPGSettings`).
+        lengths, sessions, left_out: what GPG's trainer knows of the rows (see `gpg_advantage`).
+        report: is given the statistics.
 
     Returns:
         advantages (rows, T) and undiscounted rewards-to-go (rows, T).
     """
-    global last_statistics
     settings = GPGSettings.from_node(config.get("gpg") if config is not None else None)
-    advantages, returns, last_statistics = gpg_advantage(
+    advantages, returns, statistics = gpg_advantage(
         token_level_rewards,
         response_mask,
         index,
         f_norm=settings.f_norm,
         alpha=settings.alpha,
-        sessions=rows.sessions if rows else None,
-        lengths=rows.lengths if rows else None,
-        left_out=rows.left_out if rows else None,
+        sessions=sessions,
+        lengths=lengths,
+        left_out=left_out,
     )
+    if report is not None:
+        report(statistics)
     return advantages, returns
-
-
-# Set by GPG's actor worker around an update: see `during_update`.
-_agreement: Agreement | None = None
-_correction: dict[str, Any] | None = None
-
-
-@contextlib.contextmanager
-def during_update(agreement: Agreement | None, correction: dict[str, Any] | None):
-    """While it lasts, the policy loss takes `old_log_prob` for the rollout's: it adds what it sees to `agreement`, and
-    weights and rejects tokens by veRL's rollout correction with these arguments, from its own detached log-probs.
-    """
-    global _agreement, _correction
-    _agreement, _correction = agreement, correction
-    try:
-        yield
-    finally:
-        _agreement = _correction = None
 
 
 def gpg_policy_loss(
@@ -100,22 +69,22 @@ def gpg_policy_loss(
     loss_agg_mode: str = "token-mean",
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
+    *,
+    correction: Mapping[str, Any] | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """−log π_θ(o_i,t) · Â_i aggregated by veRL's `loss_agg_mode`; old log-probs play no part in it.
 
     All tensors are (rows, T). `config` is veRL's ActorConfig, whose `global_batch_info` holds the denominators of the
-    whole mini-batch over all ranks.
+    whole mini-batch over all ranks. With `correction`, the arguments of veRL's rollout correction, `old_log_prob` is
+    the rollout's, and tokens are weighted and rejected by the actor's own detached log-probs.
     """
-    metrics, sampled = None, response_mask
-    if _correction is not None and response_mask.any():
+    if correction is not None and response_mask.any():
         from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 
-        weights, response_mask, metrics = compute_rollout_correction_and_rejection_mask(
-            log_prob.detach(), old_log_prob, response_mask, **_correction
+        weights, response_mask, _ = compute_rollout_correction_and_rejection_mask(
+            log_prob.detach(), old_log_prob, response_mask, **correction
         )
         rollout_is_weights = weights.batch["rollout_is_weights"] if weights is not None else None
-    if _agreement is not None:
-        _agreement.add(log_prob, old_log_prob, sampled, metrics)
     token_loss = gpg_token_loss(log_prob, advantages, rollout_is_weights)
     loss = core_algos.agg_loss(
         loss_mat=token_loss,
@@ -124,6 +93,16 @@ def gpg_policy_loss(
         **(config.global_batch_info if config is not None else {}),
     )
     return loss, {}
+
+
+@contextlib.contextmanager
+def registered(registry: dict[str, Callable], function: Callable) -> Iterator[None]:
+    """While it lasts, `gpg` in veRL's registry is this function."""
+    usual, registry["gpg"] = registry["gpg"], function
+    try:
+        yield
+    finally:
+        registry["gpg"] = usual
 
 
 def _register() -> None:

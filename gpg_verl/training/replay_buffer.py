@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import transfer_queue as tq
@@ -72,13 +72,6 @@ class RefilledSample:
         self.stop, self.hand_back = stop, hand_back
         self.drop_unscored = drop_unscored
         self.verls_sample = buffer.sample
-        self.dispatched = 0  # groups sent to the rollout since the last sample
-
-    def on_dispatch(self, uids: Iterable[str]) -> None:
-        """Groups are about to be sent to the rollout, in this order."""
-        uids = list(uids)
-        self.refill.dispatch(uids)
-        self.dispatched += len(uids)
 
     def __call__(self, global_steps: int, partition_id: str, batch_size: int):
         if partition_id != TRAIN:
@@ -151,7 +144,7 @@ class RefilledSample:
         if scored:
             uids, keys = (list(column) for column in zip(*scored, strict=True))
             data = tq.kv_batch_get(keys=keys, partition_id=TRAIN, select_fields=["rm_scores"])
-            scores, magnitudes, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
+            scores, magnitudes = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
             counted = ~scores.isnan() if self.drop_unscored else torch.ones(len(keys), dtype=torch.bool)
             valid = group_statistics(scores, uids, counted.long(), magnitudes=magnitudes).valid.tolist()
             for uid, is_counted, is_valid in zip(uids, counted.tolist(), valid, strict=True):
@@ -184,10 +177,8 @@ class RefilledSample:
 
     def _metrics(self, step: StepSelection, refilled: int) -> dict[str, float]:
         """Of this step. veRL adds up metrics named `sum` over a step's local updates and averages the others."""
-        dispatched, self.dispatched = self.dispatched, 0
         ends_here = self.stop is not None
         return {
-            "gpg/prompts_generated_sum": dispatched,
             "gpg/prompts_refilled_sum": refilled,
             "gpg/prompts_judged_sum": step.judged,
             "gpg/prompts_used_sum": len(step.selected),
@@ -199,13 +190,15 @@ class RefilledSample:
 
 
 class RefillingStep:
-    """β_th's part of a trainer step; mixed in before one of veRL's trainer classes."""
+    """The prompts of a trainer step, and β_th; mixed in before one of veRL's trainer classes. Takes `settings` from who
+    mixes it in.
+    """
 
     refilled_sample: RefilledSample | None = None
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
-        settings = GPGSettings.from_node(self.config.algorithm.get("gpg"))
+        settings: GPGSettings = self.settings
         if settings.beta_th > 0:
             groups = self.config.data.train_batch_size // self.parameter_sync_step
             refill = Refill(groups, settings.beta_th, settings.max_batches)
@@ -216,6 +209,7 @@ class RefillingStep:
         self.prompts_in_flight: dict[str, object] = {}
         self.prompts_handed_back: deque = deque()
         self.prompts_fetched = 0  # from the data set, since the run began
+        self.prompts_submitted = 0  # to the rollout, since the last step ended
         return buffer
 
     def _keeps_prompts(self) -> bool:
@@ -223,22 +217,34 @@ class RefillingStep:
 
     def _fetch_one_gen_batch(self):
         """One prompt (β_th sets data.gen_batch_size=1): one handed back, else the data set's next."""
-        if not self._keeps_prompts():
-            return super()._fetch_one_gen_batch()
-        if self.prompts_handed_back:
+        if not (self._keeps_prompts() and self.prompts_handed_back):
+            prompt = super()._fetch_one_gen_batch()
+            self.prompts_fetched += len(prompt)
+        else:
             prompt = self.prompts_handed_back.popleft()
             tu.assign_non_tensor_stack(prompt, "uid", [str(uuid.uuid4())])
-        else:
-            prompt = super()._fetch_one_gen_batch()
+        if not self._keeps_prompts():
+            return prompt
         # A copy without the fields that veRL adds on the way to the rollout.
         (uid,) = prompt["uid"]
         self.prompts_in_flight[uid] = prompt.clone(recurse=False)
         return prompt
 
     def _submit_batch_to_rollout(self, batch):
+        self.prompts_submitted += len(batch)
         if self.refilled_sample is not None:
-            self.refilled_sample.on_dispatch(batch["uid"])
+            self.refilled_sample.refill.dispatch(batch["uid"])
         return super()._submit_batch_to_rollout(batch)
+
+    def prompt_metrics(self, groups: int) -> dict[str, float]:
+        """Of the step that ends, whose batch had so many groups."""
+        metrics = {"gpg/prompts_generated": self.prompts_submitted}
+        self.prompts_submitted = 0
+        if self.refilled_sample is None:
+            metrics |= {"gpg/prompts_used": groups, "gpg/prompts_refilled": 0}
+        if self.train_dataset is not None:
+            metrics["gpg/data_passes"] = self.prompts_fetched / len(self.train_dataset)
+        return metrics
 
     def _stop_generating(self) -> None:
         # Requests that come after the abort would wait for ever, so generation goes on at once: the next look aborts

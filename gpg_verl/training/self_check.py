@@ -1,123 +1,161 @@
-"""Before the first update: are the passes that share prefixes exact with this model?"""
+"""Are the passes of an update exact with this model? Seen on rows of the batch, before it is trained on them.
+
+The longest group is computed veRL's way and ours, forward and backward, in the run's own micro-batches and precision.
+Where the gradients are farther apart than rounding alone would have them, the same rows in other micro-batches say how
+far that precision takes them apart by itself: four passes over the group at most. Parameters and optimizer stay as they
+are. Whatever a model does from some length on, or with images only, is seen when rows are twice as long as any before,
+and at the first images.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
-from tensordict import NonTensorData, NonTensorStack, TensorDict
+from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 
+from gpg_verl.compat.seams import replaced
 from gpg_verl.training.passes import Passes
 
-# How far log-probs (the mean of their differences, in nats) and gradients (the norm of the difference over the norm)
-# may be apart, computed both ways: far above what rounding does, below what a token in sight too many does.
-TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.2), torch.float16: (0.02, 0.1)}
+# The norm of the gradients' difference over the gradient's, by precision: exact up to the first, wrong past the second.
+# Between the two it may be NOISE times as much as that of the rows' own passes.
+BOUNDS = {torch.float32: (1e-5, 1e-3), torch.bfloat16: (0.016, 0.1), torch.float16: (2e-3, 0.05)}
+NOISE = 4
+
+# What a model's code or ours raises on inputs that it does not take.
+ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError)
 
 
-def why_not_exact(passes: Passes, *, trees: bool, use_remove_padding: bool) -> str | None:
-    """Computes a few rows of random tokens veRL's way and this one, forward and backward; why the two differ, or None.
-    All ranks call it together. Parameters and optimizer stay as they are.
+class SelfCheck:
+    """The check of one worker's passes; all ranks call it together.
+
+    refused: of each kind of passes that is not exact, why.
+    longest: of each kind, tokens of the longest row that it was checked with.
+    images: the kinds that were checked with images.
     """
-    engine = passes.engine
-    name = f"{type(passes.model).__name__.removeprefix('FSDP')} with attention {passes.config._attn_implementation}"
-    data = random_rows(passes.model.config)
-    tu.assign_non_tensor(
-        data,
-        temperature=1.0,
-        use_remove_padding=use_remove_padding,
-        use_dynamic_bsz=False,
-        use_fused_kernels=False,
-        micro_batch_size_per_gpu=len(data),
-    )
-    seen: list[torch.Tensor] = []
 
-    def weighted(sign: int):
-        """The sum of ± the log-probs of each row times a number of its own: the two gradients add up to nothing."""
+    def __init__(self, passes: Passes):
+        self.passes = passes
+        self.refused: dict[str, str] = {}
+        self.longest: Counter[str] = Counter()
+        self.images: set[str] = set()
 
-        def loss(model_output, data, dp_group=None):
-            log_probs, prompts = model_output["log_probs"].unbind(), data["prompts"].offsets().diff().tolist()
-            rows = {
-                number: row[prompt - 1 : -1]
-                for number, row, prompt in zip(data["number"].tolist(), log_probs, prompts, strict=True)
-            }
-            seen.append(torch.cat([rows[number].detach() for number in sorted(rows)]))
-            return sign * sum((0.5 - number) * row.sum() for number, row in rows.items()), {}
+    def due(self, kind: str, longest: int, images: bool) -> bool:
+        """Whether rows of so many tokens, with or without images, are beyond what was checked."""
+        new = longest >= 2 * self.longest[kind] or (images and kind not in self.images)
+        return new and kind not in self.refused
 
-        return loss
+    def __call__(self, kind: str, data: TensorDict, longest: int, images: bool) -> None:
+        """Checks one kind of passes, and notes in `refused` why it is not exact.
 
-    calls = passes.attention.calls
-    with engine.train_mode():
-        engine.optimizer_zero_grad()
-        try:
-            engine.forward_backward_batch(data, weighted(1))
-            whole = gradient_norm(engine.module)
-            with passes.during_update(trees):
-                engine.forward_backward_batch(data, weighted(-1))
-            left = gradient_norm(engine.module)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NameError, AssertionError) as error:
-            return f"{name}: {type(error).__name__}: {error}"
-        finally:
+        Args:
+            kind: "trees", or "rows": veRL's own with the vocabulary only where a token is scored.
+            data: the rows to be checked, as many on each rank, with the engine's settings of a training batch.
+            longest, images: of the batch on all ranks.
+        """
+        passes = self.passes
+        self.longest[kind] = longest
+        if images:
+            self.images.add(kind)
+        attention = passes.config._attn_implementation
+        layers = ", ".join(sorted(set(getattr(passes.config, "layer_types", None) or ["full_attention"])))
+        with replaced(passes.engine, "scaler", None):  # the sum of log-probs needs none
+            try:
+                reason = self._difference(kind, data)
+            finally:
+                passes.engine.optimizer_zero_grad()
+                passes.counts.clear()
+        if reason:
+            model = type(passes.model).__name__.removeprefix("FSDP")
+            rows = f"rows of up to {longest} tokens" + (" with images" if images else "")
+            self.refused[kind] = f"{model} with attention {attention} in layers of {layers}, {rows}: {reason}"
+
+    def _difference(self, kind: str, data: TensorDict) -> str | None:
+        """What is wrong with this kind of passes; None where they are exact."""
+        engine, attention = self.passes.engine, self.passes.attention
+        exact, wrong = BOUNDS.get(getattr(engine, "_autocast_dtype", torch.float32), BOUNDS[torch.bfloat16])
+        rows = Sum(engine, 1, data)
+        calls, attention.refused, failed = attention.calls, "", ""
+        with self.passes.during_update(kind == "trees"):
+            try:
+                ours = Sum(engine, -1, data)
+            except ERRORS as error:
+                failed = f"{type(error).__name__}: {error}"
+        if kind == "trees" and attention.calls == calls:
+            return "its attention does not go through transformers' registry" + (f" ({failed})" if failed else "")
+        if reason := self.passes.refused() or failed:
+            return reason
+        apart = ours.norm / rows.norm if rows.norm else ours.norm
+        if apart <= exact:
+            return None
+        noise = 0.0
+        if apart <= wrong:
             engine.optimizer_zero_grad()
-            passes.counts.clear()
-    if trees and passes.attention.calls == calls:
-        return f"{name}: its attention does not go through transformers' registry"
-    apart, gradient = (seen[1] - seen[0]).abs().mean().item(), left / whole if whole else 0.0
-    allowed = TOLERANCE.get(getattr(engine, "_autocast_dtype", torch.float32), TOLERANCE[torch.bfloat16])
-    if not (apart <= allowed[0] and gradient <= allowed[1]):
-        return f"{name}: computed both ways, log-probs are {apart:.1e} apart, gradients {gradient:.1e} of their norm"
-    return None
+            Sum(engine, 1, data)
+            noise = Sum(engine, -1, in_other_micro_batches(data)).norm / rows.norm
+            if apart <= NOISE * noise:
+                return None
+        log_probs = (ours.log_probs - rows.log_probs).abs().mean().item()
+        return f"computed both ways, log-probs are {log_probs:.1e} apart, gradients {apart:.1e} of their norm" + (
+            f", and {noise:.1e} in other micro-batches" if noise else ""
+        )
 
 
-def random_rows(config) -> TensorDict:
-    """Two prompts; responses that share nothing, a beginning, everything, and one that is another's beginning. With an
-    image in the prompts where the model has any.
+class Sum:
+    """Adds to the gradient, by the engine's passes, that of `sign` times the weighted sum of the rows' log-probs.
+
+    Each row has a weight of its own, so that rows which are taken for one another show, and all have one sign, so that
+    no rounding is left of a gradient that cancels out.
+
+    norm: of all ranks' gradient afterwards.
+    log_probs: (tokens,) of this rank's rows.
     """
-    generator, text = torch.Generator().manual_seed(0), config.get_text_config()
-    sees_images = getattr(config, "image_token_id", None) is not None
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    special = {getattr(config, name, None) for name in names}
-    words = torch.tensor([i for i in range(text.vocab_size) if i not in special])
-    shown = {}
-    if sees_images:
-        vision = config.vision_config
-        channels = getattr(vision, "in_channels", None) or vision.in_chans
-        grid = torch.tensor([[1, 2 * vision.spatial_merge_size, vision.spatial_merge_size]])
-        size = channels * vision.temporal_patch_size * vision.patch_size**2
-        shown = {"pixel_values": torch.randn(int(grid.prod()), size, generator=generator), "image_grid_thw": grid}
 
-    def tokens(count, image=False):
-        drawn = words[torch.randint(len(words), (count,), generator=generator)]
-        if image and sees_images:
-            drawn = torch.cat([drawn[:2], torch.tensor([config.image_token_id] * 2), drawn[2:]])
-        return drawn
+    def __init__(self, engine, sign: int, data: TensorDict):
+        self.sign, self.rows = sign, {}
+        engine.forward_backward_batch(data, self._loss)
+        self.norm = gradient_norm(engine.module)
+        self.log_probs = torch.cat([self.rows[number] for number in sorted(self.rows)])
 
-    prompt, start = tokens(12, image=True), tokens(5)
-    long = torch.cat([start, tokens(6)])
-    prompts = [prompt, prompt, prompt, prompt, prompt, tokens(7, image=True)]
-    responses = [long, tokens(4), torch.cat([start, tokens(3)]), long, start, tokens(6)]
-    rows = [torch.cat(row) for row in zip(prompts, responses, strict=True)]
+    def _loss(self, model_output, data, dp_group=None):
+        prompts, loss = data["prompts"].offsets().diff().tolist(), 0.0
+        masks, log_probs = data["response_mask"].unbind(), model_output["log_probs"].unbind()
+        for number, prompt, mask, row in zip(data["number"].tolist(), prompts, masks, log_probs, strict=True):
+            written = row[prompt - 1 : -1] * mask
+            loss = loss + self.sign * (1 + number % 3 / 2) * written.sum()
+            if mask.any():  # not a pass for the other ranks' sake
+                self.rows[number] = written.detach().float()
+        return loss, {}
 
-    def jagged(parts):
-        return torch.nested.as_nested_tensor(list(parts), layout=torch.jagged)
 
-    ones, positions = jagged(map(torch.ones_like, responses)), [torch.arange(len(row)) for row in rows]
-    if sees_images:
-        positions = tu.nested_tensor_from_tensor_list([place.expand(4, -1) for place in positions])
-    data = TensorDict(
-        {
-            "input_ids": jagged(rows),
-            "position_ids": positions if sees_images else jagged(positions),
-            "prompts": jagged(prompts),
-            "responses": jagged(responses),
-            "response_mask": ones,
-            "loss_mask": ones,
-            "number": torch.arange(len(rows)),
-        },
-        batch_size=len(rows),
-    )
-    if sees_images:
-        data["multi_modal_inputs"] = NonTensorStack(*[NonTensorData(shown) for _ in rows])
-    return data
+def in_other_micro_batches(data: TensorDict) -> TensorDict:
+    """The same rows the other way round, in as many micro-batches as can be."""
+    other = tu.index_select_tensor_dict(data, list(range(len(data)))[::-1])
+    longest = int(data["input_ids"].offsets().diff().max())
+    tu.assign_non_tensor(other, micro_batch_size_per_gpu=1, max_token_len_per_gpu=longest)
+    return other
+
+
+def longest_groups(data: TensorDict, images: Sequence[bool]) -> list[int]:
+    """The rows of the longest row's group, and of the longest one's with images where any has some. A group is what
+    begins with its prompt: the shortest one of any row that the longest row begins with, so that it has later turns of
+    sessions too.
+    """
+    rows, prompts = data["input_ids"].unbind(), data["prompts"].unbind()
+
+    def begins(row, start) -> bool:
+        return len(row) >= len(start) and torch.equal(row[: len(start)], start)
+
+    found: dict[int, None] = {}
+    for some in (range(len(rows)), [i for i, shown in enumerate(images) if shown]):
+        if some:
+            longest = rows[max(some, key=lambda i: len(rows[i]))]
+            prompt = min((start for start in prompts if begins(longest, start)), key=len)
+            found.update(dict.fromkeys(i for i, row in enumerate(rows) if begins(row, prompt)))
+    return list(found)
 
 
 def gradient_norm(module: torch.nn.Module) -> float:

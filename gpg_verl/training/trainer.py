@@ -6,6 +6,7 @@ veRL's class, and the guards of any run (guards/guarded_run.py) around both. veR
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
+from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import (
@@ -29,18 +31,19 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
-from gpg_verl.algorithm.ragged import repeat, row_lengths, row_rewards
+from gpg_verl.algorithm.ragged import repeat, rewards_to_go, row_lengths, row_rewards
 from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates, rows_missing
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
-from gpg_verl.guards.image_check import ImageCheck
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
 from gpg_verl.training import registry
-from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan
+from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan, check_versions
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics, keep_metrics
 from gpg_verl.training.replay_buffer import RefillingStep
+from gpg_verl.training.rollout_check import RolloutCheck
+from gpg_verl.training.sessions import WatchedSessions
 from gpg_verl.training.shortcuts import (
     model_config,
     other_loss_term,
@@ -48,12 +51,11 @@ from gpg_verl.training.shortcuts import (
     unsupported,
     updates_per_batch,
 )
-from gpg_verl.training.worker_check import check_workers
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a step knows of the rows of its batch, in their order.
+class StepBatch:
+    """The rows of a step's batch, in their order.
 
     uids: (rows,) of the prompt: one group each.
     lengths: (rows,) response tokens that the policy wrote.
@@ -65,7 +67,7 @@ class Known:
     statistics: GroupStatistics
 
 
-class GPGStep(RefillingStep):
+class GPGStep(WatchedSessions, RefillingStep):
     """The parts of a step that are GPG's; mixed in before one of veRL's trainer classes. It changes
 
     - `_compute_advantage`: group statistics from one reward and one length a row, α, Â,
@@ -88,7 +90,7 @@ class GPGStep(RefillingStep):
         self.planned = reasons["updates"] is None
         self.updates = updates_per_batch(config)
         self.passes_in_groups = passes_in_groups(config)
-        self.why_not = {kind: reasons[kind] for kind in PASSES}
+        self.unsupported = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
@@ -103,8 +105,9 @@ class GPGStep(RefillingStep):
             checkpointing=bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing")),
         )
         self.steps_skipped = 0  # in a row, up to now
-        self.prompts_submitted = 0  # since the last step ended
-        self.image_check = ImageCheck(config, self.settings.max_rollout_gap, "algorithm.gpg.max_rollout_gap")
+        self.rollout_check = RolloutCheck(
+            config, self.settings.max_rollout_gap, self.correction is not None, reasons["updates"]
+        )
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -125,11 +128,12 @@ class GPGStep(RefillingStep):
             sources = rows.unique("data_source") if hasattr(rows, "column_names") else set(rows["data_source"])
             self.several_sources = len(sources) > 1
         keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
-        self.image_check.done = not keys & columns
+        if not keys & columns:
+            self.rollout_check.kinds.discard("images")
 
     def on_init_end(self):
-        print(check_workers(self.actor_rollout_wg.workers), flush=True)
-        print(told(self.why_not, checked=False), flush=True)
+        print(check_versions(self.actor_rollout_wg.versions()), flush=True)
+        print(sharing_status(self.unsupported, checked=False), flush=True)
         super().on_init_end()
 
     def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
@@ -156,13 +160,7 @@ class GPGStep(RefillingStep):
             metrics[key.removesuffix("_sum")] = metrics.pop(key)  # so called for veRL to add up over local updates
         metrics.update(self.step_metrics.end())
         self._end_if_nothing_is_learned(metrics)
-        if self.refilled_sample is None:
-            metrics["gpg/prompts_generated"] = self.prompts_submitted
-            metrics["gpg/prompts_used"] = metrics["gpg/groups"]
-            metrics["gpg/prompts_refilled"] = 0
-        self.prompts_submitted = 0
-        if self.train_dataset is not None:
-            metrics["gpg/data_passes"] = self.prompts_fetched / len(self.train_dataset)
+        metrics.update(self.prompt_metrics(metrics["gpg/groups"]))
         return batch
 
     def _end_if_nothing_is_learned(self, metrics):
@@ -181,16 +179,9 @@ class GPGStep(RefillingStep):
             )
 
     def _submit_batch_to_rollout(self, batch):
-        self.prompts_submitted += len(batch)
         if self.deterministic:
             self.dispatched.update({uid: len(self.dispatched) + i for i, uid in enumerate(batch["uid"])})
         return super()._submit_batch_to_rollout(batch)
-
-    def _fetch_one_gen_batch(self):
-        handed_back = len(self.prompts_handed_back)
-        batch = super()._fetch_one_gen_batch()
-        self.prompts_fetched += len(batch) - (handed_back - len(self.prompts_handed_back))
-        return batch
 
     def _get_required_batch_multiple(self, dp_size):
         # Planned updates take any number of rows; veRL's take whole mini-batches, its forward passes micro-batches.
@@ -203,18 +194,14 @@ class GPGStep(RefillingStep):
             batch = self._scored(batch, metrics)
         if self.deterministic:
             batch.reorder(in_dispatch_order([RowKey.of(key) for key in batch.keys], self.dispatched))
-        batch = self._balance_rows(batch, metrics) if self.planned else super()._balance_batch(batch, metrics, **kwargs)
-        # At the first local update the rollout's newest weights are the trainer's, of the step before.
-        if self.local_trigger_step == 0 and not self.image_check.done:
-            prompts, version = [RowKey.of(key).uid for key in batch.keys], self.global_steps - 1
-            multiple = self._data_parallel_size() * self.passes_in_groups
-            self.image_check(batch, prompts, self.processor, self.actor_rollout_wg, multiple, version)
-        return batch
+        if self.planned:
+            return self._balance_rows(batch, metrics)
+        return super()._balance_batch(batch, metrics, **kwargs)
 
     def _scored(self, batch, metrics):
         """The batch without the rows whose reward is NaN, as if the rollout had not made them."""
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
-        scores, _, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
+        scores, _ = row_rewards(data["rm_scores"].values(), data["rm_scores"].offsets())
         unscored = [key for key, score in zip(batch.keys, scores.tolist(), strict=True) if math.isnan(score)]
         metrics["gpg/rows_unscored_sum"] = len(unscored)
         if len(unscored) == len(batch):
@@ -259,11 +246,19 @@ class GPGStep(RefillingStep):
         sessions, left_out = sessions_of(keys), self._truncated(batch)
         if self.token_tensors:
             self.step_metrics.driver_seconds(time.perf_counter() - started)
-            registry.rows = registry.Rows(lengths, sessions, left_out)
-            batch = super()._compute_advantage(batch, metrics)
-            statistics, registry.rows = registry.last_statistics, None
+            reported: list[GroupStatistics] = []
+            estimator = functools.partial(
+                registry.gpg_advantage_estimator,
+                lengths=lengths,
+                sessions=sessions,
+                left_out=left_out,
+                report=reported.append,
+            )
+            with registry.registered(core_algos.ADV_ESTIMATOR_REGISTRY, estimator):
+                batch = super()._compute_advantage(batch, metrics)
+            (statistics,) = reported
         else:
-            scores, magnitudes, to_go = row_rewards(data["rm_scores"].values(), offsets)
+            scores, magnitudes = row_rewards(data["rm_scores"].values(), offsets)
             statistics = session_statistics(
                 scores,
                 uids,
@@ -274,6 +269,7 @@ class GPGStep(RefillingStep):
                 magnitudes=magnitudes,
                 left_out=left_out,
             )
+            to_go = rewards_to_go(data["rm_scores"].values(), offsets)
             advantages = repeat(statistics.advantages, offsets.diff())
             if int(lengths.sum()) != len(advantages):  # tokens that the policy did not write
                 advantages, to_go = (x * data["response_mask"].values() for x in (advantages, to_go))
@@ -284,7 +280,7 @@ class GPGStep(RefillingStep):
             self.step_metrics.driver_seconds(time.perf_counter() - started)
             fields = TensorDict(nested, batch_size=len(batch))
             batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        self.known = Known(uids, lengths, statistics)
+        self.step_batch = StepBatch(uids, lengths, statistics)
         self.step_metrics.sampled(statistics, self._sources(batch))
         return batch
 
@@ -303,7 +299,7 @@ class GPGStep(RefillingStep):
         return list(data["data_source"])
 
     def _update_actor(self, batch, metrics):
-        if not self.known.statistics.valid.any() and self.other_loss_term is None:
+        if not self.step_batch.statistics.valid.any() and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
             self.step_metrics.skipped()
             return batch
@@ -314,20 +310,21 @@ class GPGStep(RefillingStep):
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
-        passes = self._passes()
+        passes = self._pass_kind()
         actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real, passes)
         ranks = range(len(updates[0].rows))
         part = batch.select_keys([batch.keys[i] for rank in ranks for u in updates for i in u.rows[rank]])
-        compared = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
+        observe = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
         part.extra_info.update(
             {
                 PLAN: Plan.of(
                     updates,
                     epochs=actor.ppo_epochs,
-                    observe=compared and self.local_trigger_step == 0,
-                    correction=self.correction if compared else None,
+                    observe=observe and self.local_trigger_step == 0,
+                    compared=self._compared(batch, updates[0]),
+                    correction=self.correction if observe else None,
                     passes=passes,
                 ),
                 "calculate_entropy": actor.calculate_entropy or actor.entropy_coeff != 0,
@@ -341,44 +338,65 @@ class GPGStep(RefillingStep):
         started = time.perf_counter()
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
         seconds = time.perf_counter() - started
+        self.rollout_check(output.pop("gpg/gaps", [{}])[0])
         observed = output.pop("gpg/rows_observed", [None])[0]
+        check_seconds = output.pop("gpg/check_seconds", [0.0])[0]
+        if check_seconds:
+            self._check_passes()
         counted = f"gpg/{TOKENS[0]}" in output
         tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
-            response_tokens=self.known.lengths.tolist(),
+            response_tokens=self.step_batch.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
-            seconds=seconds,
+            seconds=seconds - check_seconds,
+            check_seconds=check_seconds,
             observed=observed,
             tokens=tokens,
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
 
-    def _passes(self) -> str | None:
+    def _compared(self, batch, update) -> list[list[bool]] | None:
+        """Of each rank, which rows of the update were sampled with the trainer's weights: at the first local update the
+        rollout's newest are those of the step before. None where nothing is to be compared.
+        """
+        if not self.rollout_check.kinds or self.local_trigger_step != 0:
+            return None
+        version = self.global_steps - 1
+        fresh = [tag["min_global_steps"] == tag["max_global_steps"] == version for tag in batch.tags]
+        return [[fresh[i] for i in rows] for rows in update.rows] if any(fresh) else None
+
+    def _pass_kind(self) -> str | None:
         """The kind of forward passes: the first that is exact with the engine, as each rank found out before the first
         update; None for veRL's own.
         """
-        if not self.passes_checked and None in self.why_not.values():
-            for answer in self.actor_rollout_wg.check_passes():
-                self.why_not = {kind: reason or answer[kind] for kind, reason in self.why_not.items()}
-            print(told(self.why_not, checked=True), flush=True)
+        if not self.passes_checked and None in self.unsupported.values():
+            self._check_passes()
         self.passes_checked = True
-        return next((kind for kind, reason in self.why_not.items() if reason is None), None)
+        return next((kind for kind, reason in self.unsupported.items() if reason is None), None)
+
+    def _check_passes(self):
+        """Asks the workers what they know of their passes; a line for the log where that is new."""
+        before = dict(self.unsupported)
+        for answer in self.actor_rollout_wg.check_passes():
+            self.unsupported = {kind: reason or answer[kind] for kind, reason in self.unsupported.items()}
+        if self.passes_checked or self.unsupported != before:
+            print(sharing_status(self.unsupported, checked=True), flush=True)
 
     def _plan(self, batch, real, passes):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
-        padding; `passes`: as from `_passes`.
+        padding; `passes`: as from `_pass_kind`.
         """
         shared = passes == "trees"
         actor = self.config.actor_rollout_ref.actor
-        groups = [self.known.uids[i] for i in real]
+        groups = [self.step_batch.uids[i] for i in real]
         if self.deterministic:  # uids are new in each run
             groups = [f"{self.dispatched.get(uid, 0):012}{uid}" for uid in groups]
         mini_batches = [[real[j] for j in rows] for rows in assign(groups, self.updates)]
-        has_gradient = self.known.statistics.valid.tolist()
+        has_gradient = self.step_batch.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
         by_tokens = shared or actor.use_dynamic_bsz
@@ -392,7 +410,7 @@ class GPGStep(RefillingStep):
             size = len(batch)
             batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
             self._write_zeros(batch.select_keys(batch.keys[size:]))
-        tokens = [*self.known.lengths.tolist(), *[0] * missing]
+        tokens = [*self.step_batch.lengths.tolist(), *[0] * missing]
         updates = plan_updates(
             mini_batches,
             [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
@@ -408,7 +426,7 @@ class GPGStep(RefillingStep):
 
     def _prompts(self, batch):
         """(uid, work) of each row's prompt, padding's too."""
-        uids = [*self.known.uids, *["padding"] * (len(batch) - len(self.known.uids))]
+        uids = [*self.step_batch.uids, *["padding"] * (len(batch) - len(self.step_batch.uids))]
         return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
@@ -443,13 +461,13 @@ def columns_of(rows) -> set[str] | None:
     return None if names is None else set(names)
 
 
-def told(why_not: dict[str, str | None], checked: bool) -> str:
+def sharing_status(unsupported: dict[str, str | None], checked: bool) -> str:
     """A line for the log: whether prefixes are shared, and if not why."""
     line = "gpg_verl: what rows share is computed once, the vocabulary where a token is scored"
-    if why_not["trees"] is not None:
-        line = f"gpg_verl: what rows share is computed for each of them: {why_not['trees']}"
-        if why_not["rows"] is not None:
-            line += f"; and the vocabulary for every token: {why_not['rows']}"
+    if unsupported["trees"] is not None:
+        line = f"gpg_verl: what rows share is computed for each of them: {unsupported['trees']}"
+        if unsupported["rows"] is not None:
+            line += f"; and the vocabulary for every token: {unsupported['rows']}"
     elif not checked:
         line += ", if the first update finds it exact"
     return line

@@ -22,6 +22,7 @@ NUMBER = re.compile(
 )
 TEN = re.compile(r"([-+]?)10\s*\^\s*\{?\s*([-+]?[0-9]{1,3})\s*\}?")
 ROUNDED_DIGITS = 6
+LONGEST = 400
 
 
 def repeating(match: re.Match) -> str:
@@ -56,7 +57,7 @@ SPELLINGS = (
 
 def joined(text: str) -> str:
     """The text with each of its numbers as one run of digits; within brackets a comma separates."""
-    if not any(map(str.isdigit, text)):
+    if len(text) > LONGEST or not any(map(str.isdigit, text)):
         return text
     for match in reversed(outside(text, THOUSANDS, "([{" if "\\{" in text else "([")):
         text = text[: match.start()] + re.sub(r"[, '_]", "", match[0]) + text[match.end() :]
@@ -70,8 +71,8 @@ def number(text: str) -> tuple[Fraction, int] | None:
     """(value, digits after the point) of a number that is written out; None for anything to be computed."""
     if match := TEN.fullmatch(text):
         return (-1 if match[1] == "-" else 1) * Fraction(10) ** int(match[2]), 0
-    match = NUMBER.fullmatch(text)
-    if match is None or len(text) > 400 or text.count("(") != text.count(")") or text.count("{") != text.count("}"):
+    match = NUMBER.fullmatch(text) if len(text) <= LONGEST else None
+    if match is None or text.count("(") != text.count(")") or text.count("{") != text.count("}"):
         return None
     above, below = match[4] or match[5] or match["over"], match[6] or match[7] or match["under"]
     try:

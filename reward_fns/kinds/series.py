@@ -101,7 +101,10 @@ def as_value(answer: Answer, compare) -> Answer | None:
 def same(gold: Answer, answer: Answer, compare) -> bool:
     if len({gold.kind, answer.kind} - {"list"}) == 2:
         return False  # a set is no union
-    left = [part for i, part in enumerate(answer.parts) if part.kind != "tuple" or part not in answer.parts[:i]]
+    left: list[Answer] = []
+    for part in answer.parts:  # a point that is named twice is one
+        if part.kind != "tuple" or not any(compare(part, other) for other in left):
+            left.append(part)
     if len(gold.parts) != len(left):
         return False
     for item in gold.parts:

@@ -107,15 +107,16 @@ class End:
 
 @dataclass
 class Remains:
-    """What is still there after a run's end: roles by the second of the look, and what is left for good."""
+    """What is still there after a run's end.
 
-    at: dict[int, list[str]]
+    gone_after: seconds until the last process was gone; None where some stayed, whose roles are in `left`.
+    temporary: files and folders, but for Ray's of all its sessions.
+    """
+
     gone_after: float | None
-    """Seconds until the last process was gone; None where some stayed to the last look."""
+    left: list[str]
     shared_memory: list[str]
     temporary: list[str]
-    """Of Ray's files and folders, but for those of all its sessions; vLLM leaves small ones beside them."""
-    ray_megabytes: float
 
 
 class DrillRun:
@@ -186,6 +187,11 @@ class DrillRun:
         file = self.folder / f"rollouts-{self.name}/{step}.jsonl"
         return sorted(json.loads(line)["input"] for line in file.read_text().splitlines()) if file.exists() else None
 
+    def texts(self, step: int) -> list[tuple[str, str]]:
+        """Prompts and responses of a step; veRL writes them by uid, which is new in each run."""
+        lines = (self.folder / f"rollouts-{self.name}/{step}.jsonl").read_text().splitlines()
+        return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
+
     # ---- its processes
 
     def processes(self) -> list[psutil.Process]:
@@ -248,12 +254,6 @@ class DrillRun:
             self.hold.unlink(missing_ok=True)
             self.hold.with_suffix(".reached").unlink(missing_ok=True)
 
-    def wait_until_busy(self, role: str, cpu_seconds: float, timeout: float = 60) -> None:
-        """Until a role's process has computed that long from now: in the middle of its part of a step."""
-        process = self.find(role)
-        start = sum(process.cpu_times()[:2])
-        self.wait_until(lambda: sum(process.cpu_times()[:2]) - start >= cpu_seconds, f"work of the {role}", timeout)
-
     # ---- the end
 
     def wait_for_end(self, timeout: float = 180) -> End:
@@ -266,24 +266,19 @@ class DrillRun:
             self.kill()
         return End(code, time.monotonic() - (self.failed_at or started))
 
-    def remaining(self, looks: tuple[int, ...] = (10, 30, 60), last: int = 90) -> Remains:
-        """Looks after the run's end which of its processes are left, until there are none; `last` in seconds."""
-        started, at, gone = time.monotonic(), {}, None
-        while gone is None and time.monotonic() - started < last:
-            left = self.processes()
-            seconds = time.monotonic() - started
-            if not left:
-                gone = seconds
-            for look in looks:
-                if look not in at and (seconds >= look or not left):
-                    at[look] = sorted(map(self.role, left))
+    def remaining(self, last: int = 90) -> Remains:
+        """Looks after the run's end which of its processes are left, for `last` seconds at most."""
+        started, gone, left = time.monotonic(), None, self.processes()
+        while left and time.monotonic() - started < last:
             time.sleep(0.2)
+            left = self.processes()
+        if not left:
+            gone = time.monotonic() - started
         return Remains(
-            at=at,
             gone_after=gone,
+            left=sorted(map(self.role, left)),
             shared_memory=sorted(file for file in self.shared_memory if Path(file).exists()),
             temporary=sorted(str(path.relative_to(self.ray_folder)) for path in self._temporary()),
-            ray_megabytes=sum(f.lstat().st_size for f in self.ray_folder.rglob("*") if not f.is_dir()) / 1e6,
         )
 
     def _temporary(self) -> list[Path]:

@@ -12,6 +12,7 @@ wrong or a hostile one rewarded, if it takes longer than twice the bound, if mem
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import random
@@ -63,27 +64,20 @@ def answers(count: int, share: float, seed: int):
 
 def memory_mb() -> float:
     """Resident memory of this process and its children."""
-    me = psutil.Process()
     total = 0
-    for process in [me, *me.children(recursive=True)]:
-        try:
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total / 2**20
 
 
 def kill_now_and_then(every: float, done: threading.Event, killed: list[int], seed: int) -> None:
     rng = random.Random(seed)
     while not done.wait(every):
-        workers = guard.pool().processes()[1:]
-        if workers:
-            pid = rng.choice(workers)
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            killed.append(pid)
+        if workers := guard.pool().processes()[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid := rng.choice(workers), signal.SIGKILL)
+                killed.append(pid)
 
 
 def main() -> int:
@@ -91,7 +85,6 @@ def main() -> int:
     parser.add_argument("--answers", type=int, default=2000)
     parser.add_argument("--share", type=float, default=0.05, help="of hostile answers")
     parser.add_argument("--threads", type=int, default=16)
-    parser.add_argument("--kill-every", type=float, default=2.0, help="seconds between two workers killed from outside")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -107,7 +100,7 @@ def main() -> int:
     )
     compute_score(MATH, "\\boxed{\\sum_{k=1}^{2} k}", "3")  # the pool is up
     done, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_now_and_then, args=(args.kill_every, done, killed, args.seed))
+    killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed, args.seed))
     killer.start()
     memory = [memory_mb()]
     start = time.perf_counter()
@@ -121,22 +114,20 @@ def main() -> int:
     killer.join()
     results = [future.result() for future in futures]
 
-    honest = [(item, r) for item, r in zip(items, results, strict=True) if item[2] is not None]
-    wrong = [item for item, r in honest if r["acc"] != item[2] or r["killed"]]
-    paid = sum(r["score"] != 0 for item, r in zip(items, results, strict=True) if item[2] is None)
-    stopped = int(sum(r["killed"] for r in results))
     pids = guard.pool().processes()
-    third = max(1, len(memory) // 3)
-    early, late = max(memory[:third]), max(memory[-third:])
     guard.close()
     left = [pid for pid in pids if psutil.pid_exists(pid)]
-
-    print(f"seconds                         {took:10.1f}   bound {bound:.1f}, so {took / bound:.2f} of it")
-    print(f"honest answers scored right     {len(honest) - len(wrong):10}   of {len(honest)}")
-    print(f"hostile answers rewarded        {paid:10}   of {hostile}; {stopped} were killed and counted")
-    print(f"workers killed from outside     {len(killed):10}")
-    print(f"memory of all processes, MB     {max(memory):10.0f}   at its highest; {early:.0f} early, {late:.0f} late")
-    print(f"processes left behind           {len(left):10}")
+    scored = list(zip(items, results, strict=True))
+    wrong = [item for item, r in scored if item[2] is not None and (r["acc"] != item[2] or r["killed"])]
+    paid = sum(r["score"] != 0 for item, r in scored if item[2] is None)
+    third = max(1, len(memory) // 3)
+    early, late = max(memory[:third]), max(memory[-third:])
+    print(
+        f"{took:.1f} s, {took / bound:.2f} of the bound; {len(wrong)} honest answers scored wrong; {paid} of {hostile} "
+        f"hostile ones rewarded, {int(sum(r['killed'] for r in results))} killed and counted; {len(killed)} workers "
+        f"killed from outside; {max(memory):.0f} MB of memory at most, {early:.0f} early, {late:.0f} late; {len(left)} "
+        "processes left behind"
+    )
     for item in wrong:
         print(f"  wrong: {item}")
     return int(bool(wrong or paid or left) or took > 2 * bound or late > 1.5 * early + 100)

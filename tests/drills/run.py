@@ -1,25 +1,29 @@
 """Failure drills: real tiny runs, each hurt in the middle of a step, and what is left of it.
 
-    python tests/drills/run.py                 # all, about half an hour on 2 cores
+    python tests/drills/run.py                 # all, about 40 minutes on 2 cores; `disk` mounts a small one, as root
     python tests/drills/run.py driver ctrl-c   # some, in their order
     python tests/drills/run.py --list
 
-Each drill's run resumes the one before it, so what a failure leaves is used at once. The results go to runs/drills.json
-and, as the table of docs/drills.md, to runs/drills.md; the exit code is 1 where a drill misses what it expects.
+Each drill's run resumes the one before it, so what a failure leaves is used at once; `disk` and `preempted` have runs
+of their own. The results go, as the table of docs/drills.md, to runs/drills.md; the exit code is 1 where a drill misses
+what it expects.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import itertools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import DrillRun, End, make_tiny
@@ -47,14 +51,10 @@ class Row:
     seconds: float = 0.0  # from the failure to the run's end
     last_words: list[str] = field(default_factory=list)
     lines: int = 0  # that the user sees from the failure on
-    tail: list[str] = field(default_factory=list)
     saved: int = 0
     reached: int = 0
     lost: str = "nothing"
     gone_after: float | None = None  # seconds from the run's end; None where something stays
-    at: dict[int, list[str]] = field(default_factory=dict)
-    shared_memory: list[str] = field(default_factory=list)
-    ray_megabytes: float = 0.0
     resumed: str = "not tried"
     misses: list[str] = field(default_factory=list)
 
@@ -169,143 +169,80 @@ def start_again_when_finished(run: DrillRun) -> tuple[DrillRun, End]:
 
 
 RESUMES = "the same command goes on with step"
+ENGINE = "engine of the rollout server 0"
+KILLS = (  # name, whom, how, and who is then said to have died
+    (
+        "actor",
+        "an actor worker, in an update",
+        while_waited_for("actor worker", "actor worker", True),
+        "actor worker 0",
+    ),
+    (
+        "server",
+        "the vLLM server, while it generates",
+        while_waited_for("vLLM server", "vLLM engine", False),
+        "server 0",
+    ),
+    ("server-sync", "it, while it takes weights", while_waited_for("vLLM server", "vLLM engine", True), "server 0"),
+    ("engine", "the engine, while it generates", while_waited_for("vLLM engine", "vLLM engine", False), ENGINE),
+    ("engine-sync", "it, while it takes weights", while_waited_for("vLLM engine", "vLLM engine", True), ENGINE),
+    ("reward", "a reward worker, while it scores", while_scoring("reward worker"), "reward worker 0"),
+)
+NO_REWARD = ("the reward function compute_score of ", "None is no number", "algorithm.gpg.drop_unscored=True", RESUMES)
+DIED = ("reward worker 0 died", RESUMES)
 DRILLS = [
     Drill("driver", "`kill -9` of the driver", while_scoring("driver"), (), (-signal.SIGKILL,)),
-    Drill(
-        "actor",
-        "`kill -9` of an actor worker, in an update",
-        while_waited_for("actor worker", frozen="actor worker", after_scoring=True),
-        ("actor worker 0 died", RESUMES),
-    ),
-    Drill(
-        "actor-idle",
-        "`kill -9` of an actor worker, while rewards are computed",
-        while_scoring("actor worker"),
-        ("actor worker 0 died", RESUMES),
-    ),
-    Drill(
-        "server",
-        "`kill -9` of the vLLM server, while it generates",
-        while_waited_for("vLLM server", frozen="vLLM engine", after_scoring=False),
-        ("rollout server 0 died", RESUMES),
-    ),
-    Drill(
-        "server-sync",
-        "`kill -9` of the vLLM server, while it takes weights",
-        while_waited_for("vLLM server", frozen="vLLM engine", after_scoring=True),
-        ("rollout server 0 died", RESUMES),
-    ),
-    Drill(
-        "engine",
-        "`kill -9` of vLLM's engine process, while it generates",
-        while_waited_for("vLLM engine", frozen="vLLM engine", after_scoring=False),
-        ("engine of the rollout server 0 died", RESUMES),
-    ),
-    Drill(
-        "engine-sync",
-        "`kill -9` of vLLM's engine process, while it takes weights",
-        while_waited_for("vLLM engine", frozen="vLLM engine", after_scoring=True),
-        ("engine of the rollout server 0 died", RESUMES),
-    ),
-    Drill(
-        "reward",
-        "`kill -9` of a reward worker, while it scores",
-        while_scoring("reward worker"),
-        ("reward worker 0 died", RESUMES),
-    ),
-    Drill(
-        "no-reward",
-        "a reward function that returns None",
-        score_nothing,
-        ("the reward function compute_score of ", "None is no number", "algorithm.gpg.drop_unscored=True", RESUMES),
-    ),
-    Drill(
-        "agent-loop",
-        "`kill -9` of an agent-loop worker",
-        while_scoring("agent-loop worker"),
-        ("agent-loop worker 0 died", RESUMES),
-    ),
-    Drill(
-        "validation",
-        "`kill -9` of a reward worker, in the validation before training",
-        while_scoring("reward worker"),
-        ("reward worker 0 died", RESUMES),
-        trains=False,
-    ),
-    Drill(
-        "start",
-        "`kill -9` of the vLLM server, while it starts",
-        at_its_start("vLLM server"),
-        ("ActorDiedError", "vLLMHttpServer", RESUMES),
-        trains=False,
-    ),
+    *(Drill(name, f"`kill -9` of {whom}", how, (f"{who} died", RESUMES)) for name, whom, how, who in KILLS),
+    Drill("no-reward", "a reward function that returns None", score_nothing, NO_REWARD),
+    Drill("validation", "`kill -9` in the first validation", while_scoring("reward worker"), DIED, trains=False),
+    Drill("start", "`kill -9` of a server that starts", at_its_start("vLLM server"), ("vLLMHttpServer",), trains=False),
     Drill("ctrl-c", "Ctrl-C", send(signal.SIGINT, to_group=True), ("Ctrl-C", RESUMES), (130,)),
     Drill("sigterm", "SIGTERM to the driver", send(signal.SIGTERM, to_group=False), ("SIGTERM", RESUMES), (143,)),
-    Drill(
-        "sigterm-all",
-        "SIGTERM to every process (a job scheduler, at the time limit)",
-        terminate_all,
-        ("SIGTERM", RESUMES),
-        (143,),
-    ),
-    Drill(
-        "second-run",
-        "a second run in the folder of one at work",
-        start_a_second,
-        ("another run saves there", "process"),
-        loses=False,
-    ),
-    Drill(
-        "finished",
-        "the same command in the folder of a finished run",
-        start_again_when_finished,
-        (),
-        (0,),
-        steps=SAVE_FREQ + 1,
-        loses=False,
-    ),
+    Drill("sigterm-all", "SIGTERM to every process", terminate_all, ("SIGTERM", RESUMES), (143,)),
+    Drill("second-run", "a second run in the folder", start_a_second, ("another run saves there",), loses=False),
+    Drill("finished", "the same command again", start_again_when_finished, (), (0,), SAVE_FREQ + 1, loses=False),
 ]
 
 
 # ---- what is left
 
 
+def noted(row: Row, run: DrillRun, end: End, says: tuple[str, ...], codes: tuple[int, ...]) -> Row:
+    """What a run's end showed, and where it is not what is expected; the run is closed."""
+    try:
+        remains = run.remaining(GONE_WITHIN)
+    finally:
+        run.close()
+    lines = run.after_failure()
+    row.code, row.seconds, row.lines = end.code, round(end.seconds, 1), len(lines)
+    words = [line.strip() for line in lines[-6:] if line.startswith(("gpg_verl: ", "  - "))]
+    row.last_words = [word.replace(str(run.folder), "FOLDER") for word in words]
+    row.saved, row.gone_after = run.saved(), remains.gone_after
+    row.reached = max([row.saved, *run.steps()])
+    if row.code not in codes:
+        row.misses.append(f"exit code {row.code}, expected {' or '.join(map(str, codes))}")
+    if unsaid := [text for text in says if text not in " ".join(row.last_words)]:
+        row.misses.append(f"the last lines do not say {', '.join(map(repr, unsaid))}")
+    if remains.left:
+        row.misses.append(f"left after {GONE_WITHIN} s: {', '.join(remains.left)}")
+    if remains.shared_memory:
+        row.misses.append(f"left in shared memory: {', '.join(remains.shared_memory)}")
+    return row
+
+
 def drilled(drill: Drill, run: DrillRun, before: list[tuple[Row, DrillRun]]) -> Row:
     """Runs a drill to its end; what the drills `before` left is what this run starts from."""
-    row = Row(drill.name, drill.what)
     if drill.trains:
         run.wait_for_step(run.saved() + SAVE_FREQ + 1, STARTS_WITHIN)
         for one in before:
             judge_resume(*one, run)
         before.clear()
     hurt, end = drill.hurt(run)
-    try:
-        remains = hurt.remaining(last=GONE_WITHIN)
-        left = list(map(hurt.role, hurt.processes()))
-    finally:
-        hurt.close()
-    lines = hurt.after_failure()
-    row.code, row.seconds = end.code, round(end.seconds, 1)
-    row.lines, row.tail = len(lines), [line[:500] for line in lines[-15:]]
-    words = [line.strip() for line in lines[-6:] if line.startswith(("gpg_verl: ", "  - "))]
-    row.last_words = [word.replace(str(run.folder), "FOLDER") for word in words]
-    row.saved = run.saved()
-    row.reached = max([row.saved, *run.steps()])
+    row = noted(Row(drill.name, drill.what), hurt, end, drill.says, drill.codes)
     if drill.loses:
         row.lost = f"{row.reached - row.saved} done since the save, and the step at work"
-    row.at, row.gone_after = remains.at, remains.gone_after
-    row.shared_memory, row.ray_megabytes = remains.shared_memory, remains.ray_megabytes
-
-    if row.code not in drill.codes:
-        row.misses.append(f"exit code {row.code}, expected {' or '.join(map(str, drill.codes))}")
     if drill.loses and row.seconds > ENDS_WITHIN:
         row.misses.append(f"ended after {row.seconds:.0f} s, expected {ENDS_WITHIN} at most")
-    if unsaid := [text for text in drill.says if text not in " ".join(row.last_words)]:
-        row.misses.append(f"the last lines do not say {', '.join(map(repr, unsaid))}")
-    if left:
-        row.misses.append(f"left after {GONE_WITHIN} s: {', '.join(left)}")
-    if row.shared_memory:
-        row.misses.append(f"left in shared memory: {', '.join(row.shared_memory)}")
     if row.reached - row.saved > SAVE_FREQ:
         row.misses.append(f"{row.reached - row.saved} steps lost, expected {SAVE_FREQ} at most")
     return row
@@ -322,6 +259,119 @@ def judge_resume(row: Row, before: DrillRun, after: DrillRun) -> None:
         row.misses.append(f"resumed at step {first}, expected {row.saved + 1}")
     if differ := [step for step in again if before.prompts(step) != after.prompts(step)]:
         row.misses.append(f"other prompts after resume in steps {differ}")
+
+
+# ---- a disk that fills up
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system with room for two checkpoints of the tiny model (a million bytes each) and no third; as root."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2600000", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill_when(there: Path, ballast: Path) -> None:
+    """What another program writes takes all the room, as soon as `there` is made."""
+
+    def fill() -> None:
+        while not there.exists():
+            pass
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while file.write(b"x" * size):
+                        pass
+
+    threading.Thread(target=fill, daemon=True).start()
+
+
+def disk(folder: Path, tiny_folder: Path) -> list[Row]:
+    checkpoints = folder / "disk/checkpoints"
+    overrides = ("trainer.test_freq=-1", "trainer.val_before_train=False", "trainer.save_freq=2")
+    with small_disk(checkpoints):
+        run = DrillRun(folder / "disk", tiny_folder, "filled", *overrides, "trainer.total_training_steps=100")
+        run.wait_for_step(2, STARTS_WITHIN)
+        run.failed()
+        fill_when(checkpoints / "global_step_4", checkpoints / "ballast")
+        row = Row("disk-full", "disk full in the middle of a save (another program filled it)")
+        says = ("step 4 could not be saved", "as on a full disk", "Step 2 is still complete", "with step 3")
+        filled = noted(row, run, run.wait_for_end(STARTS_WITHIN), says, (1,))
+        left = sorted(path.name for path in checkpoints.glob("global_step_*"))
+        if left != ["global_step_2"] or run.saved() != 2:
+            filled.misses.append(f"left are {left}, the tracker names {run.saved()}")
+        (checkpoints / "ballast").unlink()
+
+        run = run.again("small")
+        run.wait_for_step(4, STARTS_WITHIN)
+        run.failed()
+        says = ("step 6 could not be saved", "too little room", "Step 4 is still complete", "with step 5")
+        small = noted(Row("disk-small", "no room for the next save"), run, run.wait_for_end(STARTS_WITHIN), says, (1,))
+        filled.resumed = f"step {min(run.steps())}, once there was room again"
+        if min(run.steps()) != 3:
+            filled.misses.append(f"resumed at step {min(run.steps())}, expected 3")
+    return [filled, small]
+
+
+# ---- a preemption, and what the run that goes on computes
+
+TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds", "gpg/check_seconds")
+
+
+def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row) -> int:
+    """Notes in the row what differs in these steps but for times; how many metrics were compared."""
+    compared = 0
+    for step in steps:
+        a, b = undisturbed.steps()[step], run.steps()[step]
+        compared += len(a)
+        if differ := [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not k.startswith(TIMES)]:
+            row.misses.append(f"{run.name}, step {step}: other {', '.join(differ)}")
+        if undisturbed.texts(step) != run.texts(step):
+            row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+    return compared
+
+
+def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
+    """Ten steps, preempted in the middle of three of them, against ten that are not."""
+    overrides = (
+        "trainer.total_training_steps=10",
+        "trainer.save_freq=100",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=False",
+        "actor_rollout_ref.rollout.full_determinism=True",
+    )
+    undisturbed = DrillRun(folder / "preempted-a", tiny_folder, "undisturbed", *overrides)
+    if undisturbed.wait_for_end(STARTS_WITHIN).code:
+        raise RuntimeError("\n".join(undisturbed.lines()[-40:]))
+    undisturbed.close()
+
+    row = Row("preempted", "SIGUSR1 to the driver in the middle of a step, three times in ten steps")
+    run, done, compared = DrillRun(folder / "preempted-b", tiny_folder, "part-0", *overrides), 0, 0
+    for part in range(4):
+        if part < 3:
+            run.wait_for_step(done + 1, STARTS_WITHIN)
+            with run.held():
+                run.failed()
+                run.process.send_signal(signal.SIGUSR1)
+        noted(row, run, run.wait_for_end(STARTS_WITHIN), (), (75 if part < 3 else 0,))
+        steps = sorted(run.steps())
+        if not steps or steps != list(range(done + 1, steps[-1] + 1)) or run.saved() != steps[-1]:
+            row.misses.append(f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
+        compared += compare(undisturbed, run, steps, row)
+        done = max(steps, default=done)
+        if part < 3:
+            run = run.again(f"part-{part + 1}")
+    row.resumed = f"each step once, prompts, responses and {compared} metrics as undisturbed, equal to the bit"
+    if row.misses:
+        row.resumed = "see misses"
+    return [row]
+
+
+OF_THEIR_OWN = {"disk": disk, "preempted": preempted}
 
 
 # ---- the report
@@ -346,18 +396,27 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def report(rows: list[Row], name: str = "drills") -> None:
+def report(rows: list[Row]) -> None:
     RUNS.mkdir(exist_ok=True)
-    (RUNS / f"{name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     table = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
-    (RUNS / f"{name}.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+    (RUNS / "drills.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
 
 
-def show(rows: list[Row]) -> None:
-    table = Table(*HEADINGS)
-    for row in rows:
-        table.add_row(*cells(row), style="red" if row.misses else None)
-    console.print(table)
+def in_a_row(chosen: list[Drill], folder: Path, tiny_folder: Path) -> Iterator[Row]:
+    """The drills in one folder, each on what the one before it left."""
+    before: list[tuple[Row, DrillRun]] = []
+    saved = 0
+    for drill in chosen:
+        steps = f"trainer.total_training_steps={drill.steps + saved}"
+        validates = f"trainer.val_before_train={not drill.trains}"
+        run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, steps, validates)
+        try:
+            row = drilled(drill, run, before)
+        finally:
+            run.close()
+        saved = row.saved
+        before.append((row, run))
+        yield row
 
 
 def main() -> int:
@@ -368,37 +427,32 @@ def main() -> int:
     arguments = parser.parse_args()
     by_name = {drill.name: drill for drill in DRILLS}
     if arguments.list:
-        for drill in DRILLS:
-            print(f"{drill.name:12} {drill.what}")
+        for name, what in [*((drill.name, drill.what) for drill in DRILLS), *((n, "") for n in OF_THEIR_OWN)]:
+            print(f"{name:12} {what}")
         return 0
-    if unknown := set(arguments.names) - by_name.keys():
-        parser.error(f"no drill {', '.join(sorted(unknown))}; there are {', '.join(by_name)}")
+    if unknown := set(arguments.names) - by_name.keys() - OF_THEIR_OWN.keys():
+        parser.error(f"no drill {', '.join(sorted(unknown))}; there are {', '.join([*by_name, *OF_THEIR_OWN])}")
 
-    chosen = [by_name[name] for name in arguments.names] or DRILLS
+    names = arguments.names or [*by_name, *OF_THEIR_OWN]
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="drills-"))
     rows: list[Row] = []
-    before: list[tuple[Row, DrillRun]] = []
     try:
         tiny_folder = make_tiny(folder / "tiny")
-        for number, drill in enumerate(chosen, 1):
-            console.print(f"{number} of {len(chosen)}, {drill.name}: {drill.what}")
-            steps = f"trainer.total_training_steps={drill.steps + (rows[-1].saved if rows else 0)}"
-            validates = f"trainer.val_before_train={not drill.trains}"
-            run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, steps, validates)
-            try:
-                row = drilled(drill, run, before)
-            finally:
-                run.close()
+        chosen = [by_name[name] for name in names if name in by_name]
+        own = (row for name in names if name in OF_THEIR_OWN for row in OF_THEIR_OWN[name](folder, tiny_folder))
+        for row in itertools.chain(in_a_row(chosen, folder, tiny_folder), own):
             rows.append(row)
-            before.append((row, run))
             report(rows)
-            console.print(f"  exit {row.code} after {row.seconds:.0f} s, {row.lines} lines, misses: {row.misses}")
+            console.print(f"{row.drill}: exit {row.code} after {row.seconds:.0f} s, misses: {row.misses}", markup=False)
             for line in row.last_words:
                 console.print(f"  {line}", markup=False)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    show(rows)
+    table = Table(*HEADINGS)
+    for row in rows:
+        table.add_row(*cells(row), style="red" if row.misses else None)
+    console.print(table)
     return int(any(row.misses for row in rows))
 
 
