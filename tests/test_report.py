@@ -414,7 +414,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 10.0):
+def wait_for(condition, seconds: float = 60.0):
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
