@@ -156,7 +156,7 @@ def test_held_out_standard_error(tmp_path, metrics, answers, more, result):
 def test_missing_metrics_are_empty_and_named(tmp_path, capsys):
     steps = {
         1: {"critic/score/mean": 0.5, "timing_s/step": 3.0},
-        2: {"critic/score/mean": float("nan"), "actor/grad_norm": None, "actor/loss": 1.0},
+        2: {"critic/score/mean": float("inf"), "actor/grad_norm": None, "actor/loss": 1.0},
     }
     run = write_run(tmp_path, steps)
     assert table_of(run)[1] == [["1", "0.500", "", "", "", "", "", "", "3.00", ""], ["2", *[""] * 9]]
@@ -190,9 +190,9 @@ MERGED = "merged, the later file wins: metrics.1.jsonl, metrics.jsonl"
         (FOUR, "", [0.1, 0.2, 0.3, 0.4], [], [MERGED]),  # it has not logged yet
         (
             "",
-            FOUR + '{"step": 5, "da',
+            FOUR + lines_of({4: {ACCURACY: 0.4}}) + '{"step": 5, "da',  # a step may have two lines
             [0.1, 0.2, 0.3, 0.4],
-            [],
+            [[4, 0.4]],
             ["metrics.jsonl: the last line is incomplete and was left out"],
         ),
     ],
