@@ -50,8 +50,8 @@ MINUS = re.compile(r"(?:negative|minus)\s+(?=[0-9.\\$])", re.I)
 TAIL = re.compile(
     r"[,;.]?\s+(?:because|since|which|as|where|when|whenever|given that|provided|assuming|so that|such that|so"
     r"|after|if|hence|thus|i\.e"
-    r"|in (?:all|total|the end|this case)|altogether|overall|for (?:all|any|every|each|some|integers?|real"
-    r"|positive|\\?[a-z]\b)"
+    r"|in (?:all|total|the end|this case)|altogether|overall|for(?=\s(?:all|any|every|each|some|integers?|real"
+    r"|positive|\\?[a-z]\b))"
     r"|from(?=\s[a-z])|at(?=\s\\?[a-z]\s*=)|with(?=\s\\?[a-z]\s*(?:[=<>]|\\[a-z]+eq|\\in))|(?:is|attained"
     r"|achieved|reached) at|on(?=\s[(\[]))(?:\s.*|$)",
     re.I | re.S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import types
 from pathlib import Path
 
@@ -98,6 +99,29 @@ def test_rollout_of_its_own_has_worker_slots(overrides, slots, monkeypatch):
     config = compose(["+preset=cpu", *overrides])
     join_running_ray(config)
     assert config.ray_kwargs.ray_init.num_gpus == slots
+
+
+def trained(steps: int, saved=None, **options):
+    """An AdamW and its parameter, after so many steps, on from what another saved."""
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 100))
+    optimizer = torch.optim.AdamW([parameter], lr=0.01, **options)
+    if saved:
+        parameter.data.copy_(saved[0])
+        optimizer.load_state_dict(copy.deepcopy(saved[1]))
+    for _ in range(steps):
+        parameter.grad = parameter.detach().square()
+        optimizer.step()
+    return parameter.detach(), optimizer.state_dict()
+
+
+def test_the_presets_optimizer_goes_on_from_a_checkpoint_of_torchs_default_and_back():
+    preset = compose(["+preset=cpu"]).actor_rollout_ref.actor.optim.override_optimizer_config
+    assert preset == {"fused": True}
+    whole, _ = trained(6)
+    for first, then in ((preset, {}), ({}, preset), (preset, preset)):
+        parameter, _ = trained(3, trained(3, **first), **then)
+        assert torch.allclose(parameter, whole, rtol=0, atol=1e-7)
+    assert not torch.allclose(trained(3)[0], whole, rtol=0, atol=1e-3)
 
 
 # Computed by qwen_vl_utils 0.0.14.

@@ -146,7 +146,7 @@ def test_rows_that_bring_what_trees_are_not_known_for_go_row_by_row(actors, fold
         result = step(actors, settled(folder, f"{ACTOR}.loss_agg_mode={MODE}"), rollouts)
         assert_same(result.gradients, expected)
         assert result.metrics["gpg/tokens_shared"] == 0 < result.metrics["gpg/tokens_computed"]
-    assert capfd.readouterr().out.count("each of them where rows bring pixel_attention") <= 1  # in a worker's life
+    assert capfd.readouterr().out.count("off where rows bring pixel_attention") <= 1  # in a worker's life
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["trees", "rows"])

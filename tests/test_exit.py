@@ -156,9 +156,10 @@ def run_ppo(config, task_runner_class):
     stuck = ray.remote(num_cpus=0)(Stuck).remote()
     task_runner_class._runner = stuck
     made = ray.get(stuck.make.remote())
+    waiting = task_runner_class.wait.remote() if sys.argv[1] == "waits" else None
     print(json.dumps(made), flush=True)
-    if sys.argv[1] == "waits":
-        ray.get(task_runner_class.wait.remote())
+    if waiting is not None:
+        ray.get(waiting)
     for process in made[0]:
         os.kill(process, signal.SIGSTOP)
     if sys.argv[1] == "fails":

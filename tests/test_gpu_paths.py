@@ -26,6 +26,8 @@ from exactness import (
     without_shortcut,
 )
 
+from gpg_verl.training import attention
+
 MODEL, ROLLOUT, FSDP = "actor_rollout_ref.model", "actor_rollout_ref.rollout", f"{ACTOR}.fsdp_config"
 TOKENS = 48  # of a micro-batch; a row has up to 22
 
@@ -54,6 +56,12 @@ LORA = [f"{MODEL}.lora_rank=4", f"{MODEL}.lora_alpha=8", f"{MODEL}.target_module
 
 def parts(number: int) -> list[str]:
     return [f"{FSDP}.ulysses_sequence_parallel_size={number}"]
+
+
+@pytest.fixture(autouse=True)
+def flash_for_these_alone(monkeypatch):
+    """What the stand-ins set in this process."""
+    monkeypatch.setattr(attention, "supports_flash", attention.supports_flash)
 
 
 @pytest.fixture

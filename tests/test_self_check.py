@@ -422,7 +422,7 @@ def siblings_seen(monkeypatch):
     def earlier(tree, queries, keys):
         return torch.as_tensor(keys).numpy()[None, :] <= torch.as_tensor(queries).numpy()[:, None]
 
-    monkeypatch.setattr("gpg_verl.training.attention.sees", earlier)
+    monkeypatch.setattr("gpg_verl.training.attention.attention_mask", earlier)
 
 
 def positions_that_go_on_counting(monkeypatch):
@@ -439,14 +439,14 @@ def positions_that_go_on_counting(monkeypatch):
 def a_weight_counted_once(monkeypatch):
     from gpg_verl.algorithm import tree as tree_module
 
-    original = tree_module.grow
+    original = tree_module.build_tree
 
     def once(*args):
         tree = original(*args)
         first = np.sort(np.unique(tree.pair, return_index=True)[1])
         return dataclasses.replace(tree, flat=tree.flat[first], pair=tree.pair[first])
 
-    monkeypatch.setattr("gpg_verl.training.passes.grow", once)
+    monkeypatch.setattr("gpg_verl.training.passes.build_tree", once)
 
 
 @pytest.mark.parametrize("mistake", [siblings_seen, positions_that_go_on_counting, a_weight_counted_once])

@@ -10,6 +10,7 @@ import pytest
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopWorker
 
 from gpg_verl.guards.guarded_run import SessionsFailed
+from gpg_verl.settings import GPGSettings
 from gpg_verl.training import sessions
 from gpg_verl.training.sessions import EndedSessions, SessionWatch, error_of, prompt_of
 
@@ -184,6 +185,55 @@ def test_too_many_failures_end_the_run(failed, ended, share, ends):
     with pytest.raises(SessionsFailed, match=said if failed > 2 else "max_failed_share") as error:
         step(failed, ended).end_if_too_many(32, share)
     assert str(error.value).endswith("by the first error: B")
+
+
+class Verls:
+    """veRL's trainer, whose step raises where `error` says so."""
+
+    def __init__(self, config, error=None):
+        self.config, self.error = config, error
+
+    def step(self, metrics, timing_raw):
+        self.on_sample_end()
+        return "batch"
+
+    def fit(self, agent_loop_manager):
+        if self.error:
+            raise self.error
+        self.metrics = {}
+        self.step(self.metrics, {})
+
+    def on_sample_end(self):
+        pass
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no row")])
+@pytest.mark.parametrize(("share", "ends"), [(0.1, True), (0.125, False)])
+def test_the_trainer_judges_each_step_and_what_stands_behind_its_errors(monkeypatch, capsys, error, share, ends):
+    class Trainer(sessions.WatchedSessions, Verls):
+        settings = GPGSettings(max_failed_share=share)
+
+    def asked(question, *arguments):
+        return step(2, 8) if question is sessions._take else None
+
+    monkeypatch.setattr(sessions, "ray", SimpleNamespace(get=list))
+    worker = SimpleNamespace(__ray_call__=SimpleNamespace(remote=asked))
+    config = SimpleNamespace(
+        data=SimpleNamespace(train_batch_size=4), actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(n=8))
+    )
+    trainer = Trainer(config)
+    trainer.error = error
+    manager = SimpleNamespace(agent_loop_workers=[worker, worker])
+    if ends or error:
+        with pytest.raises(SessionsFailed if ends else RuntimeError, match="4 of the step's 32" if ends else "no row"):
+            trainer.fit(manager)
+        return
+    trainer.fit(manager)
+    assert trainer.metrics["gpg/sessions_failed"] == 4
+    assert capsys.readouterr().out.startswith(
+        "gpg_verl: 4 of the step's 32 sessions failed in the rollout, in 1 groups"
+    )
+    assert trainer.sessions == EndedSessions()
 
 
 def test_reports_of_workers_add_up():

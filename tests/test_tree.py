@@ -10,35 +10,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.tree import Rows, Tree, blocks, branches, cut, cut_evenly, grow, outlines, sees
+from gpg_verl.algorithm.tree import Rows, Tree, attention_mask, blocks, branches, build_tree, cut, cut_evenly
 
 
 def flat(rows, masks=None):
     """rows: (prompt, response) each. Returns the tokens and `Rows`."""
     offsets = np.cumsum([0, *(len(p) + len(r) for p, r in rows)])
     tokens = np.array([t for p, r in rows for t in [*p, *r]], dtype=np.int64)
-    mask = None
-    if masks is not None:
-        mask = np.array([x for (p, _), m in zip(rows, masks, strict=True) for x in [*[False] * len(p), *m]], dtype=bool)
-    return tokens, Rows(offsets, np.array([len(p) for p, _ in rows], dtype=np.int64), mask)
+    masks = masks or [[True] * len(r) for _, r in rows]
+    scored = [x for (p, _), m in zip(rows, masks, strict=True) for x in [*[False] * len(p), *m]]
+    return tokens, Rows(offsets, np.array(scored, dtype=bool))
 
 
 def tree_of(rows, masks=None):
+    """The tokens, the tree of all rows, and the tokens as they stand in it: of its rows, one behind the other."""
     tokens, where = flat(rows, masks)
-    return tokens, where, grown(branches(tokens, where), where)
-
-
-def grown(whole, where):
-    """One tree of all rows, in which tokens stand as in the rows."""
-    if not len(whole):
-        none = np.zeros(0, dtype=np.int64)
-        return Tree(none, none, [], *[none] * 5)
-    return grow(*outlines(whole, [(0, len(whole))], where, where.offsets[whole.rows]))
+    whole = branches(tokens, where)
+    places = [np.arange(*where.offsets[row : row + 2]) for row in whole.rows]
+    return tokens, build_tree(whole, 0, len(whole), where), np.concatenate([np.zeros(0, dtype=np.int64), *places])
 
 
 def ancestors(tree):
     """Of each node: the nodes that it sees."""
-    everything = sees(tree, range(len(tree)), range(len(tree)))
+    everything = attention_mask(tree, range(len(tree)), range(len(tree)))
     return [np.flatnonzero(row).tolist() for row in everything]
 
 
@@ -60,17 +54,17 @@ TABLE = {
 
 @pytest.mark.parametrize(("rows", "computed", "scored", "pairs"), TABLE.values(), ids=TABLE)
 def test_what_is_computed_and_scored(rows, computed, scored, pairs):
-    tokens, where, tree = tree_of(rows)
-    assert (len(tree), len(tree.positions), len(tree.at)) == (computed, scored, pairs)
-    assert int(branches(tokens, where).computed().sum()) == computed
+    _, tree, _ = tree_of(rows)
+    assert (len(tree), len(np.unique(tree.follows)), len(tree.follows)) == (computed, scored, pairs)
+    assert int(branches(*flat(rows)).computed().sum()) == computed
 
 
 def test_what_the_policy_did_not_write_is_computed_and_not_scored():
     """A tool's answer 5 5 within one row, and at the end of the other, where nothing follows that counts."""
     rows = [(P, [1, 5, 5, 2]), (P, [1, 2, 5, 5])]
-    _, _, tree = tree_of(rows, [[1, 0, 0, 1], [1, 1, 0, 0]])
+    _, tree, _ = tree_of(rows, [[1, 0, 0, 1], [1, 1, 0, 0]])
     assert len(tree) == 3 + 3  # the prompt and 1 5 5
-    assert sorted(tree.positions.tolist()) == [2, 3, 5]
+    assert sorted(tree.follows.tolist()) == [2, 3, 5]
 
 
 def test_positions_and_images_tell_tokens_apart():
@@ -78,24 +72,23 @@ def test_positions_and_images_tell_tokens_apart():
     tokens, where = flat(rows)
     again = np.stack([tokens, np.zeros_like(tokens)], axis=1)
     again[where.offsets[1] + 1 :, 1] = 1  # from the second token on another position, or another image
-    tree = grown(branches(again, where), where)
-    assert len(tree) == 1 + 3 + 3
+    assert branches(again, where).computed().sum() == 1 + 3 + 3
 
 
 def test_a_weight_is_the_sum_over_rows():
     rows = [(P, [1, 2]), (P, [1, 2]), (P, [1, 3])]
-    tokens, where, tree = tree_of(rows)
-    weights = tree.weights(np.repeat([0.5, -0.25, 2.0], np.diff(where.offsets)))
-    seen = dict(zip(tokens[tree.token].tolist(), weights.tolist(), strict=True))
+    tokens, tree, places = tree_of(rows)
+    weights = tree.weights(np.repeat([0.5, -0.25, 2.0], 5)[places])
+    seen = dict(zip(tokens[places][tree.token].tolist(), weights.tolist(), strict=True))
     assert seen == {1: 2.25, 2: 0.25, 3: 2.0}
 
 
 def test_siblings_do_not_see_each_other():
     rows = [(P, [1, 2, 3]), (P, [4, 5, 6])]
-    tokens, _, tree = tree_of(rows)
+    tokens, tree, places = tree_of(rows)
     for node, seen in enumerate(ancestors(tree)):
         assert node in seen
-        branch = set(tokens[tree.source[seen]].tolist()) - set(P)
+        branch = set(tokens[places[tree.source[seen]]].tolist()) - set(P)
         assert not ({1, 2} & branch and {4, 5} & branch)
 
 
@@ -119,27 +112,26 @@ def rows_and_masks(draw):
 def test_it_is_the_tree_of_the_rows(case):
     """Every scored token of every row is predicted by the node that has seen exactly what stands before it."""
     rows, masks = case
-    tokens, where, tree = tree_of(rows, masks)
-    seen = ancestors(tree)
+    tokens, tree, places = tree_of(rows, masks)
+    seen, offsets = ancestors(tree), np.cumsum([0, *(len(p) + len(r) for p, r in rows)])
     expected = [
         (offset + place, tuple([*p, *r][:place]), [*p, *r][place])
-        for i, ((p, r), offset) in enumerate(zip(rows, where.offsets, strict=False))
+        for i, ((p, r), offset) in enumerate(zip(rows, offsets, strict=False))
         for place in range(len(p), len(p) + len(r))
         if masks is None or masks[i][place - len(p)]
     ]
-    pairs = dict(zip(tree.flat.tolist(), tree.pair.tolist(), strict=True))
+    pairs = dict(zip(places[tree.flat].tolist(), tree.pair.tolist(), strict=True))
     assert set(pairs) == {place for place, _, _ in expected}
     for place, before, following in expected:
         pair = pairs[place]
-        node = tree.positions[tree.at[pair]]
-        assert tuple(tokens[tree.source[seen[node]]]) == before
-        assert tokens[tree.token[pair]] == following
+        assert tuple(tokens[places[tree.source[seen[tree.follows[pair]]]]]) == before
+        assert tokens[places[tree.token[pair]]] == following
     # No token twice, none for nothing: what is computed are the different beginnings that predict something.
     beginnings = {before[:i] for _, before, _ in expected for i in range(1, len(before) + 1)}
     assert len(tree) == len(beginnings)
-    assert len(tree.positions) == len({before for _, before, _ in expected})
-    assert len(tree.at) == len({(before, t) for _, before, t in expected})
-    assert tree.visible() == sum(map(len, seen))
+    assert len(np.unique(tree.follows)) == len({before for _, before, _ in expected})
+    assert len(tree.follows) == len({(before, t) for _, before, t in expected})
+    assert tree.num_attended_pairs() == sum(map(len, seen))
     assert tree.weights(np.ones(len(tokens))).sum() == len(expected)
 
 
@@ -147,16 +139,16 @@ def test_it_is_the_tree_of_the_rows(case):
 @given(rows_and_masks(), st.sampled_from([0, 3, 20, 10**9]))
 def test_blocks_have_all_keys_of_their_queries(case, overhead):
     rows, masks = case
-    _, _, tree = tree_of(rows, masks)
+    _, tree, _ = tree_of(rows, masks)
     covered = []
     for block in blocks(tree, overhead):
         covered += range(block.start, block.end)
         keys = [*block.before.tolist(), *range(block.start, block.end)]
-        whole = sees(tree, range(block.start, block.end), range(len(tree)))
-        assert whole.sum() == sees(tree, range(block.start, block.end), keys).sum()
+        whole = attention_mask(tree, range(block.start, block.end), range(len(tree)))
+        assert whole.sum() == attention_mask(tree, range(block.start, block.end), keys).sum()
         if block.chain:
             lower = np.tri(block.end - block.start, len(keys), len(block.before), dtype=bool)
-            assert (sees(tree, range(block.start, block.end), keys) == lower).all()
+            assert (attention_mask(tree, range(block.start, block.end), keys) == lower).all()
     assert covered == list(range(len(tree)))
     assert overhead < 10**9 or len(blocks(tree, overhead)) <= 1
 
@@ -169,16 +161,13 @@ def test_parts_are_within_the_budget(case, budget, count):
     whole = branches(tokens, where)
     for parts in (cut(whole, budget), cut_evenly(whole, budget, count)):
         assert [i for start, end in parts for i in range(start, end)] == list(range(len(whole)))
-        lengths = np.diff(where.offsets)[whole.rows]
-        within = lengths.cumsum() - lengths
         for start, end in parts:
-            within[start:end] -= within[start]
-        for (start, end), outline in zip(parts, outlines(whole, parts, where, within), strict=True):
-            tree = grow(outline)
+            tree = build_tree(whole, start, end, where)
             assert len(tree) <= budget or end == start + 1
             # It is the tree of the part's rows alone.
-            own = [rows[i] for i in whole.rows[start:end]]
-            _, _, alone = tree_of(own, masks and [masks[i] for i in whole.rows[start:end]])
+            own = whole.rows[start:end]
+            _, alone, places = tree_of([rows[i] for i in own], masks and [masks[i] for i in own])
+            assert np.array_equal(places, np.arange(len(places)))
             for field in dataclasses.fields(Tree):
                 assert np.array_equal(np.hstack(getattr(tree, field.name)), np.hstack(getattr(alone, field.name)))
     fewest, even = cut(whole, budget), cut_evenly(whole, budget, count)

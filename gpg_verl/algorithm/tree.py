@@ -10,63 +10,10 @@ from __future__ import annotations
 
 import bisect
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Runs of numbers that count up by one: a tree of thousands of tokens has few, and numpy does not touch each token.
-
-    starts, counts: (runs,) the first number of each and how many it has.
-    """
-
-    starts: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def ends(self) -> np.ndarray:
-        return self.starts + self.counts
-
-    def __getitem__(self, some: slice | np.ndarray) -> Runs:
-        return Runs(self.starts[some], self.counts[some])
-
-    def moved(self, by: int | np.ndarray) -> Runs:
-        return Runs(self.starts + by, self.counts)
-
-    def numbers(self) -> np.ndarray:
-        """(Σ counts,) of one run after the other."""
-        behind = self.counts.cumsum()
-        numbers = (self.starts - behind + self.counts).repeat(self.counts)
-        numbers += _counting(len(numbers).bit_length())[: len(numbers)]
-        return numbers
-
-    def union(self) -> Runs:
-        """The numbers of all runs, each once, in order; runs that only touch stay apart."""
-        order = np.argsort(self.starts)
-        order = order[self.counts[order] > 0]
-        starts, ends = self.starts[order], np.maximum.accumulate(self.ends[order])
-        new = np.flatnonzero(np.append(True, starts[1:] >= ends[:-1])[: len(starts)])
-        starts, last = starts[new], np.append(new[1:], len(ends))[: len(new)] - 1
-        return Runs(starts, ends[last] - starts)
-
-    def place(self, numbers: np.ndarray) -> np.ndarray:
-        """Where each of `numbers` stands in `numbers()`, of runs in order that have it."""
-        return numbers + (self.counts.cumsum() - self.ends)[_last(self.starts, numbers)]
-
-
-def _last(starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Of each of `numbers` the place of the last of `starts`, which are in order, that is not behind it."""
-    return np.searchsorted(starts, numbers, side="right") - 1
-
-
-@functools.lru_cache(maxsize=1)
-def _counting(bits: int) -> np.ndarray:
-    """0, 1, 2, ..., 2^bits - 1; counting takes longer than adding."""
-    return np.arange(1 << bits)
 
 
 @dataclass(frozen=True)
@@ -111,29 +58,16 @@ class Rows:
     """Token sequences one behind the other, and which of their tokens are scored.
 
     offsets: (rows + 1,) row i has the tokens offsets[i]:offsets[i + 1].
-    prompts: (rows,) how many first tokens of each are not scored; at least one of every row with any.
-    mask: (tokens,) bool, those that are scored, False on prompts; None where all tokens behind the prompts are.
+    scored: (tokens,) bool, those whose log-prob is asked for; never a row's first, which nothing predicts.
     """
 
     offsets: np.ndarray
-    prompts: np.ndarray
-    mask: np.ndarray | None = None
-
-    def runs(self) -> Runs:
-        """Of scored tokens; none goes on from one row to the next, as a row's first token is not scored."""
-        if self.mask is None:
-            starts = self.offsets[:-1] + self.prompts
-            some = starts < self.offsets[1:]
-            return Runs(starts[some], (self.offsets[1:] - starts)[some])
-        edges = np.flatnonzero(np.diff(self.mask.view(np.int8), prepend=0, append=0))
-        return Runs(edges[::2], edges[1::2] - edges[::2])
+    scored: np.ndarray
 
     def lengths(self) -> np.ndarray:
-        """(rows,) of each, up to its last scored token; 0 without one."""
-        runs, lengths = self.runs(), np.zeros(len(self.prompts), dtype=np.int64)
-        row = _last(self.offsets, runs.starts)
-        lengths[row] = runs.ends - self.offsets[row]  # of several runs the last one's stays
-        return lengths
+        """(rows,) of each, up to its last scored token and with it; 0 without one."""
+        last = np.maximum.accumulate(np.where(self.scored, np.arange(1, len(self.scored) + 1), 0))
+        return np.maximum(np.append(0, last)[self.offsets[1:]] - self.offsets[:-1], 0)
 
 
 def branches(symbols: np.ndarray, rows: Rows) -> Branches:
@@ -217,13 +151,13 @@ def cut_evenly(whole: Branches, budget: int, count: int) -> list[tuple[int, int]
 @dataclass(frozen=True)
 class Tree:
     """What a forward pass over a tree takes, and the way back to the rows. A node is a token that is computed; nodes
-    stand in depth-first order.
+    stand in depth-first order. A pair is a scored token of the tree and the node that it follows: the node's logits
+    are computed for each of its pairs.
 
     source: (nodes,) where the node's token stands among all rows' tokens.
     starts: (branches,) the first node of each row's branch; a branch is a chain.
     before: for each branch the nodes in front of its first one, from the root on.
-    positions: (K,) the nodes after which a token is scored, in order.
-    at: (pairs,) for each scored token of the tree, the place in `positions` of the node that it follows.
+    follows: (pairs,) the node that the token follows.
     token: (pairs,) where the token stands among all rows' tokens.
     flat, pair: (scored tokens of all rows,) where it stands among all rows' tokens, and its pair.
     """
@@ -231,8 +165,7 @@ class Tree:
     source: np.ndarray
     starts: np.ndarray
     before: list[np.ndarray]
-    positions: np.ndarray
-    at: np.ndarray
+    follows: np.ndarray
     token: np.ndarray
     flat: np.ndarray
     pair: np.ndarray
@@ -259,110 +192,43 @@ class Tree:
 
     def weights(self, values: np.ndarray) -> np.ndarray:
         """(pairs,) the sum of `values` (tokens of all rows,) over the rows that score the pair."""
-        return np.bincount(self.pair, values[self.flat], minlength=len(self.at))
+        return np.bincount(self.pair, values[self.flat], minlength=len(self.follows))
 
-    def visible(self) -> int:
+    def num_attended_pairs(self) -> int:
         """Pairs of a query and a key that it sees."""
         return sum((end - start) * (2 * len(before) + end - start + 1) // 2 for start, end, before in self.branches())
 
 
-def outlines(
-    whole: Branches, parts: Sequence[tuple[int, int]], rows: Rows, offsets: np.ndarray
-) -> list[tuple[Runs, ...]]:
-    """The trees of parts of the rows, (start, end) of each as `cut` has them. All at once, and as runs of numbers, for
-    what numpy costs is its calls; `grow` writes one out.
-
-    Args:
-        offsets: (rows of `whole`,) where each row's first token stands among the tokens of its part.
-    """
-    if not parts:
-        return []
-    edges = np.array([0, *(end for _, end in parts)])
-    shared = whole.shared.copy()
-    shared[edges[:-1]] = 0
-    whole = Branches(whole.rows, shared, whole.lengths)
-    added, computed = whole.added(), whole.computed()
-    # Tokens of the trees, those that are only scored among them, are numbered in the order of nodes.
-    first, first_node = (np.append(0, x.cumsum()) for x in (added, computed))
-
-    # Each row's path from the root: which branch's tokens it has from which of its tokens on.
-    depth, owner, pieces = [], [], []
-    path: list[tuple[int, int]] = []
-    for row, (begin, new) in enumerate(zip(shared.tolist(), added.tolist(), strict=True)):
-        while path and path[-1][0] >= begin:
-            path.pop()
-        if new:
-            path.append((begin, row))
-        depth += [begin for begin, _ in path]
-        owner += [branch for _, branch in path]
-        pieces.append(len(path))
-    depth, owner, row = np.array(depth), np.array(owner), np.arange(len(whole)).repeat(pieces)
-    above = np.flatnonzero((owner != row) & (added[row] > 0))
-    before = Runs(first_node[owner[above]], np.diff(depth)[above])
-    parent = np.full(len(whole), -1)
-    parent[row[above]] = before.ends - 1  # of several pieces the last one's stays
-
-    # What rows score, cut where a path goes on to another branch; rows stand one behind the other as in `whole`.
-    row_starts, place = whole.lengths.cumsum() - whole.lengths, np.empty(len(rows.prompts), dtype=np.int64)
-    place[whole.rows] = np.arange(len(whole))
-    runs = rows.runs()
-    scoring = place[_last(rows.offsets, runs.starts)]
-    order = np.argsort(scoring, kind="stable")
-    scoring, runs = scoring[order], runs[order]
-    runs = runs.moved(-rows.offsets[whole.rows[scoring]])
-    flat, runs = runs.moved(offsets[scoring]), runs.moved(row_starts[scoring])
-    depth += row_starts[row]
-    starts = np.union1d(depth, runs.starts)
-    run = _last(runs.starts, starts)
-    counts = np.minimum(runs.ends[run], np.append(starts[1:], runs.ends[-1])) - starts
-    some = (run >= 0) & (counts > 0)
-    starts, counts, scoring_piece = starts[some], counts[some], scoring[run[some]]
-    piece = _last(depth, starts)
-    scored = Runs(first[owner[piece]] + starts - depth[piece], counts)
-    pairs = scored.union()
-
-    # A pair follows the node before it: of a branch's first token the parent.
-    branch = _last(first, pairs.starts)
-    within = pairs.starts - first[branch]
-    node = first_node[branch] + within
-    follows = Runs(
-        np.stack([np.where(within > 0, node - 1, parent[branch]), node], axis=1).ravel(),
-        np.stack([np.ones_like(node), pairs.counts - 1], axis=1).ravel(),
-    )
-    positions = follows.union()
-
-    # Each part's, counted from its own first node, position and pair.
-    adds, tokens, nodes = np.flatnonzero(added), offsets + shared, first_node[edges]
-    of_pairs, of_positions = np.searchsorted(pairs.starts, first[edges]), np.searchsorted(positions.starts, nodes)
-    before_pairs, before_positions = (
-        np.append(0, x.counts.cumsum())[bounds] for x, bounds in ((pairs, of_pairs), (positions, of_positions))
-    )
-
-    def split(starts, counts, bounds, base):
-        runs = Runs(starts - base[:-1].repeat(np.diff(bounds)), counts)
-        return [runs[a:b] for a, b in itertools.pairwise(bounds.tolist())]
-
-    return list(
-        zip(
-            split(tokens, computed, edges, 0 * edges),
-            split(first_node[adds], shared[adds], np.searchsorted(adds, edges), nodes),
-            split(before.starts, before.counts, np.searchsorted(row[above], edges), nodes),
-            split(positions.starts, positions.counts, of_positions, nodes),
-            split(positions.place(follows.starts), follows.counts, 2 * of_pairs, before_positions),
-            split(tokens[branch] + within, pairs.counts, of_pairs, 0 * edges),
-            split(flat.starts, flat.counts, np.searchsorted(scoring, edges), 0 * edges),
-            split(pairs.place(scored.starts), counts, np.searchsorted(scoring_piece, edges), before_pairs),
-            strict=True,
-        )
-    )
-
-
-def grow(outline: tuple[Runs, ...]) -> Tree:
-    """The tree of one of `outlines`."""
-    source, starts, before, *others = outline
-    nodes, ends = before.numbers(), starts.counts.cumsum()
-    parts = [nodes[a:b] for a, b in zip((ends - starts.counts).tolist(), ends.tolist(), strict=True)]
-    return Tree(source.numbers(), starts.starts, parts, *(runs.numbers() for runs in others))
+def build_tree(whole: Branches, start: int, end: int, rows: Rows) -> Tree:
+    """The tree of rows start:end of `whole`, whose tokens stand one row behind the other in this order."""
+    shares = whole.shared[start:end].copy()
+    shares[:1] = 0  # a part's first row repeats what it shares with the one before
+    part = Branches(whole.rows[start:end], shares, whole.lengths[start:end])
+    # Of the row at hand: the node and the pair of each of its tokens, -1 where it has none. The next row keeps the
+    # first `shared` of both.
+    nodes = pairs = none = np.zeros(0, dtype=np.int64)
+    source, starts, before, follows, token, flat, pair = [none], [], [], [none], [none], [none], [none]
+    node = scored_tokens = offset = 0
+    for row, shared, length, new in zip(part.rows, part.shared, part.lengths, part.computed(), strict=True):
+        if length > shared:
+            source.append(np.arange(offset + shared, offset + shared + new))
+            starts.append(node)
+            before.append(nodes[:shared])
+        unknown = np.full(length - shared, -1)
+        nodes, pairs = np.concatenate([nodes[:shared], unknown]), np.concatenate([pairs[:shared], unknown])
+        nodes[shared : shared + new] = np.arange(node, node + new)
+        node += new
+        scored = np.flatnonzero(rows.scored[rows.offsets[row] : rows.offsets[row + 1]])
+        fresh = scored[pairs[scored] < 0]
+        pairs[fresh] = np.arange(scored_tokens, scored_tokens + len(fresh))
+        scored_tokens += len(fresh)
+        follows.append(nodes[fresh - 1])
+        token.append(offset + fresh)
+        flat.append(offset + scored)
+        pair.append(pairs[scored])
+        offset += rows.offsets[row + 1] - rows.offsets[row]
+    joined = [np.concatenate(parts) for parts in (source, follows, token, flat, pair)]
+    return Tree(joined[0], np.array(starts, dtype=np.int64), before, *joined[1:])
 
 
 @dataclass
@@ -401,7 +267,7 @@ def blocks(tree: Tree, overhead: int) -> list[Block]:
     return result
 
 
-def sees(tree: Tree, queries: Sequence[int] | np.ndarray, keys: Sequence[int] | np.ndarray) -> np.ndarray:
+def attention_mask(tree: Tree, queries: Sequence[int] | np.ndarray, keys: Sequence[int] | np.ndarray) -> np.ndarray:
     """(queries, keys) bool: each query sees its ancestors and itself."""
     queries, keys = np.asarray(queries, dtype=np.int64)[:, None], np.asarray(keys, dtype=np.int64)[None, :]
     return (keys <= queries) & (queries < tree.end[keys])

@@ -209,7 +209,7 @@ class GPGTrainingWorker(TrainingWorker):
         if kind == "trees" and any(unsupported):
             kind, reason = "rows", next(filter(None, unsupported))
             if not self.unsupported and self.engine.get_data_parallel_rank() == 0:
-                print(f"gpg_verl: what rows share is computed for each of them where {reason}", flush=True)
+                print(f"gpg_verl: prefix sharing is off where {reason}", flush=True)
             self.unsupported = reason
         if kind is None:
             return None
@@ -286,7 +286,7 @@ def equivalent_lengths(counts: Counter[str]) -> list[float]:
     veRL's `perf/mfu/actor` is made from.
     """
     tokens = counts["tokens_computed"]
-    rows = max(1, round(tokens * tokens / max(1, 2 * counts["visible"])))
+    rows = max(1, round(tokens * tokens / max(1, 2 * counts["attended_pairs"])))
     return [tokens / rows] * rows
 
 

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from gpg_verl.algorithm.tree import Tree
-
 KINDS = (
     ("pixel_values", "image_grid_thw", "image_token_id"),
     ("pixel_values_videos", "video_grid_thw", "video_token_id"),
 )
-
+SAMPLE = 64  # of an item's values, by which items are told apart before they are compared
 
 # Of the models with images, those for which it is known which tokens are whose.
 IMAGE_MODELS = ("qwen2_vl", "qwen2_5_vl")
@@ -59,15 +57,15 @@ class Images:
                     item[own], kinds[own], first[own[0]] = number, kind, True
         return cls(item, first, kinds, shown)
 
-    def of_tree(self, tree: Tree, device) -> dict[str, torch.Tensor]:
-        """The model's inputs for the items of a tree, in the order of its tokens."""
-        inputs = {}
-        begins = tree.source[self.first[tree.source]]
+    def along(self, tokens: np.ndarray) -> dict[str, list[torch.Tensor]]:
+        """The model's inputs, part by part, for the items that begin among `tokens`, in their order."""
+        inputs: dict[str, list[torch.Tensor]] = {}
+        begins = tokens[self.first[tokens]]
         for kind, (pixels, grid, _) in enumerate(KINDS):
             items = [self.shown[number] for number in self.item[begins[self.kinds[begins] == kind]].tolist()]
             if items:
-                inputs[pixels] = torch.cat([part for part, _ in items]).to(device)
-                inputs[grid] = torch.stack([shape for _, shape in items]).to(device)
+                inputs[pixels] = [part for part, _ in items]
+                inputs[grid] = [shape.unsqueeze(0) for _, shape in items]
         return inputs
 
 
@@ -114,8 +112,11 @@ def unmatched_row(data: TensorDict, config, tokenizer) -> str | None:
 
 
 def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
-    """The number of an item, from 1: that of the one before that looks just like it. The sum tells most apart."""
-    candidates = alike.setdefault((*shape, float(pixels.double().sum())), [])
+    """The number of an item, from 1: that of the one before that looks just like it. A sample of values tells most
+    apart, so that nearly all that are compared whole are the same.
+    """
+    sample = pixels.flatten()[:: max(1, pixels.numel() // SAMPLE)]
+    candidates = alike.setdefault((*shape, *sample.tolist()), [])
     for other, number in candidates:
         if other.data_ptr() == pixels.data_ptr() or torch.equal(other, pixels):
             return number

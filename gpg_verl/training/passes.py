@@ -3,7 +3,7 @@ are not exact; either way with the vocabulary only where a token is scored. Duri
 
 - `prepare_micro_batches`, for trees: rows in their tree's order, filled up to the budget by the tokens computed,
 - `prepare_model_inputs`: for trees their tokens, position ids and images, as one sequence, with attention by way of
-  transformers' registry; what the vocabulary's layer is given are the positions that score a token,
+  transformers' registry; the input of lm_head is one position for each scored token,
 - `prepare_model_outputs`: log-probs and entropy back in the shape of rows, so that the loss and all that is measured
   from it see rows as ever. The gradient sums over the rows that share a token on its way back.
 """
@@ -24,13 +24,21 @@ from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from gpg_verl.algorithm.tree import Rows, Tree, branches, cut_evenly, grow, outlines
+from gpg_verl.algorithm.tree import Rows, Tree, branches, build_tree, cut_evenly
 from gpg_verl.compat.seams import replaced, seam
-from gpg_verl.training.attention import ATTENTION, Layout, NotExact, TreeAttention
+from gpg_verl.training.attention import (
+    ATTENTION,
+    Layout,
+    NotExact,
+    TreeAttention,
+    branch_sequences,
+    flash_of,
+    gather,
+)
 from gpg_verl.training.images import Images
-from gpg_verl.training.log_probs import LogProbs
+from gpg_verl.training.log_probs import log_probs_of
 
-OUTLINE = "gpg_outline"  # of a micro-batch's tree, under this name in its TensorDict
+TREE = "gpg_tree"  # what a micro-batch's tree and its images are called in its TensorDict
 
 # From so many tokens on a longer pass is not faster, and only holds more. On a GPU that is for the budget to say.
 MAX_TOKENS_PER_PASS = {"cpu": 2048}
@@ -38,10 +46,12 @@ MAX_TOKENS_PER_PASS = {"cpu": 2048}
 
 @dataclass(frozen=True)
 class Scored:
-    """What a pass scores: positions (sequence, place) of what the model is given; the rest as in `Tree`."""
+    """What a pass scores. sequence, place: (pairs,) of the token that each scored token follows, in what the model is
+    given; the rest as in `Tree`.
+    """
 
-    positions: tuple[torch.Tensor, torch.Tensor]
-    at: torch.Tensor
+    sequence: torch.Tensor | int
+    place: torch.Tensor
     token: torch.Tensor
     flat: torch.Tensor
     pair: torch.Tensor
@@ -51,7 +61,7 @@ class Passes:
     """The forward passes of an update, for one FSDP engine.
 
     counts: what was computed since it was last cleared: tokens_computed, tokens_shared (of rows, not computed as
-        another row has them), positions_scored, and `visible`, the pairs of a query and a key that it sees.
+        another row has them), positions_scored (the input of lm_head), and attended_pairs of a query and a key.
     """
 
     def __init__(self, engine: FSDPEngineWithLMHead, entropy_has_gradient: bool):
@@ -60,7 +70,7 @@ class Passes:
         self.head = self.model.get_output_embeddings()
         self.config = self.model.config.get_text_config()
         self.counts: Counter[str] = Counter()
-        self.attention = TreeAttention()
+        self.attention = TreeAttention(flash_of(self.config._attn_implementation))
         self.active = False
         self.scored: Scored | None = None
 
@@ -131,26 +141,26 @@ class Passes:
         images = Images.of(data, self.model.config)
         rows, budget = rows_of(data), self._budget(data)
         whole = branches(symbols_of(data, images), rows)
-        enough = MAX_TOKENS_PER_PASS.get(get_device_name(), budget)
-        parts = cut_evenly(whole, budget, math.ceil(int(whole.computed().sum()) / enough))
+        most = MAX_TOKENS_PER_PASS.get(get_device_name(), budget)
+        parts = cut_evenly(whole, budget, math.ceil(int(whole.computed().sum()) / most))
         count = torch.tensor(len(parts), device=get_device_id())
         torch.distributed.all_reduce(count, op=torch.distributed.ReduceOp.MAX, group=dp_group)
         if len(parts) < count:
             parts = cut_evenly(whole, budget, int(count))
-        lengths = np.diff(rows.offsets)[whole.rows]
-        offsets = lengths.cumsum() - lengths
+        result = []
         for start, end in parts:
-            offsets[start:end] -= offsets[start]
-        result = [
-            _select(data, whole.rows[start:end].tolist(), outline)
-            for (start, end), outline in zip(parts, outlines(whole, parts, rows, offsets), strict=True)
-        ]
-        while len(result) < int(count):  # this rank has no row left where another has
-            none = _select(data, [0], None)
+            tree, shown = build_tree(whole, start, end, rows), {}
+            if images is not None:
+                tokens = [np.arange(*rows.offsets[row : row + 2]) for row in whole.rows[start:end]]
+                shown = images.along(np.concatenate(tokens)[tree.source])
+            result.append(_select(data, whole.rows[start:end].tolist(), tree, shown))
+        while len(result) < int(count):  # this rank has no row left where another has: one token, and nothing scored
+            zero, none, last = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), rows.offsets[1:2] - 1
+            nothing = _select(data, [0], Tree(last, zero, [none], zero, last, none, none), {})
             for name in ("response_mask", "advantages"):
-                if name in none:
-                    none[name] = none[name] * 0
-            result.append(none)
+                if name in nothing:
+                    nothing[name] = nothing[name] * 0
+            result.append(nothing)
         return result, None
 
     def _budget(self, data: TensorDict) -> int:
@@ -167,58 +177,50 @@ class Passes:
     # ---- one pass
 
     def _tree_inputs(self, micro_batch: TensorDict):
-        outline = tu.get_non_tensor_data(micro_batch, OUTLINE, default=None)
+        tree, shown = tu.get_non_tensor_data(micro_batch, TREE, default=None)
         ids, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()
-        images = None
-        if outline is not None:
-            tree, images = grow(outline), Images.of(micro_batch, self.model.config)
-            self._count(len(tree), len(ids) - len(tree), len(tree.positions), tree.visible())
-        else:  # a pass for the other ranks' sake: one token, and nothing scored
-            zero, last = np.zeros(1, dtype=np.int64), np.array([len(ids) - 1])
-            tree = Tree(last, zero, [zero[:0]], zero, zero, last, zero[:0], zero[:0])
-
-        def there(numbers):
-            return torch.from_numpy(numbers).to(ids.device)
-
-        source, self.attention.layout = there(tree.source), Layout.of(tree, ids.device)
+        if len(tree.flat):
+            self._count(len(tree), len(ids) - len(tree), len(tree.follows), tree.num_attended_pairs())
+        sequences = branch_sequences(tree)
+        source, follows, token, flat, pair, *on_device = to_device(
+            [tree.source, tree.follows, tree.token, tree.flat, tree.pair, *sequences], ids.device
+        )
+        self.attention.layout = Layout.of(tree, sequences, on_device)
+        self.scored = Scored(0, follows, token, flat, pair)
         self.attention.positions = positions.view(-1, len(ids))[:1, source]
-        at, token, flat, pair, places = map(there, (tree.at, tree.token, tree.flat, tree.pair, tree.positions))
-        self.scored = Scored((torch.zeros_like(places), places), at, token, flat, pair)
         return {
             "input_ids": ids[source].unsqueeze(0),
             "attention_mask": None,
             "position_ids": positions[..., source].unsqueeze(-2),
-            **(images.of_tree(tree, ids.device) if images else {}),
+            **{name: torch.cat(parts).to(ids.device) for name, parts in shown.items()},
         }, {}
 
     def _row_inputs(self, verls):
         def inputs(micro_batch: TensorDict):
             model_inputs, output_args = verls(self.engine, micro_batch)
             rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
-            flat, lengths = rows.runs().numbers(), np.diff(rows.offsets)
+            flat, lengths = np.flatnonzero(rows.scored), np.diff(rows.offsets)
             self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
             token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
-            positions = (np.zeros_like(token), token - 1)  # a token is scored by the position before it
+            row, place = np.zeros_like(token), token - 1  # a token is scored by the position before it
             if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
                 row = np.searchsorted(rows.offsets, token, side="right") - 1
-                positions = (row, token - 1 - rows.offsets[row])
-            of_row, of_column, at, token, flat = (
-                torch.from_numpy(x).to(ids.device) for x in (*positions, np.arange(len(token)), token, flat)
-            )
-            self.scored = Scored((of_row, of_column), at, token, flat, at[: len(flat)])
+                place = place - rows.offsets[row]
+            self.scored = Scored(*to_device([row, place, token, flat, np.arange(len(flat))], ids.device))
             return model_inputs, output_args
 
         return inputs
 
-    def _count(self, computed: int, shared: int, scored: int, visible: int) -> None:
+    def _count(self, computed: int, shared: int, scored: int, attended: int) -> None:
         self.counts.update(
-            {"tokens_computed": computed, "tokens_shared": shared, "positions_scored": scored, "visible": visible}
+            tokens_computed=computed, tokens_shared=shared, positions_scored=scored, attended_pairs=attended
         )
 
     def _only_scored(self, module, args):
-        """What the vocabulary's layer is given: hidden states of the positions that score a token, (1, K, hidden)."""
+        """The input of lm_head: hidden states of the positions that score a token, (1, pairs, hidden)."""
         hidden, *others = args
-        return (hidden[self.scored.positions].unsqueeze(0), *others)
+        index = self.scored.sequence * hidden.shape[1] + self.scored.place
+        return (gather(hidden.flatten(0, 1), index).unsqueeze(0), *others)
 
     def _outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
         scored, ids = self.scored, micro_batch["input_ids"]
@@ -227,16 +229,16 @@ class Passes:
             logits = logits.full_tensor()
         if micro_batch["temperature"] != 1.0:
             logits = logits / max(micro_batch["temperature"], 1e-8)
-        log_probs = LogProbs.apply(logits, scored.at, ids.values()[scored.token], not self.entropy_has_gradient)
+        log_probs = log_probs_of(logits, ids.values()[scored.token], in_place=not self.entropy_has_gradient)
 
         def in_rows(values):
             # veRL has a token's number at the place before the token.
-            rows = values.new_zeros(len(ids.values())).index_put((scored.flat - 1,), values)
+            rows = values.new_zeros(len(ids.values())).index_copy(0, scored.flat - 1, gather(values, scored.pair))
             return torch.nested.nested_tensor_from_jagged(rows, ids.offsets())
 
-        result = {"log_probs": in_rows(log_probs[scored.pair])}
+        result = {"log_probs": in_rows(log_probs)}
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", default=False):
-            result["entropy"] = in_rows(self._entropy(logits)[scored.at[scored.pair]])
+            result["entropy"] = in_rows(self._entropy(logits))
         return result
 
     def _entropy(self, logits: torch.Tensor) -> torch.Tensor:
@@ -252,14 +254,11 @@ class Passes:
 def rows_of(data: TensorDict) -> Rows:
     """The rows of veRL's batch, as a tree takes them."""
     offsets = data["input_ids"].offsets().cpu().numpy()
-    prompts = data["prompts"].offsets().diff().cpu().numpy()
-    written = data["response_mask"].values().cpu().numpy().astype(bool)
-    if written.all():
-        return Rows(offsets, prompts)
-    mask = np.zeros(offsets[-1], dtype=bool)
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-    mask[place >= np.repeat(prompts, np.diff(offsets))] = written
-    return Rows(offsets, prompts, mask)
+    prompts, lengths = data["prompts"].offsets().diff().cpu().numpy(), np.diff(offsets)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    scored = place >= np.repeat(prompts, lengths)
+    scored[scored] = data["response_mask"].values().cpu().numpy().astype(bool)
+    return Rows(offsets, scored)
 
 
 def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
@@ -281,7 +280,15 @@ def _count_up(positions: np.ndarray, first: np.ndarray, piece: int = 1 << 14) ->
     return not positions[first].any() and bool(np.isin(np.concatenate(jumps) + 1, first).all())
 
 
-def _select(data: TensorDict, rows: list[int], outline: tuple | None) -> TensorDict:
+def to_device(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """All in one buffer, sent once, as each copy to a GPU is a wait; integers all."""
+    buffer = torch.from_numpy(np.concatenate(arrays))
+    if device.type == "cuda":
+        buffer = buffer.pin_memory()
+    return list(buffer.to(device, non_blocking=True).split([len(numbers) for numbers in arrays]))
+
+
+def _select(data: TensorDict, rows: list[int], tree: Tree, shown: dict[str, list[torch.Tensor]]) -> TensorDict:
     micro_batch = tu.index_select_tensor_dict(data, rows)
-    tu.assign_non_tensor_data(micro_batch, OUTLINE, outline)
+    tu.assign_non_tensor_data(micro_batch, TREE, (tree, shown))
     return micro_batch

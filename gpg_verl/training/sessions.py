@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,14 +218,12 @@ def shorten(text: str) -> str:
 class WatchedSessions:
     """The trainer's part; mixed in before one of veRL's trainer classes. Takes `settings` from who mixes it in."""
 
-    agent_loop_workers: Sequence = ()  # not before `fit`
-
     def __init__(self, config):
         self.sessions = EndedSessions()  # of the running step
         super().__init__(config)
 
     def fit(self, agent_loop_manager):
-        self.agent_loop_workers = agent_loop_manager.agent_loop_workers
+        self.agent_loop_manager = agent_loop_manager  # before veRL's `fit` does: one of its workers may be dead already
         self._ask_agent_loops(_install, self.settings.max_session_seconds)
         try:
             super().fit(agent_loop_manager)
@@ -257,9 +255,10 @@ class WatchedSessions:
         return self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
 
     def _ask_agent_loops(self, question: Callable, *arguments) -> list:
-        if not self.agent_loop_workers:  # `ray.get`, of nothing too, starts Ray where there is none
+        if not hasattr(self, "agent_loop_manager"):  # not before `fit`
             return []
-        return ray.get([worker.__ray_call__.remote(question, *arguments) for worker in self.agent_loop_workers])
+        workers = self.agent_loop_manager.agent_loop_workers
+        return ray.get([worker.__ray_call__.remote(question, *arguments) for worker in workers])
 
 
 def _install(worker: AgentLoopWorker, max_seconds: float | None) -> None:

@@ -390,7 +390,6 @@ class GPGStep(WatchedSessions, RefillingStep):
         """The batch, with padding added where its rows do not fill the grid, and its updates. `real`: its rows but
         padding; `passes`: as from `_pass_kind`.
         """
-        shared = passes == "trees"
         actor = self.config.actor_rollout_ref.actor
         groups = [self.step_batch.uids[i] for i in real]
         if self.deterministic:  # uids are new in each run
@@ -399,7 +398,7 @@ class GPGStep(WatchedSessions, RefillingStep):
         has_gradient = self.step_batch.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        by_tokens = shared or actor.use_dynamic_bsz
+        by_tokens = passes == "trees" or actor.use_dynamic_bsz
         shape = {
             "ranks": self._data_parallel_size(),
             "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
@@ -419,7 +418,7 @@ class GPGStep(WatchedSessions, RefillingStep):
             loss_agg_mode=actor.loss_agg_mode,
             work=work([tag["seq_len"] for tag in batch.tags], None if passes is None else tokens),
             packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
-            prompts=self._prompts(batch) if shared else None,
+            prompts=self._prompts(batch) if passes == "trees" else None,
             **shape,
         )
         return batch, updates
@@ -463,14 +462,11 @@ def columns_of(rows) -> set[str] | None:
 
 def sharing_status(unsupported: dict[str, str | None], checked: bool) -> str:
     """A line for the log: whether prefixes are shared, and if not why."""
-    line = "gpg_verl: what rows share is computed once, the vocabulary where a token is scored"
-    if unsupported["trees"] is not None:
-        line = f"gpg_verl: what rows share is computed for each of them: {unsupported['trees']}"
-        if unsupported["rows"] is not None:
-            line += f"; and the vocabulary for every token: {unsupported['rows']}"
-    elif not checked:
-        line += ", if the first update finds it exact"
-    return line
+    if unsupported["trees"] is None:
+        line = "gpg_verl: prefix sharing is on, and the vocabulary is computed where a token is scored"
+        return line if checked else f"{line}, if the first update finds it exact"
+    line = f"gpg_verl: prefix sharing is off: {unsupported['trees']}"
+    return line if unsupported["rows"] is None else f"{line}; the vocabulary for every token: {unsupported['rows']}"
 
 
 # What scoring a token costs in the measure of veRL, which is that of a layer of a 7B (a token 24,576, a pair 1): half
