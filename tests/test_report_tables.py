@@ -320,6 +320,19 @@ def test_without_validations_the_training_reward_is_compared(tmp_path):
     assert any(note.startswith("not compared by second: a run did not log it") for note in section.notes)
 
 
+def test_what_is_compared_is_what_all_runs_have(tmp_path):
+    """A run starts later, another ends earlier, and one validation is no curve. Two pairs are enough for a test."""
+    runs = []
+    for name, steps in (("a", (1, 2, 3)), ("b", (2, 3, 4))):
+        logged = {step: {REWARD: 0.1 * step} | ({ACCURACY: 0.5} if step == 3 else {}) for step in steps}
+        runs += [write_run(tmp_path / f"{name}-seed{seed}", logged, row=name) for seed in (1, 2)]
+    section = compare(groups_of(*runs))
+    assert section.title.startswith("training reward")
+    assert section.notes[0] == "by step: the mean from 2 to 3"
+    assert section.table["mean"].tolist() == pytest.approx([0.25, 0.25])
+    assert section.table.p.dropna().tolist() == [1.0]
+
+
 def test_rows_side_by_side(tmp_path):
     """Three seeds of one method, one of them behind, and a method of one run that was never validated."""
     seeds = []
