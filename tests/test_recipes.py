@@ -336,6 +336,14 @@ def test_what_is_wrong_beside_the_model_ends_before_anything_is_made(tmp_path, s
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("smoke", ["0", "1"])
+def test_a_run_in_miniature_leaves_a_mark_for_the_report(tmp_path, smoke):
+    code = 'set -euo pipefail; . examples/lib.sh; NNODES=1; verl "$0" 2 a=b'
+    result = bash("-c", code, str(tmp_path), SMOKE=smoke, PY="true")  # a Python that does nothing
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "smoke").exists() is (smoke == "1")
+
+
 def test_a_smoke_models_tokenizer_is_one_that_verl_takes():
     """Its agent loop builds this at the first prompt of a model with Qwen's marks."""
     from verl.utils.tokenizer.continuous_token import QwenContinuousTokenBuilder

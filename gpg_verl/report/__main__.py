@@ -10,9 +10,6 @@ import sys
 from pathlib import Path
 
 import orjson
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from gpg_verl.report import ReportError, draw, tables
 from gpg_verl.report.paper import TABLES, find_row
@@ -30,58 +27,43 @@ results. See also: show --help, watch --help, and python -m gpg_verl.report.mask
     "show": "Print the tables of each run, a line per step, and draw its curves: one line per run for several.",
     "watch": """Run the command after '--' with its output in a log file and show its progress from RUN/metrics.jsonl,
 or the file VERL_FILE_LOGGER_PATH names if that is set: a bar on a terminal, else one line per step. On failure prints
-the error. The exit code is that of the command.""",
+the end of the log. The exit code is that of the command.""",
 }
 
 
 def main(argv: list[str]) -> int:
     action, *options = argv if argv[:1] in (["show"], ["watch"]) else ["report", *argv]
-    command = []
-    if action == "watch" and "--" in options:  # argparse would take the options of the command for its own
-        split = options.index("--")
-        options, command = options[:split], options[split + 1 :]
-    parser = build_parser(action)
-    args = parser.parse_args(options)
-    try:
-        if action == "report":
-            return report(args.runs, args.table, args.row, args.out)
-        if action == "show":
-            return show(args.runs, args.plot)
-        if not command:
-            parser.error("watch needs the command to run after '--', as in: watch RUN --log FILE -- bash train.sh")
-        return watch(args.run, args.log, command, args.steps)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def build_parser(action: str) -> argparse.ArgumentParser:
-    examples = "examples:" + __doc__.partition("\n")[2]
     parser = argparse.ArgumentParser(
         prog=PROG if action == "report" else f"{PROG} {action}",
         description=ABOUT[action],
-        epilog=examples,
+        epilog="examples:" + __doc__.partition("\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
     if action == "watch":
-        parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run, with its metrics.jsonl")
-        parser.add_argument(
-            "--log", type=Path, required=True, metavar="FILE", help="file for all output of the command"
-        )
-        parser.add_argument("--steps", type=int, metavar="N", help="training steps in total, for the bar and time left")
-        return parser
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics*.jsonl or event files")
+        add("run", type=Path, metavar="RUN", help="folder of the run, with its metrics.jsonl")
+        add("--log", type=Path, required=True, metavar="FILE", help="file for all output of the command")
+        add("--steps", type=int, metavar="N", help="training steps in total, for the bar and time left")
+    else:
+        add("runs", nargs="+", type=Path, metavar="RUN", help="folder with metrics*.jsonl, or such a file")
     if action == "show":
-        parser.add_argument(
-            "--plot", type=Path, metavar="FILE", help="default: plot.png, or comparison.png for several"
-        )
-        return parser
-    parser.add_argument("--table", choices=list(TABLES), help="default: what the runs say they belong to")
-    parser.add_argument("--row", action="append", help="row of the table: once for all runs, or for each")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the files (default: report in the first run)"
-    )
-    return parser
+        add("--plot", type=Path, metavar="FILE", help="default: plot.png, or comparison.png for several")
+    if action == "report":
+        add("--table", choices=list(TABLES), help="default: what the runs say they belong to")
+        add("--row", action="append", help="row of the table: once for all runs, or for each")
+        add("--out", type=Path, metavar="DIR", help="folder for the files (default: report in the first run)")
+    # argparse would take the options of the watched command for its own.
+    split = options.index("--") if action == "watch" and "--" in options else len(options)
+    args, command = parser.parse_args(options[:split]), options[split + 1 :]
+    if action == "watch" and not command:
+        parser.error("watch needs the command to run after '--', as in: watch RUN --log FILE -- bash train.sh")
+    try:
+        if action == "report":
+            return report(args.runs, args.table, args.row, args.out)
+        return show(args.runs, args.plot) if action == "show" else watch(args.run, args.log, command, args.steps)
+    except (ReportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Path | None) -> int:
@@ -101,10 +83,7 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
     if not runs:
         raise unread[0]
     out = out or runs[0].folder / "report"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReportError(f"{out}: cannot make this folder ({error.strerror}). Name another: --out DIR.") from None
+    out.mkdir(parents=True, exist_ok=True)
     groups = tables.group(runs)
     papers = [paper for paper in TABLES.values() if paper.name in {table, *(name for name, _ in groups)}]
     sections = [tables.beside_paper(paper, groups) for paper in papers]
@@ -128,26 +107,19 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
 def as_json(groups: Groups, sections: list[Section]) -> bytes:
     """The report for machines: ours beside the paper's in %, the tables, and the runs with the metrics it is about."""
     shown = "^(critic/score|response_length|gpg|timing_s|val-core)/|^actor/(entropy|grad_norm)"
-    runs = [run for own in groups.values() for run in own]
-    found = {
-        "rows": [
-            {"table": name, "row": row, "paper": TABLES[name].rows[row], "ours": tables.cells(TABLES[name], own)}
-            for (name, row), own in groups.items()
-            if name
-        ],
-        "tables": {s.title: {"rows": s.table.to_dict("records"), "notes": s.notes} for s in sections},
-        "runs": [
-            {
-                **{name: getattr(run, name) for name in ("label", "table", "folder", "written", "notes", "smoke")},
-                "summary": tables.summary(run),
-                "held_out": run.held_out.to_dict("records"),
-                "steps": {n: step.dropna().to_dict() for n, step in run.steps.filter(regex=shown).iterrows()},
-            }
-            for run in runs
-        ],
-    }
+    found = {"rows": [], "tables": {s.title: {"rows": s.table.to_dict("records"), "notes": s.notes} for s in sections}}
+    found["runs"] = []
+    for (name, row), runs in groups.items():
+        if name:
+            ours = {header: cell._asdict() for header, cell in tables.cells(TABLES[name], runs).items()}
+            found["rows"].append({"table": name, "row": row, "paper": TABLES[name].rows[row], "ours": ours})
+        for run in runs:
+            told = {name: getattr(run, name) for name in ("label", "table", "folder", "notes", "smoke")}
+            told |= {"summary": tables.summary(run), "held_out": run.held_out.to_dict("records")}
+            told["steps"] = {n: step.dropna().to_dict() for n, step in run.steps.filter(regex=shown).iterrows()}
+            found["runs"].append(told)
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    return orjson.dumps(found, default=lambda cell: getattr(cell, "_asdict", cell.__str__)(), option=options)
+    return orjson.dumps(found, default=str, option=options)
 
 
 def show(paths: list[Path], plot: Path | None) -> int:
@@ -167,17 +139,12 @@ def show(paths: list[Path], plot: Path | None) -> int:
 
 
 def print_section(section: Section) -> None:
-    header, *rows = section.lines()
-    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, justify="left" if name in ("data", "measure", "model", "") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False)
-    # Never cut a number off to fit a narrow terminal or a pipe.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    if rows:
-        console.print(table)
+    """Whole, however narrow the terminal."""
+    if len(section.table):
+        shown = section.texts()
+        for name in shown.columns.intersection(["data", "measure", "model", ""]):  # words start at the left
+            shown[name] = shown[name].str.ljust(shown[name].str.len().max())
+        print(f"\n{section.title}\n{shown.to_string(index=False)}\n")
     for note in section.notes:
         print(f"note: {note}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -25,46 +25,40 @@ def curves(groups: Groups, path: Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    def metric(*names: str) -> Callable[[Run], pd.Series]:
-        return lambda run: run.column(*names)
-
     every = [run for runs in groups.values() for run in runs]
     longest = max((run.seconds().max() for run in every if len(run.seconds())), default=0)
     unit = next((unit for unit, of in UNITS.items() if longest >= 2 * of), "seconds")
-    specs = (  # title, label, what is drawn, by which time, what is drawn dashed, and its label
-        ("Training reward by step", "mean reward", metric(REWARD), None, None, ""),
-        ("Training reward by time", "mean reward", metric(REWARD), unit, None, ""),
-        ("Held-out accuracy by step", "share right", accuracy, None, None, ""),
-        ("Held-out accuracy by time", "share right", accuracy, unit, None, ""),
-        ("Valid share (B − M)/B, and α (dashed)", "valid share", metric(VALID_SHARE), None, metric(ALPHA), "α"),
-        (
-            "Response length, and share at the limit (dashed)",
-            "tokens",
-            metric(LENGTH),
-            None,
-            metric(TRUNCATED),
-            "share",
-        ),
-        ("Entropy of the policy, with calculate_entropy=True", "nats per token", metric(*ENTROPY), None, None, ""),
+    specs = (  # title, label, what is drawn (no metrics: held-out accuracy), and by which time
+        ("Training reward by step", "mean reward", [REWARD], None),
+        ("Training reward by time", "mean reward", [REWARD], unit),
+        ("Held-out accuracy by step", "share right", [], None),
+        ("Held-out accuracy by time", "share right", [], unit),
+        ("Valid share (B − M)/B, and α (dashed)", "valid share", [VALID_SHARE], None),
+        ("Response length, and share at the limit (dashed)", "tokens", [LENGTH], None),
+        ("Entropy of the policy, with calculate_entropy=True", "nats per token", ENTROPY, None),
     )
+    dashed = {4: (ALPHA, "α"), 5: (TRUNCATED, "share")}  # panel → what is drawn dashed, and its label
     figure = Figure(figsize=(12, 16), layout="constrained")
     *panels, seconds = figure.subplots(4, 2).ravel()
-    for panel, (title, label, read, time, read_dashed, label_dashed) in zip(panels, specs, strict=True):
-        twin = panel.twinx() if read_dashed else None
+    for number, (panel, (title, label, metrics, time)) in enumerate(zip(panels, specs, strict=True)):
         for i, runs in enumerate(groups.values()):
-            if read is accuracy and len(groups) == 1:
-                _sources(panel, runs, time)
+            if metrics:
+                _line(panel, runs, [run.column(*metrics) for run in runs], time, color=f"C{i % 10}")
+            elif len(groups) > 1:
+                _line(panel, runs, [accuracy(run) for run in runs], time, color=f"C{i % 10}")
             else:
-                _line(panel, runs, read, time, color=f"C{i % 10}")
-            if twin:
-                dashed = "C1" if len(groups) == 1 else f"C{i % 10}"
-                _line(twin, runs, read_dashed, time, color=dashed, linestyle="--")
-                twin.set(ylabel=label_dashed, ylim=(0, 1.05 * max(1.0, twin.dataLim.ymax) if twin.has_data() else 1.05))
+                _sources(panel, runs, time)
+        if number in dashed:
+            metric, name = dashed[number]
+            twin = panel.twinx()
+            for i, runs in enumerate(groups.values(), len(groups) == 1):  # another colour than the one line
+                _line(twin, runs, [run.column(metric) for run in runs], color=f"C{i % 10}", linestyle="--")
+            twin.set(ylabel=name, ylim=(0, 1.05 * max(1.0, twin.dataLim.ymax) if twin.has_data() else 1.05))
         panel.set(title=title, ylabel=label, xlabel=f"{time} of training and validation" if time else "step")
         panel.grid(alpha=0.3)
         if not time:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if not (panel.has_data() or (twin and twin.has_data())):
+        if not panel.has_data():
             panel.text(0.5, 0.5, "not logged", transform=panel.transAxes, ha="center", va="center", color="grey")
     panels[4].set_ylim(0, 1.05)  # a share
     _stages(seconds, groups)
@@ -81,9 +75,9 @@ def curves(groups: Groups, path: Path) -> None:
         ) from None
 
 
-def _line(panel, runs: Sequence[Run], read: Callable, unit: str | None = None, marker: str = ".", **style) -> None:
+def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None = None, marker=".", **style) -> None:
     """The mean over the runs at each step, with its 95 % interval; by time if a unit is given."""
-    values = pd.concat([read(run).dropna() for run in runs], axis=1).sort_index()
+    values = pd.concat([of_run.dropna() for of_run in of_runs], axis=1).sort_index()
     x = values.index
     if unit:
         times = pd.concat([run.seconds() for run in runs], axis=1).mean(axis=1) / UNITS[unit]
@@ -106,8 +100,7 @@ def _sources(panel, runs: Sequence[Run], unit: str | None) -> None:
     sources = pd.concat([run.validations.source for run in runs]).unique()
     for i, (source, marker) in enumerate(zip(sources, cycle(MARKERS), strict=False)):
         lines = [run.validations[run.validations.source == source].set_index("step") for run in runs]
-        style = {"color": f"C{i % 10}", "label": source}
-        _line(panel, runs, lambda run, lines=lines: lines[runs.index(run)].value, unit, marker, **style)
+        _line(panel, runs, [line.value for line in lines], unit, marker, color=f"C{i % 10}", label=source)
         if len(runs) == 1 and not unit:
             panel.errorbar(lines[0].index, lines[0].value, lines[0].error, fmt="none", capsize=4, ecolor=f"C{i % 10}")
     if len(sources) and not unit:
@@ -120,16 +113,14 @@ def _stages(panel, groups: Groups) -> None:
     frames = {label: pd.concat([run.stages().fillna(0) for run in runs]) for (_, label), runs in groups.items()}
     alone = len(groups) == 1 and len(next(iter(groups.values()))) == 1
     table = next(iter(frames.values())) if alone else pd.DataFrame({k: f.mean() for k, f in frames.items()}).T
-    shown = [stage for stage in table if table[stage].max() >= LEAST_SECONDS]
+    table = table.loc[:, table.max() >= LEAST_SECONDS]
     panel.set_title("Seconds by stage of each step" if alone else "Seconds by stage, mean over the steps")
-    if not shown:
-        return
     position, draw = (table.index, panel.bar) if alone else (range(len(table)), panel.barh)
-    base = 0.0 * table[shown[0]]
-    for i, stage in enumerate(shown):
+    for i, stage in enumerate(table):
+        base = table.iloc[:, :i].sum(axis=1)
         draw(position, table[stage], 1.0 if alone else 0.8, base, color=f"C{i}", label=stage)
-        base = base + table[stage]
-    panel.legend(fontsize="small", ncols=1 if alone else 3, reverse=alone)
+    if len(table.columns):
+        panel.legend(fontsize="small", ncols=1 if alone else 3, reverse=alone)
     if not alone:
         panel.set_yticks([])
         panel.invert_yaxis()
@@ -147,7 +138,6 @@ th { border-bottom: 2px solid #888 }
 td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left }
 tr:has(td:first-child:empty) td { background: #eef4ff }
 img { width: 100% }
-ul { color: #555 }
 """
 
 
@@ -163,10 +153,7 @@ def head(title: str) -> str:
 
 def html_section(section: Section) -> str:
     """A heading, the table, and the notes."""
-    header, *rows = section.lines()
-    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in header)]
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>" if rows else ""
+    table = section.texts().to_html(index=False, border=0) if len(section.table) else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in section.notes)
     return f"<h2>{escape(section.title)}</h2>\n{table}\n<ul>{notes}</ul>"
 

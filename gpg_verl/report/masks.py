@@ -9,11 +9,10 @@ those that were evaluated: `python -m gpg_verl.data lisa` puts image and gold ma
     IoU of an image = |P ∩ G| / |P ∪ G|, over the pixels that are not marked to be ignored; without a box P is empty
     gIoU = the mean over the images       cIoU = Σ |P ∩ G| / Σ |P ∪ G|        (as LISA names them; not GIoU of boxes)
 
-What the paper's columns (T5) compare, it does not say. They are Visual-RFT's (arXiv 2503.01785), and in the code of its
-folder lisa_evaluation "mIoU" is the mean IoU of *boxes* (Qwen2_VL_lisa_infere.py, merge_eval.py), and "gIoU" the mean
-IoU of masks after SAM ViT-H (box2mask.py, mask_iou.py). The table fits that: for masks, mIoU and gIoU of one set would
-be one number, and they differ in every row. Here the gold mask is LISA's own, all targets without what is to be
-ignored; Visual-RFT takes the first polygon. Images and masks have the size that the model saw, not the original's.
+The paper does not say what T5's columns compare. They are Visual-RFT's (arXiv 2503.01785), in whose code "mIoU" is the
+mean IoU of *boxes* and "gIoU" that of masks after SAM ViT-H (lisa_evaluation/Qwen2_VL_lisa_infere.py, box2mask.py). The
+numbers fit: for masks both would be one number, and they differ in every row. Here the gold mask is LISA's own, all
+targets without what is to be ignored; Visual-RFT takes the first polygon. Images and masks are as the model saw them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import argparse
 import io
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +36,7 @@ from reward_fns import box, extract
 
 IGNORED = 255  # in a gold mask; 1 is the target, 0 the rest
 Segment = Callable[[Image.Image, tuple[int, int, int, int]], np.ndarray]  # image, box in its pixels → bool [h, w]
-Targets = dict[tuple[str, str], tuple[bytes, bytes]]  # (data source, row) → image and gold mask, both encoded
+KEY = ["data_source", "row"]  # of an answer and of its target
 
 
 def overlap(predicted: np.ndarray, gold: np.ndarray) -> tuple[int, int]:
@@ -53,24 +51,21 @@ def box_of(answer: str, size: tuple[int, int]) -> tuple[int, int, int, int] | No
     return found and tuple(int(value / 1000 * length) for value, length in zip(found, size * 2, strict=True))
 
 
-def read_targets(files: Sequence[Path]) -> Targets:
-    targets = {}
+def read_targets(files: Sequence[Path]) -> pd.DataFrame:
+    """(rows,) of the data files: data_source, row, image and gold mask, both encoded."""
+    found = []
     for file in files:
-        try:
-            table = pq.read_table(file, columns=["data_source", "images", "extra_info"])
-        except (OSError, ValueError) as error:
-            raise ReportError(f"--data {file}: cannot be read ({error}).") from None
-        for row in table.to_pylist():
+        for row in pq.read_table(file, columns=["data_source", "images", "extra_info"]).to_pylist():
             mask, index = row["extra_info"].get("mask"), row["extra_info"].get("index")
             if not mask:
                 raise ReportError(
                     f"--data {file}, row {index}: no gold mask. Make the file with `python -m gpg_verl.data lisa`."
                 )
-            targets[row["data_source"], str(index)] = row["images"][0]["bytes"], mask
-    return targets
+            found.append((row["data_source"], str(index), row["images"][0]["bytes"], mask))
+    return pd.DataFrame(found, columns=[*KEY, "image", "mask"])
 
 
-def read_answers(run: Path) -> tuple[int, list[dict]]:
+def read_answers(run: Path) -> tuple[int, pd.DataFrame]:
     """(step, answers) of the run's last validation."""
     dumps = {int(file.stem): file for file in run.glob("validation/*.jsonl") if file.stem.isdigit()}
     if not dumps:
@@ -78,37 +73,36 @@ def read_answers(run: Path) -> tuple[int, list[dict]]:
             f"{run}: no validation/<step>.jsonl here. Evaluate with trainer.validation_data_dir={run}/validation."
         )
     step = max(dumps)
-    answers = [json.loads(line) for line in dumps[step].read_text(encoding="utf-8").splitlines()]
-    if not all("row" in answer and "data_source" in answer for answer in answers):
+    answers = pd.DataFrame(map(json.loads, dumps[step].read_text(encoding="utf-8").splitlines()))
+    if not {*KEY} <= {*answers} or answers[KEY].isna().any(axis=None):
         raise ReportError(
             f"{dumps[step]}: its answers do not name their rows (row, data_source), as reward_fns does. Evaluate again "
             "with reward.custom_reward_function.path=pkg://reward_fns."
         )
-    return step, answers
+    return step, answers[[*KEY, "uid", "output"]]
 
 
-def measure(answers: Sequence[dict], targets: Targets, segment: Segment) -> Iterator[dict]:
+def measure(answers: pd.DataFrame, targets: pd.DataFrame, segment: Segment) -> Iterator[dict]:
     """A line for each answer; a target that nobody answered counts like an answer without a box."""
-    of_target = defaultdict(list)
-    for answer in answers:
-        of_target[answer["data_source"], answer["row"]].append(answer)
-    evaluated = {source for source, _ in of_target}
-    for (source, row), (image, mask) in targets.items():
-        if source not in evaluated:
-            continue
-        gold = np.asarray(Image.open(io.BytesIO(mask)))
+    evaluated = targets[targets.data_source.isin(answers.data_source)]
+    for line in evaluated.merge(answers, how="left", on=KEY).itertuples():
+        gold = np.asarray(Image.open(io.BytesIO(line.mask)))
         if not (gold == 1).any():
-            raise ReportError(f"{source}, row {row}: its gold mask is empty. Make the data again.")
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
-        for answer in of_target.get((source, row)) or [{"uid": None, "output": ""}]:
-            pixels = box_of(answer["output"], picture.size)
-            predicted = np.zeros(gold.shape, bool) if pixels is None else segment(picture, pixels)
-            intersection, union = overlap(predicted, gold)
-            yield {"data_source": source, "row": row, "uid": answer["uid"], "box": pixels} | {
-                "intersection": intersection,
-                "union": union,
-                "mask_iou": intersection / union,
-            }
+            raise ReportError(f"{line.data_source}, row {line.row}: its gold mask is empty. Make the data again.")
+        picture = Image.open(io.BytesIO(line.image)).convert("RGB")
+        answered = isinstance(line.output, str)
+        pixels = box_of(line.output, picture.size) if answered else None
+        predicted = np.zeros(gold.shape, bool) if pixels is None else segment(picture, pixels)
+        intersection, union = overlap(predicted, gold)
+        yield {
+            "data_source": line.data_source,
+            "row": line.row,
+            "uid": line.uid if answered else None,
+            "box": pixels,
+            "intersection": intersection,
+            "union": union,
+            "mask_iou": intersection / union,
+        }
 
 
 def summary(lines: Sequence[dict], step: int) -> dict[str, dict]:
@@ -142,12 +136,8 @@ def sam(name: str) -> Segment:
         raise ReportError(f"{error}. SAM needs more packages: pip install gpg-verl[masks]") from None
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = SamModel.from_pretrained(name).to(device).eval()
-        processor = SamProcessor(SamImageProcessorPil.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise ReportError(f"--model {name}: expected a folder or hub id of a SAM model; {why}") from None
+    model = SamModel.from_pretrained(name).to(device).eval()
+    processor = SamProcessor(SamImageProcessorPil.from_pretrained(name))
 
     def segment(image: Image.Image, pixels: tuple[int, int, int, int]) -> np.ndarray:
         inputs = processor(image, input_boxes=[[list(map(float, pixels))]], return_tensors="pt")
@@ -166,7 +156,7 @@ def write_masks(run: Path, files: Sequence[Path], model: str) -> None:
     """Measures the run's answers, writes masks.jsonl and masks.json, and prints the means."""
     step, answers = read_answers(run)
     targets = read_targets(files)
-    if strangers := {(a["data_source"], a["row"]) for a in answers} - set(targets):
+    if strangers := {*answers[KEY].itertuples(index=False)} - {*targets[KEY].itertuples(index=False)}:
         source, row = min(strangers)
         raise ReportError(
             f"{len(strangers)} of the run's rows are in none of the --data files, the first is {source}, row {row}. "
@@ -194,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         write_masks(args.run, args.data, args.model)
-    except ReportError as error:
+    except (ReportError, OSError, ValueError) as error:  # the latter: no parquet file, no model
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -104,6 +104,8 @@ def find_row(table: str, name: str) -> str:
     def plain(text: str) -> str:
         return re.sub(r"\s", "", text.replace("−", "-").casefold())
 
+    if table not in TABLES:
+        raise ReportError(f"{table!r} is no table: expected one of {', '.join(TABLES)}, by --table or in run.json.")
     rows = TABLES[table].rows
     for row in rows:
         if plain(row) == plain(name):

@@ -1,7 +1,6 @@
 """A run read back from the files veRL leaves behind, while it is going, when it is done, and after a crash.
 
 `metrics*.jsonl`            one line per step, {"step": n, "data": {name: value}}, from veRL's file logger
-`events.out.tfevents.*`     the same from its tensorboard logger, read where there is no metrics file
 `validation/<step>.jsonl`   one line per held-out answer, from `trainer.validation_data_dir`
 `masks.json`                of the last validation, from `python -m gpg_verl.report.masks`
 `run.json`                  the row of the paper's tables it is, from a recipe: {"table": "T1", "row": "GPG-RS1"}
@@ -16,14 +15,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from gpg_verl.report import ReportError
-from gpg_verl.report.paper import TABLES, Column, find_row
+from gpg_verl.report.paper import Column, find_row
 
 REWARD = "critic/score/mean"
 VALID_SHARE = "gpg/valid_share"
@@ -42,8 +40,7 @@ PARTS = {"old log-probs": "timing_s/old_log_prob", "reference": "timing_s/ref", 
 # A data source may itself hold slashes ("openai/gsm8k"). The reward stands where the reward function gives no `acc`.
 HELD_OUT = re.compile(r"val-(core|aux)/(.+)/(acc|reward|box_iou)/mean@(\d+)")
 SCORES = {"acc": "acc", "reward": "score", "box_iou": "box_iou"}  # measure → its field of an answer
-HELD_OUT_COLUMNS = ["step", "source", "measure", "k", "value", "questions", "error", "truncated", "why_no_error"]
-EVENTS = "events.out.tfevents.*"
+HELD_OUT_COLUMNS = ["step", "source", "measure", "k", "value", "questions", "error", "truncated"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Run:
     steps: (logged steps, metrics), ascending, NaN where a step lacks a metric; step 0 is validation before training.
     held_out: a line for each mean of a validation: of `k` answers a question, with its standard error over the
         questions, and the share of answers that were truncated; NaN where that is not known.
-    written: when its last line was.
     evaluation: the run in its folder `eval`.
+    smoke: whether a recipe ran it in miniature.
     """
 
     name: str
@@ -65,8 +62,8 @@ class Run:
     steps: pd.DataFrame
     held_out: pd.DataFrame
     notes: list[str]
-    written: datetime
     evaluation: Run | None
+    smoke: bool
 
     @cached_property
     def training(self) -> pd.DataFrame:
@@ -83,11 +80,6 @@ class Run:
         """The last line of each; the evaluation's stands above the run's own, data set by data set."""
         last = {Column(line.source, line.measure): line for line in self.held_out.itertuples()}
         return last | (self.evaluation.results if self.evaluation else {})
-
-    @property
-    def smoke(self) -> bool:
-        """Whether a recipe ran it in miniature."""
-        return (self.folder / "smoke").exists()
 
     def column(self, *names: str) -> pd.Series:
         """Over the training steps the first of these metrics that a step has, NaN where it has none."""
@@ -113,18 +105,18 @@ def load_run(path: Path, table: str | None = None, row: str | None = None) -> Ru
     table, row: of the paper's tables; they stand above the run's own run.json.
     """
     folder = path if path.is_dir() else path.parent
-    claimed = _claim(folder / "run.json")
+    file = folder / "run.json"
+    claimed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     table, row = table or claimed.get("table"), row or claimed.get("row")
-    files = _files(path)
-    notes = ["merged, the later file wins: " + ", ".join(file.name for file in files)] if len(files) > 1 else []
-    steps = _merged(files, notes)
+    notes: list[str] = []
+    steps = _merged(_files(path), notes)
     evaluation = None
     if (folder / "eval").is_dir():
         try:
             evaluation = load_run(folder / "eval")
         except ReportError as error:  # it has not logged yet, or never did: no reason to hide the run
             notes.append(f"evaluation left out: {error}")
-    name = path.stem if path.is_file() and path.suffix == ".jsonl" and path.stem != "metrics" else folder.resolve().name
+    name = folder.resolve().name if path.is_dir() or path.stem == "metrics" else path.stem
     return Run(
         name=name,
         folder=folder,
@@ -133,35 +125,16 @@ def load_run(path: Path, table: str | None = None, row: str | None = None) -> Ru
         steps=pd.DataFrame(list(steps.values()), index=list(steps)).sort_index(),
         held_out=_held_out(folder, steps),
         notes=notes,
-        written=datetime.fromtimestamp(max(file.stat().st_mtime for file in files)).astimezone(),
         evaluation=evaluation,
-    )
-
-
-def _claim(file: Path) -> dict[str, str]:
-    try:
-        claim = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if claim.get("table") in (None, *TABLES):
-            return claim
-    except (ValueError, AttributeError):
-        pass
-    raise ReportError(
-        f'{file}: expected {{"table": "T1", "row": "GPG-RS1"}}, with a table of {", ".join(TABLES)}. '
-        "Mend it, or delete it and name the row with --table and --row."
+        smoke=(folder / "smoke").exists(),
     )
 
 
 def _files(path: Path) -> list[Path]:
-    """The run's metrics files in the order they were last written, or else its tensorboard files."""
-    if path.is_file():
-        return [path]
-    for patterns in (
-        ["metrics*.jsonl"],
-        ["checkpoints/metrics*.jsonl"],
-        [EVENTS, f"tensorboard/**/{EVENTS}", f"tensorboard_log/**/{EVENTS}"],
-    ):
-        if files := {file for pattern in patterns for file in path.glob(pattern)}:
-            return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    """The run's metrics files in the order they were last written."""
+    files = [path] if path.is_file() else list(path.glob("metrics*.jsonl"))
+    if files := files or list(path.glob("checkpoints/metrics*.jsonl")):
+        return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
     raise ReportError(
         f"{path}: no metrics file here. Expected a folder with metrics.jsonl, or the path of one. A GPG run keeps one "
         "in trainer.default_local_dir. veRL writes one with trainer.logger=[console,file] and the environment variable "
@@ -176,27 +149,28 @@ def _merged(files: list[Path], notes: list[str]) -> dict[int, dict[str, float]]:
     its first step on, it replaces the earlier ones. That first step is merged by metric name: on resume veRL validates
     again under the step it resumed from.
     """
+    if len(files) > 1:
+        notes.append("merged, the later file wins: " + ", ".join(file.name for file in files))
+    expected = f'{{"step": 3, "data": {{"{REWARD}": 0.5, ...}}}}, as veRL\'s file logger writes it'
     steps: dict[int, dict[str, float]] = {}
     for file in files:
         starts, last = 1, -1
-        for step, values in (_events if "tfevents" in file.name else _lines)(file, notes):
+        for step, values in _read_lines(file, step_of, expected, notes):
             starts += step < last
-            if steps and step < max(steps):
-                steps = {s: kept for s, kept in steps.items() if s <= step}
+            steps = {s: kept for s, kept in steps.items() if s <= step}
             steps[step] = steps.get(step, {}) | values
             last = step
         if starts > 1:
             notes.append(f"{file.name}: {starts} starts in one file, the later one wins")
     if not steps:
         raise ReportError(
-            f"{files[-1]}: it holds no complete step. Expected a line or record for each, as trainer.logger=[console,"
-            "file] or [console,tensorboard] writes them. The run may not have finished its first step yet, or have "
-            "failed before it: look at its log."
+            f"{files[-1]}: it holds no complete step. Expected a line for each, as trainer.logger=[console,file] "
+            "writes them. The run may not have finished its first step yet, or have failed before it: look at its log."
         )
     return steps
 
 
-def read_lines(file: Path, parse: Callable, expected: str, notes: list[str]) -> list:
+def _read_lines(file: Path, parse: Callable, expected: str, notes: list[str]) -> list:
     """What `parse` makes of each line's JSON. A last line without its end is being written, or was cut off."""
     found = []
     with file.open("rb") as lines:
@@ -220,27 +194,6 @@ def step_of(record: dict) -> tuple[int, dict[str, float]]:
     return int(record["step"]), {n: float(v) for n, v in values if isinstance(v, int | float) and math.isfinite(v)}
 
 
-def _lines(file: Path, notes: list[str]) -> list[tuple[int, dict[str, float]]]:
-    expected = f'{{"step": 3, "data": {{"{REWARD}": 0.5, ...}}}}, as veRL\'s file logger writes it'
-    return read_lines(file, step_of, expected, notes)
-
-
-def _events(file: Path, notes: list[str]) -> list[tuple[int, dict[str, float]]]:
-    """The same in one of tensorboard's files, up to a record that was cut off."""
-    try:
-        from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    except ImportError:
-        raise ReportError(f"{file}: reading it takes another package. Run: pip install tensorboard") from None
-    steps: dict[int, dict[str, float]] = {}
-    for event in LegacyEventFileLoader(str(file)).Load():
-        for value in event.summary.value:
-            if value.HasField("simple_value") and math.isfinite(value.simple_value):
-                steps.setdefault(event.step, {})[value.tag] = value.simple_value
-    if not steps:
-        notes.append(f"{file.name}: no record of tensorboard's in it, so it was left out")
-    return sorted(steps.items())
-
-
 def held_out_means(values: dict[str, float]) -> list[tuple[str, str, int, float]]:
     """(data source, measure, answers a question, mean) of what a step validated."""
     found = ((HELD_OUT.fullmatch(name), value) for name, value in values.items())
@@ -255,20 +208,25 @@ def _held_out(folder: Path, steps: dict[int, dict[str, float]]) -> pd.DataFrame:
         answers = _answers(folder / f"validation/{step}.jsonl") if means else None
         alone = len({source for source, *_ in means}) == 1
         for source, measure, k, value in means:
+            own = answers if alone and answers.source.isna().all() else answers[answers.source == source]
+            of_questions = own.groupby("question")[measure].mean()  # answers to one question go together
+            # Another mean than veRL's: the answers are still being written, or some failed.
+            known = len(own) and math.isclose(of_questions.mean(), value, abs_tol=1e-4)
+            error = (len(of_questions), of_questions.sem()) if known else (None, None)
             # Logged where the reward function says of each answer whether it was cut off, as reward_fns does.
             truncated = values.get(f"val-aux/{source}/truncated/mean@{k}")
-            if answers is None:
-                error = None, None, f"set trainer.validation_data_dir={folder / 'validation'}, which counts questions"
-            else:
-                own = answers[answers.source == source] if answers.source.notna().any() or not alone else answers
-                error = _standard_error(own.groupby("question")[measure].mean(), value)
-            lines.append((step, source, measure, k, value, *error[:2], truncated, error[2]))
-    found = pd.DataFrame(lines + _masks(folder / "masks.json"), columns=HELD_OUT_COLUMNS)
+            lines.append((step, source, measure, k, value, *error, truncated))
+    if (masks := folder / "masks.json").is_file():  # what gpg_verl.report.masks measured of the answers
+        for source, of in json.loads(masks.read_text(encoding="utf-8"))["sources"].items():
+            for measure in ("mask_giou", "mask_ciou"):
+                error = of["images"], of.get(f"{measure}_error")
+                lines.append((of["step"], source, measure, 1, of[measure], *error, None))
+    found = pd.DataFrame(lines, columns=HELD_OUT_COLUMNS)
     return found.astype({"questions": float, "error": float, "truncated": float})
 
 
-def _answers(dump: Path) -> pd.DataFrame | None:
-    """Question, data source and scores of each answer to a validation; None where veRL kept none.
+def _answers(dump: Path) -> pd.DataFrame:
+    """Question, data source and scores of each answer to a validation, none where veRL kept none.
 
     `uid` is "question_answer_output". A reward function that returns `data_source` tells where an answer belongs.
     """
@@ -278,30 +236,5 @@ def _answers(dump: Path) -> pd.DataFrame | None:
         return found | {"question": row["uid"].rsplit("_", 2)[0], "source": row.get("data_source")}
 
     expected = "an answer with uid and numbers under acc and score, as trainer.validation_data_dir writes it"
-    columns = ["question", "source", *SCORES]
-    return pd.DataFrame(read_lines(dump, scores, expected, []), columns=columns) if dump.is_file() else None
-
-
-def _standard_error(means: pd.Series, value: float) -> tuple[int | None, float | None, str | None]:
-    """(n questions, s/√n of their means, why not): answers to one question go together."""
-    if means.empty:
-        return None, None, "the validation dump does not say which data source an answer belongs to"
-    if not math.isclose(means.mean(), value, abs_tol=1e-4):  # still being written, or answers failed
-        return None, None, "the validation dump does not hold all answers of this validation"
-    return len(means), means.sem(), None if len(means) > 1 else "one question has no spread"
-
-
-def _masks(file: Path) -> list[tuple]:
-    """What gpg_verl.report.masks measured of the answers; nothing where it has not run."""
-    try:
-        sources = json.loads(file.read_text(encoding="utf-8"))["sources"] if file.is_file() else {}
-        return [
-            (of["step"], source, measure, 1, of[measure], of["images"], error, None, None)
-            for source, of in sources.items()
-            for measure, error in (("mask_giou", of["mask_giou_error"]), ("mask_ciou", None))
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(
-            f"{file}: not what `python -m gpg_verl.report.masks` writes ({type(error).__name__}: {error}). Run it "
-            "again, or delete the file to report without masks."
-        ) from None
+    lines = _read_lines(dump, scores, expected, []) if dump.is_file() else []
+    return pd.DataFrame(lines, columns=["question", "source", *SCORES])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from gpg_verl.report.paper import PaperTable
-from gpg_verl.report.runs import ALPHA, GRAD_NORM, LENGTH, REWARD, STAGES, STEP_SECONDS, VALID_SHARE, Run
+from gpg_verl.report.runs import ALPHA, GRAD_NORM, LENGTH, REWARD, SCORES, STAGES, STEP_SECONDS, VALID_SHARE, Run
 
 EXPECTED_METRICS = (REWARD, VALID_SHARE, ALPHA, LENGTH, *STAGES.values(), STEP_SECONDS, GRAD_NORM)
 LOST = ("sessions failed", "groups incomplete", "prompts truncated")  # a column where gpg/... is logged
@@ -32,10 +32,9 @@ class Section(NamedTuple):
     table: pd.DataFrame
     notes: Sequence[str] = ()
 
-    def lines(self) -> list[list[str]]:
-        """Its header and rows as texts; what is not known is empty."""
-        rows = [[cell if isinstance(cell, str) else text(cell) for cell in row] for row in self.table.values.tolist()]
-        return [list(self.table.columns), *rows]
+    def texts(self) -> pd.DataFrame:
+        """The table as it is shown; what is not known is empty."""
+        return self.table.map(lambda cell: cell if isinstance(cell, str) else text(cell))
 
 
 class Cell(NamedTuple):
@@ -94,9 +93,13 @@ def held_out(run: Run, title: str) -> Section:
         rows.append([source, "accuracy" if measure == "acc" else measure, before, *change, text(last.questions, ".0f")])
     if missing := [name for name in EXPECTED_METRICS if name not in run.training]:
         notes.append("not logged, left empty: " + ", ".join(missing))
-    for why, lines in run.held_out.groupby("why_no_error"):
-        steps = ", ".join(map(str, lines.step.unique()))
-        notes.append(f"held-out without standard error at step {steps}: {why}")
+    if len(bare := run.held_out[run.held_out.error.isna() & run.held_out.measure.isin(SCORES)]):
+        steps = ", ".join(map(str, bare.step.unique()))
+        notes.append(
+            f"held-out without standard error at step {steps}: it takes all answers to two questions or more. Set "
+            f"trainer.validation_data_dir={run.folder / 'validation'}; where there are "
+            "several data sources, the reward function must name each answer's as data_source"
+        )
     if run.validations.empty:
         notes.append("no held-out accuracy logged (val-core/<data source>/acc/mean@1)")
     columns = ["data", "measure", "before", "after", "change", "questions"]
@@ -131,28 +134,21 @@ def accuracy(run: Run) -> pd.Series:
 
 def side_by_side(groups: Groups) -> Section:
     """Where the runs of each group stand at their last step, and what a step takes."""
-
-    def spread(values: list[float], spec: str = ".3f") -> str:
-        known = pd.Series(values, dtype=float).dropna()
-        return text(known.mean(), spec, known.std())
-
     rows = []
     for (_, label), runs in groups.items():
-        rewards = [run.column(REWARD).dropna() for run in runs]
-        validated = [values for values in map(accuracy, runs) if len(values)]
         ends = sorted(run.training.index[-1] for run in runs if len(run.training))
-        rows.append(
-            {
-                "model": label,
-                "runs": str(len(runs)),
-                "steps": " to ".join(dict.fromkeys(map(str, [*ends[:1], *ends[-1:]]))),
-                "reward, last": spread([values.iloc[-1] for values in rewards if len(values)]),
-                "held-out, first": spread([values.iloc[0] for values in validated]),
-                "held-out, last": spread([values.iloc[-1] for values in validated]),
-                "valid share": spread([run.column(VALID_SHARE).mean() for run in runs], ".2f"),
-                "s per step": spread([run.column(STEP_SECONDS).mean() for run in runs], ".2f"),
-            }
-        )
+        row = {"model": label, "runs": str(len(runs))}
+        row["steps"] = " to ".join(dict.fromkeys(map(str, [*ends[:1], *ends[-1:]])))
+        for name, spec, values in (
+            ("reward, last", ".3f", [run.column(REWARD).dropna().tail(1) for run in runs]),
+            ("held-out, first", ".3f", [accuracy(run).head(1) for run in runs]),
+            ("held-out, last", ".3f", [accuracy(run).tail(1) for run in runs]),
+            ("valid share", ".2f", [run.column(VALID_SHARE) for run in runs]),
+            ("s per step", ".2f", [run.column(STEP_SECONDS) for run in runs]),
+        ):
+            each = pd.Series([of_run.mean() for of_run in values])
+            row[name] = text(each.mean(), spec, each.std())
+        rows.append(row)
     how = "±: the standard deviation over the runs of a row; held-out is the mean over the data sets"
     return Section("side by side", pd.DataFrame(rows), [how])
 
@@ -187,14 +183,6 @@ def paired_p(differences: pd.Series) -> float:
     return stats.ttest_1samp(differences, 0).pvalue
 
 
-def holm(ps: pd.Series) -> pd.Series:
-    """Each p for all comparisons together: whoever calls those below 0.05 different is wrong in any of them at most
-    once in twenty times (Holm's step-down method).
-    """
-    ordered = ps.sort_values()
-    return (ordered * np.arange(len(ps), 0, -1)).cummax().clip(upper=1).reindex(ps.index)
-
-
 def compare(groups: Groups) -> Section | None:
     """A line for each method, by step and by second, with 95 % intervals, and the tests against the first method. None
     where no two methods have two runs each.
@@ -208,11 +196,9 @@ def compare(groups: Groups) -> Section | None:
     if not held_out and any("gpg/prompts_refilled" in run.steps for run in runs):
         notes.append("with β_th the training reward is that of chosen groups: compare held-out results instead")
     for by in ("step", "second"):
-        curves = []
-        for run in runs:
-            values = accuracy(run) if held_out else run.column(REWARD).dropna()
-            x = values.index if by == "step" else pd.Index(run.seconds().reindex(values.index))
-            curves.append(values.set_axis(x)[x.notna()])
+        curves = [accuracy(run) if held_out else run.column(REWARD).dropna() for run in runs]
+        if by == "second":
+            curves = [c.set_axis(run.seconds().reindex(c.index)) for c, run in zip(curves, runs, strict=True)]
         start, end = max(c.index.min() for c in curves), min(c.index.max() for c in curves)
         if not start <= end:  # NaN where there is none
             notes.append(f"not compared by {by}: a run did not log it, or ends before another's first result")
@@ -220,17 +206,19 @@ def compare(groups: Groups) -> Section | None:
         notes.append(f"by {by}: the mean from {start:,.0f} to {end:,.0f}")
         means = pd.DataFrame({"label": [run.label for run in runs], "seed": [seed_of(run) for run in runs]})
         means["mean"] = [mean_between(values, start, end) for values in curves]
-        for label in several:
-            own = means[means.label == label]
-            line = {"model": label, "by": by, "runs": str(len(own))}
-            line |= {"mean": own["mean"].mean(), "±": half_width(own["mean"])}
-            pairs = paired(own, means[means.label == first])
+        # A run that names no seed, or another's of its method, is in no pair.
+        known = means.dropna(subset="seed").drop_duplicates(["label", "seed"], keep=False)
+        by_seed = known.pivot(index="seed", columns="label", values="mean").reindex(columns=list(several))
+        for label, own in means.groupby("label", sort=False)["mean"]:
+            line = {"model": label, "by": by, "runs": str(len(own)), "mean": own.mean(), "±": half_width(own)}
+            pairs = (by_seed[label] - by_seed[first]).dropna()
             if label != first and len(pairs) > 1:
                 line |= {"pairs": str(len(pairs)), "difference": pairs.mean(), "± ": half_width(pairs)}
                 line["p"] = paired_p(pairs)
             lines.append(line)
     table = pd.DataFrame(lines, columns=["model", "by", "runs", "mean", "±", "pairs", "difference", "± ", "p"])
-    table["p, Holm"] = holm(table.p.dropna())
+    ordered = table.p.dropna().sort_values()
+    table["p, Holm"] = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
     tests = table.dropna(subset="p")
     untested = [label for label in several if label not in {first, *tests.model}]
     notes += [f"{label}: fewer than two seeds that {first} has too, so no paired test" for label in untested]
@@ -245,26 +233,14 @@ def compare(groups: Groups) -> Section | None:
     return Section(f"{measure}, mean over the run", table, notes)
 
 
-def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Series:
-    """Differences of the seeds that both have; none where a folder does not name its seed, or two name the same."""
-    if (
-        ours.seed.isna().any()
-        or theirs.seed.isna().any()
-        or ours.seed.duplicated().any()
-        or theirs.seed.duplicated().any()
-    ):
-        return pd.Series(dtype=float)
-    return (ours.set_index("seed")["mean"] - theirs.set_index("seed")["mean"]).dropna()
-
-
 # ---- beside the paper
 
 
 def cells(table: PaperTable, runs: Sequence[Run]) -> dict[str, Cell]:
     """Header → our result, over the runs that have one; with the table's average, where there is one."""
 
-    def cell(seeds: list[float], error_of_one: float, **more: float) -> Cell:
-        return Cell(np.mean(seeds), np.std(seeds, ddof=1) if len(seeds) > 1 else error_of_one, seeds, **more)
+    def cell(seeds: Sequence[float], error_of_one: float, **more: float) -> Cell:
+        return Cell(np.mean(seeds), np.std(seeds, ddof=1) if len(seeds) > 1 else error_of_one, list(seeds), **more)
 
     found: dict[str, Cell] = {}
     for header, column in table.columns.items():
@@ -274,60 +250,52 @@ def cells(table: PaperTable, runs: Sequence[Run]) -> dict[str, Cell]:
             found[header] = cell([100 * line.value for line in lines], 100 * lines[0].error, **more)
     if not table.average or len(found) < len(table.columns):
         return found
-    weights = np.array(table.weights or [1] * len(found)) / sum(table.weights or [1] * len(found))
-    complete = [[run.results.get(column) for column in table.columns.values()] for run in runs]
-    rows = [[(100 * line.value, 100 * line.error) for line in row] for row in complete if None not in row]
     if table.run_per_column:
-        rows = [[(cell.mean, cell.error) for cell in found.values()]]
-    seeds = [sum(w * value for w, (value, _) in zip(weights, row, strict=True)) for row in rows]
-    errors = [w * error for w, (_, error) in zip(weights, rows[0], strict=True)] if rows else []
-    return ({table.average: cell(seeds, np.linalg.norm(errors))} if rows else {}) | found
+        rows = [[(one.mean, one.error) for one in found.values()]]
+    else:
+        complete = [[run.results.get(column) for column in table.columns.values()] for run in runs]
+        rows = [[(100 * line.value, 100 * line.error) for line in row] for row in complete if None not in row]
+    if not rows:
+        return found
+    weights = np.array(table.weights or [1] * len(found))[:, None] / sum(table.weights or [1] * len(found))
+    weighted = weights * np.array(rows)  # (runs, columns, value and error)
+    return {table.average: cell(weighted[..., 0].sum(axis=1), np.linalg.norm(weighted[0, :, 1]))} | found
 
 
 def beside_paper(table: PaperTable, groups: Groups) -> Section:
     """Each row as the paper has it, below it ours, the difference, and the share of truncated answers."""
-    spec, notes, lines, nothing = (
-        f".{table.decimals}f",
-        [table.note] if table.note else [],
-        [],
-        Cell(np.nan, np.nan, []),
-    )
+    spec, notes, lines = f".{table.decimals}f", [table.note] if table.note else [], []
     for row, paper in table.rows.items():
         lines.append([row, "paper", *(text(value, spec) or "-" for value in paper.values())])
         if not (runs := groups.get((table.name, row))):
             continue
-        got = cells(table, runs)
-        ours = [got.get(header, nothing) for header in paper]
-        differences = [
-            cell.mean - (np.nan if value is None else value) for cell, value in zip(ours, paper.values(), strict=True)
-        ]
+        found = cells(table, runs)
+        ours = [found.get(header, Cell(np.nan, np.nan, [])) for header in paper]
         seeds = max((len(cell.seeds) for cell in ours), default=1) if table.run_per_column else len(runs)
         who = "ours" if seeds == 1 else f"ours, {seeds} seeds"
         if any(run.smoke for run in runs):
             who += ", SMOKE"
             notes.append(f"{row}: SMOKE=1, a tiny model and tiny data: its numbers say nothing beside the paper's")
+        differences = np.subtract([cell.mean for cell in ours], np.array(list(paper.values()), dtype=float))
+        truncated = [text(cell.truncated, ".1f") for cell in ours]
         lines.append(["", who, *(text(cell.mean, spec, cell.error) for cell in ours)])
         lines.append(["", "difference", *(text(value, f"+{spec}") for value in differences)])
-        if any(truncated := [text(cell.truncated, ".1f") for cell in ours]):
+        if any(truncated):
             lines.append(["", "truncated", *(share and f"{share} %" for share in truncated)])
-        missing = [f"{header} ({column})" for header, column in table.columns.items() if header not in got]
-        fewer = [
-            f"{header} {len(cell.seeds)}" for header, cell in got.items() if len(cell.seeds) < seeds and cell.k > 0
-        ]
-        asked = [
-            f"{header} {cell.k} ({text(cell.questions, '.0f')} questions)" for header, cell in got.items() if cell.k > 0
-        ]
-        for what, headers in (
-            ("no result, left empty", missing),
-            (f"not all of its {seeds} runs have a result, but", fewer),
-            ("answers a question", asked),
-        ):
-            if headers:
-                notes.append(f"{row}: {what}: {', '.join(headers)}")
+        measured = {header: cell for header, cell in found.items() if header in table.columns}
+        remarks = {
+            "no result, left empty": [f"{h} ({column})" for h, column in table.columns.items() if h not in found],
+            f"not all of its {seeds} runs have a result, but": [
+                f"{h} {len(cell.seeds)}" for h, cell in measured.items() if len(cell.seeds) < seeds
+            ],
+            "answers a question": [
+                f"{h} {cell.k} ({text(cell.questions, '.0f')} questions)" for h, cell in measured.items()
+            ],
+        }
+        notes += [f"{row}: {remark}: {', '.join(headers)}" for remark, headers in remarks.items() if headers]
         notes += [f"{row}: {note}" for run in runs for note in run.notes if note.startswith("evaluation")]
-    absent = [row for row in table.rows if (table.name, row) not in groups]
-    notes += [f"no run of ours: {'; '.join(absent)}"] if absent else []
+    if absent := [row for row in table.rows if (table.name, row) not in groups]:
+        notes.append(f"no run of ours: {'; '.join(absent)}")
     notes.append("±: of one run the standard error over its questions, of several the standard deviation over seeds")
-    return Section(
-        f"{table.name}: {table.title} (%)", pd.DataFrame(lines, columns=["model", "", *table.headers]), notes
-    )
+    shown = pd.DataFrame(lines, columns=["model", "", *table.headers])
+    return Section(f"{table.name}: {table.title} (%)", shown, notes)

@@ -9,9 +9,11 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import dropwhile, takewhile
 from pathlib import Path
 from statistics import fmean
+
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from gpg_verl.report import ReportError
 from gpg_verl.report.runs import ALPHA, REWARD, STEP_SECONDS, TEST_SECONDS, VALID_SHARE, held_out_means, step_of
@@ -31,7 +33,6 @@ POLL_SECONDS = 0.2
 PLAIN_HEARTBEAT_SECONDS = 30  # how often a log without a terminal says that the start is still going on
 STRAGGLER_SECONDS = 5  # what a finished command's left-over processes get to end by themselves
 ERROR_LINES = 30
-LAST_LINES = 5
 LOG_TAIL_BYTES = 1_000_000
 
 
@@ -80,27 +81,28 @@ class MetricsTail:
     def __init__(self, path: Path):
         self.path = path
         self.shown = 0
-        self.seen = self._signature()
+        self.seen = self._state()
 
-    def _signature(self) -> tuple[int, int, int] | None:
+    def _state(self) -> tuple[int, int, int] | None:
         stat = self.path.stat() if self.path.exists() else None
         return stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def new_lines(self) -> list[tuple[int, dict[str, float]]]:
-        now = self._signature()
+        """(step, metrics) of each; a line that is none of veRL's is told on stderr, as it may not end a run."""
+        now = self._state()
         if now in (None, self.seen):
             return []
         self.seen = now
         *complete, _ = self.path.read_bytes().split(b"\n")
         if len(complete) < self.shown:  # truncated again: the command started over
             self.shown = 0
+        new, self.shown = complete[self.shown :], len(complete)
         parsed = []
-        for line in complete[self.shown :]:
+        for line in new:
             try:
                 parsed.append(step_of(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError):  # no reason to end a training run
+            except (ValueError, TypeError, KeyError, AttributeError):
                 print(f"{self.path}: no line of veRL's file logger: {line[:60]!r}", file=sys.stderr)
-        self.shown = len(complete)
         return parsed
 
 
@@ -139,31 +141,29 @@ class Progress:
 @contextmanager
 def display(steps: int | None):
     """A function show(text, step or None, keep): a live bar on a terminal, else one plain line per stage and step."""
+    bar = Bar(TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False))
     if sys.stdout.isatty() and not os.environ.get("CI"):
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
+        task = bar.add_task(STAGES[""], total=steps)
 
-        with Bar(TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False)) as bar:
-            task = bar.add_task(STAGES[""], total=steps)
+        def show_bar(text: str, step: int | None, keep: bool) -> None:
+            bar.update(task, description=text, completed=step)
+            if keep:
+                bar.console.print(text, markup=False, highlight=False)
 
-            def show(text: str, step: int | None, keep: bool) -> None:
-                bar.update(task, description=text, completed=step)
-                if keep:
-                    bar.console.print(text, markup=False, highlight=False)
-
-            yield show
+        with bar:
+            yield show_bar
         return
-    began = time.monotonic()
-    last, last_at = "", began
+    began = last_at = time.monotonic()
+    last = ""
 
-    def show(text: str, step: int | None, keep: bool) -> None:
+    def show_line(text: str, step: int | None, keep: bool) -> None:
         nonlocal last, last_at
         now = time.monotonic()
         if step is not None or text != last or now - last_at >= PLAIN_HEARTBEAT_SECONDS:
             last, last_at = text, now
             print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
 
-    yield show
+    yield show_line
 
 
 @contextmanager
@@ -180,13 +180,10 @@ def received_signals():
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb")
-    except OSError as error:
-        raise ReportError(f"{log}: cannot write the log ({error.strerror}). Choose a place: --log FILE.") from None
-    with output:
-        try:  # in a session and process group of its own, which Ctrl-C on the terminal does not reach
+    """In a session and process group of its own, which Ctrl-C on the terminal does not reach."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        try:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -235,30 +232,15 @@ def report_end(code: int, signals: list[int], begun: bool, metrics: Path, log: P
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-RAY_PREFIX = re.compile(r"(?:(\((?:raylet|[^()]*\bpid=\d+[^()]*)\))(?: |$))?")  # "(TaskRunner pid=123) ", or nothing
+FROM_WORKER = re.compile(r"\((?:raylet|[^()]*\bpid=\d+[^()]*)\)")  # "(TaskRunner pid=123) ", as Ray puts before a line
 
 
 def error_message(log: Path) -> list[str]:
-    """The lines of a log that say why the command failed.
-
-    The exception that ends the last traceback with the lines of its message, then the log's last lines, as
-    that traceback may have been caught. Without one: the lines from the last `Error` or `SystemExit` on.
+    """The last lines of a log that are the command's own. Where the trainer fails, they hold its exception too; its
+    workers' may be the fallout of the end.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         lines = COLOUR.sub("", file.read().decode(errors="replace")).rstrip().splitlines()
-    # Ray mixes the lines of several processes and puts a prefix before each worker's.
-    process = [RAY_PREFIX.match(line)[1] for line in lines]
-    text = [RAY_PREFIX.sub("", line, count=1).rstrip() for line in lines]
-    starts = [i for i, line in enumerate(text) if line == "Traceback (most recent call last):"]
-    # The command's own traceback names the cause; its workers' may be the fallout of its end.
-    starts = [i for i in starts if not process[i]] or starts
-    own = [i for i in range(starts[-1], len(lines)) if process[i] == process[starts[-1]]] if starts else []
-    frame = max((i for i in own if text[i].startswith("  File ")), default=-1)
-    message = dropwhile(lambda i: i <= frame or text[i].startswith(" "), own[1:])
-    exception = list(takewhile(lambda i: text[i], message))[: ERROR_LINES - LAST_LINES - 1]
-    if not exception:
-        named = [i for i, line in enumerate(lines) if "Error" in line or "SystemExit" in line]
-        return lines[named[-1] if named else 0 :][-ERROR_LINES:]
-    rest = [line for line in lines[exception[-1] + 1 :] if line.strip()]
-    return [text[i] for i in exception] + ["..."] * (len(rest) > LAST_LINES) + rest[-LAST_LINES:]
+    own = [line for line in lines if not FROM_WORKER.match(line)]
+    return (own or lines)[-ERROR_LINES:]
