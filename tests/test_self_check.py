@@ -45,7 +45,8 @@ SIZES = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 16,
     "qk_head_dim": 16,
-    "attention_dropout": 0.0,
+    **dict.fromkeys(("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"), 0.0),
+    **dict.fromkeys(("dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "layerdrop"), 0.0),
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -57,6 +58,7 @@ def tiny_model(kind: str, **more):
     """A model of random weights, in fp64 with eager attention."""
     text = AutoConfig.for_model(kind).get_text_config()
     known = {k for k in {*text.to_dict(), *SPECIAL} if k not in text.attribute_map and hasattr(text, k)}
+    known = {k for k in known if not isinstance(getattr(type(text), k, None), property)}
     sizes = {k: v for k, v in SIZES.items() if k in known and (k in SPECIAL or getattr(text, k) is not None)}
     if "kv_lora_rank" in sizes and "num_key_value_heads" in sizes:
         sizes["num_key_value_heads"] = 4
@@ -174,9 +176,9 @@ def apart(model, data) -> float:
 
 SHARED = """
 apertus arcee aria_text bitnet cohere deepseek_v3 ernie4_5 ernie4_5_moe flex_olmo fuyu gemma glm glm4 glm4_moe
-glm4_moe_lite got_ocr2 gpt-sw3 gpt2 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe
-hy_v3 hyperclovax jais2 jetmoe lfm2 llama longcat_flash minimax_m2 ministral3 mixtral nanochat olmo olmo2 olmoe
-persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 youtu
+glm4_moe_lite got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
+hunyuan_v1_moe hy_v3 hyperclovax jais2 jetmoe lfm2 llama longcat_flash minimax_m2 ministral3 mixtral nanochat olmo olmo2
+olmoe persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 youtu
 """
 
 REFUSED = {
@@ -192,10 +194,9 @@ REFUSED = {
     "does not go through transformers' registry": """
         big_bird ctrl diffllama falcon gpt_neox_japanese megatron-bert mvp openai-gpt rembert roformer trocr xglm
         xlnet""",
-    "its mask is not only causal (bidirectional_mask_function)": "bart blenderbot marian mbart pegasus plbart",
-    "its attention is not causal": "data2vec-text electra",
-    "its attention takes dropout": "biogpt gpt_bigcode",
-    "it changes the sequence or its mask before attention": "doge glm_moe_dsa opt",
+    "its mask is not only causal (bidirectional_mask_function)": """
+        bart blenderbot data2vec-text electra marian mbart pegasus plbart""",
+    "it changes the sequence or its mask before attention": "biogpt doge glm_moe_dsa opt",
     "computed both ways, log-probs are": "phimoe seed_oss",
 }
 
@@ -313,17 +314,17 @@ def test_models_of_ones_own_are_seen_in_every_precision(monkeypatch, change, dty
 
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-FULL = {"layer_types": ["full_attention"] * 2}
+LAYERS = {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "reason"),
     [
         ("llama", {"rope_parameters": DYNAMIC}, "(dynamic)"),
-        ("laguna", {**FULL, "sliding_window": None, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
-        ("mellum", {**FULL, "sliding_window": None, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
-        ("gemma3_text", {**FULL, "sliding_window": None, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
-        ("llama4_text", {**FULL, "no_rope_layers": [0, 0]}, "(attn_temperature_tuning)"),
+        ("laguna", {**LAYERS, "sliding_window": 0, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
+        ("mellum", {**LAYERS, "sliding_window": 0, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
+        ("gemma3_text", {**LAYERS, "sliding_window": 0, "rope_parameters": {"full_attention": DYNAMIC}}, "(dynamic)"),
+        ("llama4_text", {**LAYERS, "no_rope_layers": [0, 0]}, "(attn_temperature_tuning)"),
         ("falcon", {"alibi": True}, "(ALiBi)"),
         ("mistral", {"sliding_window": None}, None),
         ("qwen2", {"use_sliding_window": False, "sliding_window": 8}, None),
@@ -331,7 +332,7 @@ FULL = {"layer_types": ["full_attention"] * 2}
 )
 def test_what_a_configuration_says(kind, more, reason):
     said = unsupported_model(AutoConfig.for_model(kind, **more))
-    assert said is None if reason is None else reason in said
+    assert said is None if reason is None else reason in str(said), said
 
 
 def test_a_reason_names_the_cause_and_is_not_remembered():
