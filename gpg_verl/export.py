@@ -89,7 +89,7 @@ def actor_of(checkpoint: Path) -> Path:
     for folder in (checkpoint, checkpoint / "actor"):
         if (folder / "fsdp_config.json").is_file():
             return folder
-    steps = sorted(checkpoint.glob("global_step_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+    steps = sorted(checkpoint.glob("global_step_*"), key=lambda path: int(path.name.removeprefix("global_step_")))
     hint = f"; in it is {steps[-1].name}: name that" if steps else f", for example: {EXAMPLE}"
     raise ExportError(
         f"{checkpoint}: expected a veRL checkpoint of FSDP, global_step_N with actor/fsdp_config.json{hint}"

@@ -21,6 +21,7 @@ V1 = "verl.trainer.ppo.v1"
 BUFFER = f"{V1}.replay_buffer:ReplayBuffer"
 FSDP = "verl.workers.engine.fsdp.transformer_impl"
 ENGINE = "verl.workers.engine.base:BaseEngine"
+AGENTS = "verl.experimental.agent_loop.agent_loop"
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
 # What each class of ours replaces in veRL's.
@@ -79,6 +80,10 @@ SEAMS = {
     ("gpg_verl/training/passes.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
     ("gpg_verl/training/passes.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
     ("gpg_verl/training/passes.py", "prepare_micro_batches"): [FSDP],
+    ("gpg_verl/training/passes.py", "optimizer_step"): [f"{FSDP}:FSDPEngineWithLMHead"],
+    ("gpg_verl/training/sessions.py", "_run_agent_loop"): [f"{AGENTS}:AgentLoopWorker"],
+    ("gpg_verl/training/sessions.py", "_compute_score"): [f"{AGENTS}:AgentLoopWorker"],
+    ("gpg_verl/training/sessions.py", "_cap_text_prompt_length"): [f"{AGENTS}:AgentLoopBase"],
     ("gpg_verl/training/passes.py", "_custom_flash_attention_forward"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "_get_input_embeds"): ["verl.models.transformers.qwen2_vl"],
     ("gpg_verl/compat/verl_fixes.py", "unpack_visual_output"): ["verl.models.transformers.qwen2_vl"],

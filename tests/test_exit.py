@@ -207,13 +207,13 @@ def test_nothing_stays(base, end, code):
     assert not any(map(psutil.pid_exists, processes))
     assert [file for file in files if Path(file).exists()] == []
     sessions = list(base.glob("ray/session_*"))
-    if end == "well":
+    assert ("gpg_verl: the run has ended: stopped by SIGTERM\n" in said) == (end == "waits")
+    if end != "fails":
         assert sessions == []
         return
     (session,) = (folder for folder in sessions if folder.name != "session_latest")
     assert [path.name for path in session.iterdir()] == ["logs"]
     assert f"gpg_verl: Ray's logs are in {session}/logs\n" in said
-    assert ("gpg_verl: the run has ended: stopped by SIGTERM\n" in said) == (end == "waits")
 
 
 def test_the_ray_of_who_calls_goes_on(monkeypatch, tmp_path):

@@ -169,7 +169,7 @@ def waiting() -> dict[str, str]:
             bundles = [dict(bundle) for bundle in group["bundles"].values()]
             found[key] = f"the placement group {group['name']} of {len(bundles)} × {bundles[0]}"
     for key, actor in actors().items():
-        if actor["State"] == "PENDING_CREATION" and actor["JobID"] == job and not actor["Address"]["NodeID"].strip("f"):
+        if actor["State"] == "PENDING_CREATION" and actor["JobID"] == job and not actor["Address"]["IPAddress"]:
             found[key] = f"the actor {actor['Name'] or actor['ActorClassName']}"
     return found
 
