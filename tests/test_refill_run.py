@@ -183,7 +183,7 @@ def test_sessions_that_fail_or_never_end(tmp_path, tiny_folder):
     log = (tmp_path / "sessions.log").read_text()
     (metrics,) = read(tmp_path / "sessions.jsonl").values()
     assert (metrics["gpg/sessions_failed"], metrics["gpg/B"], metrics["gpg/groups_incomplete"]) == (12, 20, 4)
-    error = r"ConnectionError: the environment of step {} is gone \(\S+broken.py:11\)"
+    error = r"ConnectionError: the environment of step {} is gone \(\S+broken.py:12\)"
     said = "gpg_verl: 12 of the step's 32 sessions failed in the rollout, in 4 groups; 11 of them by the first error: "
     assert re.search(re.escape(said) + error.format(1), log)
     assert "max_session_seconds=20, waiting for the agent loop's own code" in log
