@@ -109,6 +109,16 @@ def test_other_ends_are_left_alone(monkeypatch, capfd, tmp_path, estimator, ends
     assert run_of(monkeypatch, None)(config(tmp_path, estimator), None) == "done"
 
 
+@pytest.mark.parametrize(("strategy", "saved"), [("fsdp2", "10"), ("megatron", "10"), ("fsdp", None)])
+def test_the_last_line_of_a_run_that_ends_well_says_how_to_export(monkeypatch, capfd, tmp_path, strategy, saved):
+    if saved is not None:
+        (tmp_path / run_folder.TRACKER).write_text(saved)
+    settings = OmegaConf.merge(config(tmp_path), {"actor_rollout_ref": {"actor": {"strategy": strategy}}})
+    assert run_of(monkeypatch, None)(settings, None) == "done"
+    line = f"gpg_verl: step 10 is saved; as a model: python -m gpg_verl export {tmp_path}/global_step_10 FOLDER\n"
+    assert capfd.readouterr().err.endswith(line) == (strategy == "fsdp2")
+
+
 @pytest.mark.parametrize(
     ("saved", "trainer", "said"),
     [

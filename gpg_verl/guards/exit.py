@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
 from gpg_verl.guards.placement import AsksRayFirst, waits_told
-from gpg_verl.guards.run_folder import how_to_go_on
+from gpg_verl.guards.run_folder import how_to_export, how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
@@ -75,10 +75,10 @@ def _with_last_words(original, ours):
             raise SystemExit(f"gpg_verl: {error}") from None
         callers_ray = ray.is_initialized()  # which it needs for longer than this run
         # Of a run that ends well too where Nsight's profiles are among them (veRL 0.9.1).
-        keep_logs = OmegaConf.select(config, "global_profiler.tool") == "nsys"
+        keep_logs, cause = OmegaConf.select(config, "global_profiler.tool") == "nsys", None
         try:
             with waits_told():
-                return original(config, runner)
+                result = original(config, runner)
         except KeyboardInterrupt:
             cause, code = f"stopped by {STOPS[runner.stopped_by]}", 128 + runner.stopped_by
         except Exception as error:
@@ -88,6 +88,10 @@ def _with_last_words(original, ours):
             if not callers_ray:
                 end_ray(keep_logs)
         sys.stdout.flush()
+        if cause is None:
+            if (said := how_to_export(config)) is not None:
+                print(f"gpg_verl: {said}", file=sys.stderr)
+            return result
         print(f"\ngpg_verl: the run has ended: {cause}\ngpg_verl: {how_to_go_on(config)}", file=sys.stderr)
         raise SystemExit(code)
 

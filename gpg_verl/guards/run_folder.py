@@ -13,7 +13,7 @@ import os
 import socket
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards.checkpoints import TRACKER
@@ -81,13 +81,17 @@ def _holder(file) -> str:
         return "it is just starting"
 
 
+def saved_step(config: DictConfig) -> int | None:
+    """The step that the next run with this config would go on from; None where nothing is saved."""
+    try:
+        return int((folder_of(config) / TRACKER).read_text()) if saves(config) else None
+    except (OSError, ValueError):
+        return None
+
+
 def how_to_go_on(config: DictConfig) -> str:
     """What a run that ended before its time leaves, and how to go on."""
-    trainer = config.trainer
-    try:
-        step = int((folder_of(config) / TRACKER).read_text()) if saves(config) else None
-    except (OSError, ValueError):
-        step = None
+    trainer, step = config.trainer, saved_step(config)
     if step is None:
         return (
             f"no step is saved (trainer.save_freq={trainer.save_freq}), so the same command starts from the beginning."
@@ -95,3 +99,11 @@ def how_to_go_on(config: DictConfig) -> str:
     with_auto = "" if trainer.resume_mode == "auto" else " with trainer.resume_mode=auto"
     where = f"step {step} is saved in {folder_of(config) / f'global_step_{step}'}"
     return f"{where}; the same command{with_auto} goes on with step {step + 1}."
+
+
+def how_to_export(config: DictConfig) -> str | None:
+    """How what a run has trained becomes a model folder; None where nothing is saved, or not by FSDP."""
+    step, strategy = saved_step(config), OmegaConf.select(config, "actor_rollout_ref.actor.strategy")
+    if step is None or strategy not in ("fsdp", "fsdp2"):
+        return None
+    return f"step {step} is saved; as a model: python -m gpg_verl export {folder_of(config)}/global_step_{step} FOLDER"
