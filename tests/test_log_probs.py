@@ -43,6 +43,14 @@ def test_they_are_torchs_in_fp64(dtype, autocast, in_place):
     assert (gradient - exact.grad).abs().max() <= BOUNDS[dtype][1]
 
 
+def test_a_trained_models_logits_in_fp32():
+    """One token is likely and 49,151 are not: a sum of one term after the other would lose them."""
+    logits = torch.randn(8, 49_152, generator=torch.Generator().manual_seed(0)) * 3 + 15
+    logits[:, 7] = 35
+    seen = log_probs_of(logits, torch.full((8,), 7), in_place=False)
+    assert (seen - logits.double().log_softmax(-1)[:, 7]).abs().max() < 1e-6
+
+
 def test_logits_that_others_need_stay_as_they_are():
     logits, token, weight = case(torch.float32, rows=4)
     for in_place in (True, False):
