@@ -272,3 +272,10 @@ torch.manual_seed(1)
 assert torch.equal(again[0], sampler.forward_cpu(logits.clone(), {}, None, None)[0])
 assert not torch.equal(*again)
 """
+
+
+def test_check_knows_the_cpu_build_of_vllm_where_a_run_does(tiny_folder, tmp_path):
+    """veRL asks for vLLM's version where an adapter is trained; the preset alone chose the CPU."""
+    arguments = [*tiny.overrides(tiny_folder), "actor_rollout_ref.model.lora_rank=8"]
+    done = run_python("-m", "gpg_verl", "check", *arguments, cwd=tmp_path)
+    assert "0 errors" in done.stdout, done.stdout

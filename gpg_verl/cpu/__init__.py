@@ -5,6 +5,7 @@ Chosen by `VERL_PLATFORM=cpu` or by the preset `+preset=cpu`, which sets it.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -32,6 +33,7 @@ def chosen() -> bool:
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
 
+@functools.cache  # once
 def install() -> None:
     """Makes this process a CPU process. Must run before veRL asks for its platform."""
     import wrapt
@@ -76,8 +78,8 @@ def adopt(config) -> None:
 
     from gpg_verl.cpu.platform import CPUPlatform
 
+    install()
     if not isinstance(get_platform(), CPUPlatform):
-        install()
         set_platform(CPUPlatform())
     config.trainer.device = "cpu"
     for line in join_running_ray(config):
