@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from conftest import run_python
 from PIL import Image
