@@ -374,13 +374,16 @@ class Rank:
 
         self.engine.optimizer_step = step
 
-    def reset(self, loss_agg_mode: str | None = None) -> None:
-        """The initial parameters again, nothing recorded, and its passes not yet checked: as a new worker."""
+    def reset(self, loss_agg_mode: str | None = None, checked: bool = False) -> None:
+        """The initial parameters again, nothing recorded, and its passes not yet checked: as a new worker, or with
+        `checked` as one that has made an update.
+        """
         with torch.no_grad():
             for parameter, initial in zip(self.engine.module.parameters(), self.initial, strict=True):
                 parameter.copy_(initial)
         self.gradients, self.optimizer_seconds = [], 0.0
-        self.worker.actor.passes = None
+        if not checked:
+            self.worker.actor.passes = None
         if loss_agg_mode is not None:
             object.__setattr__(self.worker.loss_fn.keywords["config"], "loss_agg_mode", loss_agg_mode)
 

@@ -171,7 +171,8 @@ def a_step(contender: Contender, config, rollouts: Recording, actors: Actors):
         actors.call("reset")
         step = recorded_step(GPGTrainerSync if contender.ours else PPOTrainerSync, config, rollouts, actors)
         if contender.ours:
-            step.trainer._pass_kind()  # checks the engine, once a run and not a step
+            step()  # its rows are checked, once a run and not a step
+            actors.call("reset", (None, True))
         yield step
 
 
