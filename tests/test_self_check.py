@@ -47,6 +47,7 @@ SIZES = {
     "qk_head_dim": 16,
     **dict.fromkeys(("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"), 0.0),
     **dict.fromkeys(("dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "layerdrop"), 0.0),
+    "residual_dropout": 0.0,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -178,7 +179,7 @@ SHARED = """
 apertus arcee aria_text bitnet cohere deepseek_v3 ernie4_5 ernie4_5_moe flex_olmo fuyu gemma glm glm4 glm4_moe
 glm4_moe_lite got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
 hunyuan_v1_moe hy_v3 hyperclovax jais2 jetmoe lfm2 llama longcat_flash minimax_m2 ministral3 mixtral nanochat olmo olmo2
-olmoe persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 youtu
+olmoe persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 youtu
 """
 
 REFUSED = {
@@ -197,7 +198,7 @@ REFUSED = {
     "its mask is not only causal (bidirectional_mask_function)": """
         bart blenderbot data2vec-text electra marian mbart pegasus plbart""",
     "it changes the sequence or its mask before attention": "biogpt doge glm_moe_dsa opt",
-    "computed both ways, log-probs are": "phimoe seed_oss",
+    "computed both ways, log-probs are": "phimoe",
 }
 
 
