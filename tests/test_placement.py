@@ -66,6 +66,8 @@ def test_what_waits_is_told_and_what_does_not_is_not(two_cpus, capfd):
         group = ray.util.placement_group([{"CPU": 2}], name="workers")
         second, third = One.options(name="second").remote(), One.options(name="third").remote()
         ray.get(second.ready.remote())
+        time.sleep(0.6)
+        capfd.readouterr()  # a slow machine may have taken longer than the patience to start the second
         time.sleep(2.5)
         said = capfd.readouterr().out
     ray.util.remove_placement_group(group)

@@ -177,6 +177,7 @@ def quickstart(command, folder):
         MODEL=str(folder / "model"),
         WORK=str(folder),
         RUN=str(folder / "run"),
+        MAX_PROMPT="64",  # a token a character
         STEPS="2",
         SAVE_EVERY="2",
     )
