@@ -3,8 +3,6 @@
 Two formulas are equal if they are at fixed points, to 20 digits: a verdict is the same on every machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zlib

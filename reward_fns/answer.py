@@ -7,8 +7,6 @@ kinds/, one module each; a text is read by exactly one of them (by its outermost
 they are asked.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Which rows of a data file no answer can ever be right for: gold answers that cannot be read, unknown data sources."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

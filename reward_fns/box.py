@@ -8,8 +8,6 @@ GIoU = IoU − (|C| − |A ∪ B|) / |C|, with C the smallest box around both (R
 is an IoU of at least one half. This is the IoU of boxes; LISA's published metrics compare masks.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import extract, golds

@@ -5,8 +5,6 @@ for 26 of 196 cars and `A/B` for both. Here the whole name has to be there and n
 of a car and the maker of an aircraft may be left out, where that leaves one class.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -5,8 +5,6 @@ does not, and answers that stand side by side are one answer, a list, which equa
 same list. Listing options wins nothing.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import words

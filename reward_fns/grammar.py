@@ -6,8 +6,6 @@ A text has one outermost mark, as a formula has one outermost operator. Every ki
 of two kinds.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

@@ -5,8 +5,6 @@ Numbers are compared exactly: 1,800.00 is 1800, 50% is 50, 3/4 is 0.75, 18 thous
 single number (`18 or 20`, `18 + 5`) is wrong; a heading (`#### Check`, `#### 1. Count the eggs`) is no answer.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 from functools import lru_cache

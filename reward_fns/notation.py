@@ -6,8 +6,6 @@ What comes out is read by kinds.py and formula.py only: commands that set type o
 words, an operator has one name, a degree sign is `°`, a dollar sign is money.
 """
 
-from __future__ import annotations
-
 import re
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))

@@ -6,8 +6,6 @@ Each rule takes away one thing; they are applied until none has anything left to
 no value, and nothing is taken from it.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import units, words

@@ -1,7 +1,5 @@
 """`compute_score`, as veRL calls it for every answer, from several threads at once."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import logging

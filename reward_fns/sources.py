@@ -4,8 +4,6 @@ Names are veRL's own where it has one, else the Hugging Face hub's; data tools w
 authors have it on no hub: its name is their repository's. Evaluation by part needs one name a part, behind a slash.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass

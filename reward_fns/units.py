@@ -5,8 +5,6 @@
 Words that are no unit (eggs, apples) measure nothing, and say nothing about the value.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from fractions import Fraction

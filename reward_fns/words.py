@@ -1,7 +1,5 @@
 """Words: which take an answer back, which announce it, which count, and what is a word at all."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

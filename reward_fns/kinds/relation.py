@@ -1,8 +1,6 @@
 """Relations: x = 5 is a value with a name, a < x ≤ b an interval, y - 2x = 3 an equation, 5 ≈ 5.0 a value that is
 rounded."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
