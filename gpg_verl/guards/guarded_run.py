@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from gpg_verl.compat.mixins import TrainerMixin
 from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
@@ -27,7 +28,7 @@ class SessionsFailed(RuntimeError):
     """Too many of a step's sessions; names the first error, so that nothing else is looked for behind it."""
 
 
-class GuardedRun:
+class GuardedRun(TrainerMixin):
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
     - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
