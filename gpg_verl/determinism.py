@@ -8,19 +8,12 @@ on time, so a run that was resumed samples what it would have sampled undisturbe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 
 PLACE = "gpg_place"
-
-if TYPE_CHECKING:
-    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker as WorkerBase
-else:
-    WorkerBase = AgentLoopWorkerTQ.__ray_actor_class__
 
 
 def seed_of(seed: int, step: int, validate: bool, place: int, session: int) -> int:
@@ -34,7 +27,7 @@ def priority_of(step: int, validate: bool, place: int, session: int) -> int:
     return (2 * step + int(validate)) << 42 | place << 16 | session
 
 
-class AgentLoopWorkerSeeded(WorkerBase):
+class AgentLoopWorkerSeeded(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[name-defined]
     """All requests of a session of several turns have its seed."""
 
     def __init__(self, *args, **kwargs):

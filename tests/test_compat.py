@@ -29,7 +29,7 @@ from gpg_verl.compat.seams import seam
 ROOT = Path(__file__).parents[1]
 SOURCES = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in ROOT.glob("gpg_verl/**/*.py")}
 MODULES = {path: ast.parse(text) for path, text in SOURCES.items()}
-IMPORT = re.compile(r"^\s*(from|import) (verl|transfer_queue|gpg_verl\.compat\.mixins)\b", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(from|import) (verl|transfer_queue|gpg_verl\.compat\.seams import \w+Mixin)\b", re.MULTILINE)
 USES_VERL = sorted(path for path, text in SOURCES.items() if IMPORT.search(text))
 V1 = "verl.trainer.ppo.v1"
 BUFFER = f"{V1}.replay_buffer:ReplayBuffer"

@@ -29,8 +29,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 import gpg_verl
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.compat.mixins import ActorMixin
-from gpg_verl.compat.seams import replaced, seam
+from gpg_verl.compat.seams import ActorMixin, replaced, seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import COMPARED, Agreement

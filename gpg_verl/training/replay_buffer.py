@@ -22,8 +22,7 @@ from verl.utils.skip import SkipManager
 from gpg_verl.algorithm.advantage import group_statistics
 from gpg_verl.algorithm.ragged import row_rewards
 from gpg_verl.algorithm.refill import GroupStatus, Refill, StepSelection
-from gpg_verl.compat.mixins import TrainerMixin
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import TrainerMixin, seam
 from gpg_verl.guards.checkpoints import resumed_folder
 from gpg_verl.guards.guarded_run import all_failed
 from gpg_verl.guards.rewards import NoReward
@@ -195,12 +194,11 @@ class RefillingStep(TrainerMixin):
     mixes it in.
     """
 
-    settings: GPGSettings
     refilled_sample: RefilledSample | None = None
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
-        settings = self.settings
+        settings: GPGSettings = self.settings
         if settings.beta_th > 0:
             groups = self.config.data.train_batch_size // self.parameter_sync_step
             refill = Refill(groups, settings.beta_th, settings.max_batches)

@@ -21,11 +21,9 @@ from typing import Any
 import ray
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopWorker
 
-from gpg_verl.compat.mixins import TrainerMixin
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import TrainerMixin, seam
 from gpg_verl.guards.guarded_run import SessionsFailed
 from gpg_verl.guards.liveness import Died
-from gpg_verl.settings import GPGSettings
 
 # A session is named as one that may never end after so many times the median of the finished, and at least so long.
 TIMES_MEDIAN = 10
@@ -219,8 +217,6 @@ def shorten(text: str) -> str:
 
 class WatchedSessions(TrainerMixin):
     """The trainer's part; mixed in before one of veRL's trainer classes. Takes `settings` from who mixes it in."""
-
-    settings: GPGSettings
 
     def __init__(self, config):
         self.sessions = EndedSessions()  # of the running step
