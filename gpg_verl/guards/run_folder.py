@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.versions import LocalProblem
-from gpg_verl.guards.checkpoints import TRACKER
+from gpg_verl.guards.checkpoints import tracked_step
 
 LOCK = "gpg_run.lock"
 
@@ -83,10 +83,7 @@ def _holder(file) -> str:
 
 def saved_step(config: DictConfig) -> int | None:
     """The step that the next run with this config would go on from; None where nothing is saved."""
-    try:
-        return int((folder_of(config) / TRACKER).read_text()) if saves(config) else None
-    except (OSError, ValueError):
-        return None
+    return tracked_step(folder_of(config)) if saves(config) else None
 
 
 def how_to_go_on(config: DictConfig) -> str:
