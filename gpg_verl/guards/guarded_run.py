@@ -1,6 +1,4 @@
-"""The guards around a run of veRL's V1 trainer (0.9.1), whatever it trains: it waits for nobody who is dead, saves no
-half checkpoint, and loses no row of its data and no reward without a word.
-"""
+"""The guards around a run of veRL's V1 trainer (0.9.1), whatever it trains."""
 
 from __future__ import annotations
 
@@ -115,13 +113,10 @@ class GuardedRun(TrainerMixin):
         if self.drop_unscored and not isinstance(error, NoReward):
             return
         if first := first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
+            if self.drop_unscored:
+                raise RuntimeError(f"{error}; the first: {first}") from None
             fix = "Let every response have a number, or leave those without one out of their groups with"
-            known = (
-                f"{error}; the first: {first}"
-                if self.drop_unscored
-                else f"{first}. {fix} +{self.drop_unscored_key}=True"
-            )
-            raise RuntimeError(known) from None
+            raise RuntimeError(f"{first}. {fix} +{self.drop_unscored_key}=True") from None
 
     def on_sample_end(self):
         if self.replay_buffer.failure_keys["train"]:
