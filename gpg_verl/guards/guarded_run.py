@@ -10,11 +10,11 @@ from pathlib import Path
 import ray
 
 from gpg_verl.compat.seams import TrainerMixin
+from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.exit import Leave, Preempted
 from gpg_verl.guards.liveness import Died, Heartbeat, watch
-from gpg_verl.guards.rewards import NoReward, first_unscored, rewards_checked, without_mean
 from gpg_verl.guards.run_folder import saves
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -62,7 +62,7 @@ class GuardedRun(TrainerMixin):
             )
 
     def _setup(self):
-        with rewards_checked():
+        with rewards.rewards_checked():
             super()._setup()
 
     # ---- waiting
@@ -110,9 +110,9 @@ class GuardedRun(TrainerMixin):
         for partition, whose in (("train", "step"), ("val", "validation")):
             if (failed := buffer.failure_keys[partition]) and not buffer.partitions[partition]:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
-        if self.drop_unscored and not isinstance(error, NoReward):
+        if self.drop_unscored and not isinstance(error, rewards.NoReward):
             return
-        if first := first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
+        if first := rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
             if self.drop_unscored:
                 raise RuntimeError(f"{error}; the first: {first}") from None
             fix = "Let every response have a number, or leave those without one out of their groups with"
@@ -129,7 +129,7 @@ class GuardedRun(TrainerMixin):
 
     def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
         """veRL takes a mean of every key of a reward but texts, and ends with a TypeError where there is none."""
-        without = {key: without_mean(values) for key, values in reward_extra_infos_dict.items()}
+        without = {key: rewards.without_mean(values) for key, values in reward_extra_infos_dict.items()}
         named = ", ".join(f"{key} ({kinds})" for key, kinds in without.items() if kinds)
         if named and named != self.named_without_mean:
             print(f"gpg_verl: the validation's metrics are without these keys of the reward: {named}", flush=True)
