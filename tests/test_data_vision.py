@@ -494,7 +494,7 @@ def test_large_images_are_scaled_down(tmp_path, capsys):
     for pixels in (401_408, 100_000):
         (row,) = prepare(tmp_path, "geoqa", "train", source, "--max-pixels", str(pixels))
         size = row["extra_info"]["image_width"], row["extra_info"]["image_height"]
-        assert size == images.processor_size(2000, 1000, pixels)
+        assert size == images.processor_size((2000, 1000), pixels)
         assert Image.open(io.BytesIO(row["images"][0]["bytes"])).size == size
         assert f"1 image, 1 scaled down to {pixels:,} pixels, 0 broken" in capsys.readouterr().out
 

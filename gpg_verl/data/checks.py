@@ -176,7 +176,7 @@ class Grid:
         return cls(settings["patch_size"] * settings["merge_size"], *bounds)
 
     def tokens(self, picture: Picture) -> int:
-        size = images.processor_size(picture.width, picture.height, self.max_pixels, self.min_pixels, self.side)
+        size = images.processor_size((picture.width, picture.height), self.max_pixels, self.min_pixels, self.side)
         return size[0] * size[1] // self.side**2
 
 
