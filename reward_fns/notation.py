@@ -80,7 +80,7 @@ _RENAMED = {
     "union": "\\cup ", "bigcup": "\\cup ", "isin": "\\in ", "Rightarrow": "\\implies ", "rightarrow": "\\to ",
     "longrightarrow": "\\to ", "textpi": "\\pi ", "euro": "€", "texteuro": "€", "pounds": "£", "textsterling": "£",
     "yen": "¥", "percent": "%", "lnot": " not ", "neg": " not ", "imaginary": "i", "imath": "i", "slash": "/",
-    "eqslantless": "\\leq ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
+    "eqslantless": "\\leq ", "arcctg": "\\arccot ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
     "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")",
     "lang": "(", "rang": ")",
     "euler": "e", "forall": " for all ", "surd": "\\sqrt ",
@@ -103,6 +103,7 @@ _ESCAPED = re.compile(
 _QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _ANGLE = re.compile(r"\\ang\s*\{([^{}]*)\}")
 _UNIT_FRACTION = re.compile(r"\\[dt]?frac" + r"\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}" * 2)
+_TANGENT = re.compile(r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?c?tg)\s*\}")
 _BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*([0-9]+(?:\.[0-9]+)?)")
 _MATH_DOLLARS = re.compile(r"(?<!\\)\$")
 _SPACE_RUN = re.compile(r"\s+")
@@ -114,7 +115,7 @@ def plain(text: str) -> str:
         return text
     if "\\" in text:
         text = _ANGLE.sub(r"\1°", _QUANTITY.sub(r"\1 \\text{\2}", _ESCAPED.sub(r"\\", text)))
-        text = _UNIT_FRACTION.sub(r" \\text{\1/\2}", text)
+        text = _TANGENT.sub(r"\\\1 ", _UNIT_FRACTION.sub(r" \\text{\1/\2}", text))
     text = _RUN_ABOVE.sub(lambda m: "^{" + "".join(map(_SUPERSCRIPTS.get, m[0])) + "}", text)
     text = _RUN_BELOW.sub(lambda m: "_{" + "".join(map(_SUBSCRIPTS.get, m[0])) + "}", text)
     text = _ROOT.sub(lambda m: _ROOTS[m[1]] + (f"{{{m[2]}}}" if m[2] else ""), text)
