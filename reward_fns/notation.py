@@ -80,10 +80,9 @@ _RENAMED = {
     "union": "\\cup ", "bigcup": "\\cup ", "isin": "\\in ", "Rightarrow": "\\implies ", "rightarrow": "\\to ",
     "longrightarrow": "\\to ", "textpi": "\\pi ", "euro": "€", "texteuro": "€", "pounds": "£", "textsterling": "£",
     "yen": "¥", "percent": "%", "lnot": " not ", "neg": " not ", "imaginary": "i", "imath": "i", "slash": "/",
-    "eqslantless": "\\leq ", "arcctg": "\\arccot ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
+    "eqslantless": "\\leq ", "exponentialE": "e", "therefore": " ", "because": " because ", "textquotesingle": "'",
     "textminus": "-", "mathellipsis": "...", "overbar": "\\overline", "langle": "(", "rangle": ")",
-    "lang": "(", "rang": ")",
-    "euler": "e", "forall": " for all ", "surd": "\\sqrt ",
+    "lang": "(", "rang": ")", "arcctg": "\\arccot ", "euler": "e", "forall": " for all ", "surd": "\\sqrt ",
     "textbackslash": "", "textasciitilde": " ", "textasciicircum": "^", "checkmark": "", "square": "",
     "blacksquare": "", "Box": "", "qed": "",
 }  # fmt: skip
