@@ -1,11 +1,11 @@
 """A real tiny run that can be stopped at a certain moment, hurt, and looked after to its last process.
 
-    run = DrillRun(folder, tiny_folder, "first", "trainer.save_freq=5")
-    run.wait_for_step(6)
-    with run.held():                        # every response waits for its reward: the middle of a step
-        run.find("reward worker").kill()
-    print(run.wait_for_end(), run.remaining(), run.after_failure())
-    again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
+run = DrillRun(folder, tiny_folder, "first", "trainer.save_freq=5")
+run.wait_for_step(6)
+with run.held():                        # every response waits for its reward: the middle of a step
+    run.find("reward worker").kill()
+print(run.wait_for_end(), run.remaining(), run.after_failure())
+again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
 """
 
 from __future__ import annotations
