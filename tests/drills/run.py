@@ -297,10 +297,11 @@ def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row
 
 
 def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
-    """Ten steps, preempted in the middle of three of them, against ten that are not."""
+    """Ten steps, preempted in the middle of three of them, against ten that are not; two checkpoints are kept."""
     overrides = (
         "trainer.total_training_steps=10",
-        "trainer.save_freq=100",
+        "trainer.save_freq=3",
+        "trainer.max_actor_ckpt_to_keep=2",
         "trainer.test_freq=-1",
         "trainer.val_before_train=False",
         "actor_rollout_ref.rollout.full_determinism=True",
@@ -321,6 +322,8 @@ def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
         noted(row, run, run.wait_for_end(STARTS_WITHIN), (), (75 if part < 3 else 0,))
         steps = sorted(run.steps())
         whole = bool(steps) and steps == list(range(done + 1, steps[-1] + 1)) and run.saved() == steps[-1]
+        kept = sorted(path.name for path in (run.folder / "checkpoints").glob("global_step_*"))
+        row.expect(len(kept) == min(part + 1, 2), f"{run.name}: kept are {kept}")
         row.expect(whole, f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
         compared += compare(undisturbed, run, steps, row)
         done = max(steps, default=done)
