@@ -11,9 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from gpg_verl.data import DataError, write
-from gpg_verl.data.__main__ import main
+from gpg_verl.data.__main__ import SETS, main
 from gpg_verl.data.checks import normalised, question_text
-from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import PLAIN, TEMPLATES
 
 MATH_ROW = {"problem": "What is $1+1$?", "answer": "2", "difficulty": 3.0, "type": "Algebra"}

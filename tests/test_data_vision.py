@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
 from gpg_verl.data import images
-from gpg_verl.data.__main__ import main
-from gpg_verl.data.sets import SETS
+from gpg_verl.data.__main__ import SETS, main
 from gpg_verl.data.templates import PLAIN, TEMPLATES
 from gpg_verl.data.vision_sets import VISION_SETS, box_text
 from reward_fns import compute_score, format
