@@ -9,12 +9,12 @@ from pathlib import Path
 
 import ray
 
+from gpg_verl.compat.seams import TrainerMixin
 from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.exit import Leave, Preempted
 from gpg_verl.guards.liveness import Died, Heartbeat, watch
-from gpg_verl.guards.rewards import NoReward
 from gpg_verl.guards.run_folder import saves
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -25,7 +25,7 @@ class SessionsFailed(RuntimeError):
     """Too many of a step's sessions; names the first error, so that nothing else is looked for behind it."""
 
 
-class GuardedRun:
+class GuardedRun(TrainerMixin):
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
     - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
@@ -110,7 +110,7 @@ class GuardedRun:
         for partition, whose in (("train", "step"), ("val", "validation")):
             if (failed := buffer.failure_keys[partition]) and not buffer.partitions[partition]:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
-        if self.drop_unscored and not isinstance(error, NoReward):
+        if self.drop_unscored and not isinstance(error, rewards.NoReward):
             return
         if first := rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
             if self.drop_unscored:
