@@ -75,13 +75,10 @@ def is_text(text: str) -> bool:
 
 def with_digits(text: str) -> str:
     """`There are twenty-one chairs` is `There are 21 chairs`."""
-    match = _COUNT.match(text)
-    if match is None:
+    if (match := _COUNT.match(text)) is None:
         return text
     tens, ones = _NUMERALS[match[2].lower()], _NUMERALS[match[3].lower()] if match[3] else 0
-    if match[3] and not (tens >= 20 and 0 < ones < 10):
-        return text
-    return f"{match[1]}{tens + ones}{text[match.end() :]}"
+    return f"{match[1]}{tens + ones}{text[match.end() :]}" if not match[3] or (tens >= 20 and 0 < ones < 10) else text
 
 
 def without_phrases(text: str) -> str:
