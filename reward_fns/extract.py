@@ -180,6 +180,12 @@ def tagged_or_whole(text: str) -> str:
     return answer.strip() if len(answer) <= LONGEST_ANSWER else ""
 
 
+def tagged_answer(text: str) -> str:
+    """The same, or what the boxes in it hold."""
+    answer = tagged_or_whole(text)
+    return answer if (boxes := contents(answer)) is None else ", ".join(boxes)
+
+
 def in_thinking(text: str) -> bool:
     """Whether the text ends within its thinking."""
     return "<think>" in text and text.rfind("<think>") > text.rfind("</think>")
