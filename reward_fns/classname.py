@@ -34,7 +34,7 @@ ORIGINS = {
     "adult", "puppy", "kitten", "male", "female", "red", "pink", "white", "yellow", "blue", "purple", "orange", "black",
     "brown",
 }  # fmt: skip
-_TWO = re.compile(r"[A-Za-z0-9)]\s*[+=]\s*[A-Za-z(]")
+_TWO = re.compile(r"[A-Za-z0-9)]\s*[+=|&]\s*[A-Za-z(]")
 # Cars of two years that differ in nothing else.
 _YEAR_NEEDED = {
     "audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon", "dodgedurangosuv", "fordf150regularcab",

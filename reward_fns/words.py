@@ -9,7 +9,7 @@ HEDGES = {
     "maybe", "perhaps", "possibly", "probably", "might", "between", "unknown", "unclear", "unsure", "guess", "except",
     "unless", "without", "but", "undetermined", "undecided", "something", "anything", "versus", "vs", "instead",
     "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise", "about", "approximately", "almost",
-    "nearly", "ish", "around", "roughly", "circa",
+    "nearly", "ish", "around", "roughly", "circa", "estimated",
 }  # fmt: skip
 _BOUND = re.compile(
     r"(?<!\\)\bapprox\b|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than [^a-z]|\bat (?:least|most)\b"
