@@ -76,7 +76,6 @@ SEAMS = {
         ENGINE,
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine",
     ],
-    ("gpg_verl/training/actor.py", "entropy_from_logits"): ["verl.utils.torch_functional"],
     ("gpg_verl/training/passes.py", "prepare_model_inputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
     ("gpg_verl/training/passes.py", "prepare_model_outputs"): [f"{FSDP}:FSDPEngineWithLMHead"],
     ("gpg_verl/training/passes.py", "prepare_micro_batches"): [FSDP],

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import (
     and_masks,
@@ -36,13 +35,8 @@ ATTENTION_CALL_COST = {"cpu": 1 << 11, "cuda": 1 << 18}
 
 # Arguments of attention functions that change neither who sees whom nor by how much; any other is refused.
 HARMLESS_KWARGS = {
-    "position_ids",
-    "cache_position",
-    "use_cache",
-    "deterministic",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
+    *("position_ids", "cache_position", "use_cache", "deterministic"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
 }
 
 
@@ -154,7 +148,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a tree (`tree.blocks`); consecutive: queries are split, keys gathered once.
+    """The blocks of a tree (`tree.blocks`), one after the other: queries are split, keys gathered once.
 
     queries, sizes: of each block, its queries and its keys.
     keys: (Σ sizes,) the node of each key, None where every block sees just itself.
@@ -168,40 +162,31 @@ class Blocks:
 
     @classmethod
     def of(cls, tree: Tree, device: torch.device) -> Blocks:
-        queries, sizes, keys, masks = [], [], [], []
-        for block in blocks(tree, ATTENTION_CALL_COST.get(device.type, ATTENTION_CALL_COST["cuda"])):
-            own = np.arange(block.start, block.end)
-            seen = np.concatenate([block.before, own])
-            queries.append(len(own))
-            sizes.append(len(seen))
-            keys.append(seen)
-            mask = None
-            if not block.chain:
-                mask = torch.from_numpy(attention_mask(tree, own, seen)).to(device)
-            elif len(block.before) and device.type == "cuda":
-                mask = causal_lower_right(len(own), len(seen))  # for kernels that need no mask in memory
-            elif len(block.before):
-                mask = torch.ones(len(own), len(seen), dtype=torch.bool, device=device).tril(len(block.before))
-            masks.append(mask)
-        together = None if queries == sizes else torch.from_numpy(np.concatenate(keys)).to(device)
-        return cls(queries, sizes, together, masks)
+        found = blocks(tree, ATTENTION_CALL_COST.get(device.type, ATTENTION_CALL_COST["cuda"]))
+        own = [np.arange(block.start, block.end) for block in found]
+        seen = [np.concatenate([block.before, nodes]) for block, nodes in zip(found, own, strict=True)]
+        masks = [
+            None
+            if block.chain and not len(block.before)
+            else torch.from_numpy(attention_mask(tree, nodes, keys)).to(device)
+            for block, nodes, keys in zip(found, own, seen, strict=True)
+        ]
+        queries, sizes = [len(nodes) for nodes in own], [len(keys) for keys in seen]
+        keys = None if queries == sizes else torch.from_numpy(np.concatenate(seen)).to(device)
+        return cls(queries, sizes, keys, masks)
 
     def attend(self, query, key, value, scaling: float | None) -> torch.Tensor:
         """(1, heads, nodes, d) each."""
         if self.keys is not None:
             key, value = key[:, :, self.keys], value[:, :, self.keys]
         repeat = query.shape[1] // key.shape[1]
+        queries, keys, values = query.split(self.queries, 2), key.split(self.sizes, 2), value.split(self.sizes, 2)
         parts = []
-        for q, k, v, mask in zip(
-            query.split(self.queries, 2), key.split(self.sizes, 2), value.split(self.sizes, 2), self.masks, strict=True
-        ):
+        for q, k, v, mask in zip(queries, keys, values, self.masks, strict=True):
             if repeat > 1:
                 k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
-            parts.append(
-                torch.nn.functional.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling
-                )
-            )
+            more = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling}
+            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, **more))
         return torch.cat(parts, dim=2)
 
 

@@ -11,6 +11,7 @@ are not exact; either way with the vocabulary only where a token is scored. Duri
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -77,20 +78,15 @@ class Passes:
     @contextlib.contextmanager
     def during_update(self, trees: bool):
         """While it lasts, the engine's passes are over trees or, as veRL's, over rows; both score what counts only."""
-        engine = self.engine
+        engine, outputs = self.engine, ("self", "output", "output_args", "micro_batch", "logits_processor_func")
         inputs = seam(type(engine), "prepare_model_inputs", ("self", "micro_batch"))
-        seam(
-            type(engine),
-            "prepare_model_outputs",
-            ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
-        )
+        seam(type(engine), "prepare_model_outputs", outputs)
         with contextlib.ExitStack() as undo:
             hook = self.head.register_forward_pre_hook(self._only_scored)
             undo.callback(hook.remove)
-            engine.prepare_model_outputs = self._outputs
-            undo.callback(delattr, engine, "prepare_model_outputs")
-            undo.callback(delattr, engine, "prepare_model_inputs")
-            engine.prepare_model_inputs = self._tree_inputs if trees else self._row_inputs(inputs)
+            undo.enter_context(replaced(engine, "prepare_model_outputs", self._outputs))
+            ours = self._tree_inputs if trees else functools.partial(self._row_inputs, inputs)
+            undo.enter_context(replaced(engine, "prepare_model_inputs", ours))
             if trees:
                 self.attention.register()
                 seam(type(engine), "optimizer_step", ("self",))
@@ -101,14 +97,10 @@ class Passes:
                 if self.model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
                     from verl.models.transformers import qwen2_vl  # seconds that other models need not wait
 
-                    seam(
-                        qwen2_vl,
-                        "_custom_flash_attention_forward",
-                        ("query_states", "key_states", "value_states", "attention_mask", "query_length"),
-                    )
-                    undo.enter_context(
-                        replaced(qwen2_vl, "_custom_flash_attention_forward", self.attention.attend_in_qwen2_vl)
-                    )
+                    states = ("query_states", "key_states", "value_states", "attention_mask", "query_length")
+                    seam(qwen2_vl, "_custom_flash_attention_forward", states)
+                    ours = self.attention.attend_in_qwen2_vl
+                    undo.enter_context(replaced(qwen2_vl, "_custom_flash_attention_forward", ours))
             self.active = True
             try:
                 yield
@@ -127,9 +119,7 @@ class Passes:
     def _step_if_exact(self, step):
         def optimizer_step():
             if reason := self.refused():
-                raise NotExact(
-                    f"{type(self.model).__name__}: {reason}, which was not so for the rows that were checked"
-                )
+                raise NotExact(f"{type(self.model).__name__}: {reason}, which was not so for the rows checked")
             return step()
 
         return optimizer_step
@@ -195,21 +185,17 @@ class Passes:
             **{name: torch.cat(parts).to(ids.device) for name, parts in shown.items()},
         }, {}
 
-    def _row_inputs(self, verls):
-        def inputs(micro_batch: TensorDict):
-            model_inputs, output_args = verls(self.engine, micro_batch)
-            rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
-            flat, lengths = np.flatnonzero(rows.scored), np.diff(rows.offsets)
-            self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
-            token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
-            row, place = np.zeros_like(token), token - 1  # a token is scored by the position before it
-            if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
-                row = np.searchsorted(rows.offsets, token, side="right") - 1
-                place = place - rows.offsets[row]
-            self.scored = Scored(*to_device([row, place, token, flat, np.arange(len(flat))], ids.device))
-            return model_inputs, output_args
-
-        return inputs
+    def _row_inputs(self, verls, micro_batch: TensorDict):
+        rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
+        flat, lengths = np.flatnonzero(rows.scored), np.diff(rows.offsets)
+        self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
+        token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
+        row, place = np.zeros_like(token), token - 1  # a token is scored by the position before it
+        if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
+            row = np.searchsorted(rows.offsets, token, side="right") - 1
+            place = place - rows.offsets[row]
+        self.scored = Scored(*to_device([row, place, token, flat, np.arange(len(flat))], ids.device))
+        return verls(self.engine, micro_batch)
 
     def _count(self, computed: int, shared: int, scored: int, attended: int) -> None:
         self.counts.update(
@@ -238,7 +224,8 @@ class Passes:
 
         result = {"log_probs": in_rows(log_probs)}
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", default=False):
-            result["entropy"] = in_rows(self._entropy(logits))
+            with torch.set_grad_enabled(self.entropy_has_gradient):  # else it is a number for the log
+                result["entropy"] = in_rows(self._entropy(logits))
         return result
 
     def _entropy(self, logits: torch.Tensor) -> torch.Tensor:

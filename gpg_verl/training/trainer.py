@@ -96,18 +96,18 @@ class GPGStep(WatchedSessions, RefillingStep):
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
         self.token_tensors = self.old_log_prob_pass or config.algorithm.use_kl_in_reward
-        self.correction = None
-        if correction.rollout_is is not None or correction.rollout_rs is not None:
-            keys = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize")
-            self.correction = {key: correction[key] for key in (*keys, "rollout_rs", "rollout_rs_threshold")}
-        self.step_metrics = StepMetrics(
-            forward_saved=self.planned and not self.old_log_prob_pass,
-            checkpointing=bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing")),
+        keys = (
+            "rollout_is",
+            "rollout_is_threshold",
+            "rollout_is_batch_normalize",
+            "rollout_rs",
+            "rollout_rs_threshold",
         )
+        corrected = correction.rollout_is is not None or correction.rollout_rs is not None
+        self.correction = {key: correction[key] for key in keys} if corrected else None
+        self.step_metrics = StepMetrics()
         self.steps_skipped = 0  # in a row, up to now
-        self.rollout_check = RolloutCheck(
-            config, self.settings.max_rollout_gap, self.correction is not None, reasons["updates"]
-        )
+        self.rollout_check = RolloutCheck(config, self.settings.max_rollout_gap, corrected, reasons["updates"])
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -121,14 +121,14 @@ class GPGStep(WatchedSessions, RefillingStep):
     def _init_dataloader(self):
         super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
-        columns = columns_of(rows)
+        columns = getattr(rows, "column_names", getattr(rows, "columns", None))  # datasets; pandas, polars
         if columns is None:
             return
         if "data_source" in columns:
             sources = rows.unique("data_source") if hasattr(rows, "column_names") else set(rows["data_source"])
             self.several_sources = len(sources) > 1
         keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
-        if not keys & columns:
+        if not keys & set(columns):
             self.rollout_check.kinds.discard("images")
 
     def on_init_end(self):
@@ -152,7 +152,7 @@ class GPGStep(WatchedSessions, RefillingStep):
     # ---- one step
 
     def step(self, metrics, timing_raw):
-        self.step_metrics.begin()
+        self.step_metrics = StepMetrics()
         if self.trainer_mode == "sync":
             self.dispatched.clear()
         batch = super().step(metrics, timing_raw)
@@ -165,7 +165,7 @@ class GPGStep(WatchedSessions, RefillingStep):
 
     def _end_if_nothing_is_learned(self, metrics):
         """Raises RuntimeError after more than `max_skipped_steps` steps in a row in which no group was valid."""
-        # A step without updates of either kind, as in veRL's critic warm-up, is not one for want of a mixed group.
+        # A step without updates of either kind, as in veRL's critic warm-up, does not lack a mixed group.
         skipped = metrics["gpg/update_skipped"] and not metrics["gpg/updates"]
         self.steps_skipped = self.steps_skipped + 1 if skipped else 0
         if self.steps_skipped > self.settings.max_skipped_steps:
@@ -243,32 +243,22 @@ class GPGStep(WatchedSessions, RefillingStep):
         uids = [key.uid for key in keys]
         offsets = data["response_mask"].offsets()
         lengths = row_lengths(data["response_mask"].values(), offsets)
-        sessions, left_out = sessions_of(keys), self._truncated(batch)
+        known = {"sessions": sessions_of(keys), "left_out": None}
+        if self.settings.drop_truncated:
+            longest = self.config.actor_rollout_ref.rollout.response_length
+            known["left_out"] = torch.tensor([tag["response_len"] >= longest for tag in batch.tags])
         if self.token_tensors:
-            self.step_metrics.driver_seconds(time.perf_counter() - started)
+            self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
             reported: list[GroupStatistics] = []
-            estimator = functools.partial(
-                registry.gpg_advantage_estimator,
-                lengths=lengths,
-                sessions=sessions,
-                left_out=left_out,
-                report=reported.append,
-            )
+            known["lengths"] = lengths
+            estimator = functools.partial(registry.gpg_advantage_estimator, known=known, report=reported.append)
             with registry.registered(core_algos.ADV_ESTIMATOR_REGISTRY, estimator):
                 batch = super()._compute_advantage(batch, metrics)
             (statistics,) = reported
         else:
             scores, magnitudes = row_rewards(data["rm_scores"].values(), offsets)
-            statistics = session_statistics(
-                scores,
-                uids,
-                lengths,
-                sessions,
-                f_norm=self.settings.f_norm,
-                alpha=self.settings.alpha,
-                magnitudes=magnitudes,
-                left_out=left_out,
-            )
+            settings = {"f_norm": self.settings.f_norm, "alpha": self.settings.alpha}
+            statistics = session_statistics(scores, uids, lengths, magnitudes=magnitudes, **settings, **known)
             to_go = rewards_to_go(data["rm_scores"].values(), offsets)
             advantages = repeat(statistics.advantages, offsets.diff())
             if int(lengths.sum()) != len(advantages):  # tokens that the policy did not write
@@ -277,41 +267,30 @@ class GPGStep(WatchedSessions, RefillingStep):
                 name: torch.nested.nested_tensor_from_jagged(values, offsets)
                 for name, values in (("advantages", advantages), ("returns", to_go))
             }
-            self.step_metrics.driver_seconds(time.perf_counter() - started)
+            self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
             fields = TensorDict(nested, batch_size=len(batch))
             batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         self.step_batch = StepBatch(uids, lengths, statistics)
-        self.step_metrics.sampled(statistics, self._sources(batch))
+        sources = None
+        if self.several_sources:
+            data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
+            sources = list(data["data_source"])
+        self.step_metrics.sampled(statistics, sources)
         return batch
-
-    def _truncated(self, batch):
-        """(rows,) bool: the response reached the maximum length; None where such rows are trained on."""
-        if not self.settings.drop_truncated:
-            return None
-        longest = self.config.actor_rollout_ref.rollout.response_length
-        return torch.tensor([tag["response_len"] >= longest for tag in batch.tags])
-
-    def _sources(self, batch):
-        """(rows,) data_source of each row, where the training data has several."""
-        if not self.several_sources:
-            return None
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
-        return list(data["data_source"])
 
     def _update_actor(self, batch, metrics):
         if not self.step_batch.statistics.valid.any() and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
-            self.step_metrics.skipped()
+            self.step_metrics.counts["update_skipped"] += 1
             return batch
         if self.planned:
             return self._planned_update(batch, metrics)
-        self.step_metrics.updated_by_verl()
+        self.step_metrics.counts["updates"] += 1
         return super()._update_actor(batch, metrics)
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
-        passes = self._pass_kind()
-        actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
+        passes, actor, started = self._pass_kind(), self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real, passes)
         ranks = range(len(updates[0].rows))
@@ -319,7 +298,7 @@ class GPGStep(WatchedSessions, RefillingStep):
         observe = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
         part.extra_info.update(
             {
-                PLAN: Plan.of(
+                PLAN: Plan(
                     updates,
                     epochs=actor.ppo_epochs,
                     observe=observe and self.local_trigger_step == 0,
@@ -333,28 +312,22 @@ class GPGStep(WatchedSessions, RefillingStep):
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
             }
         )
-        self.step_metrics.driver_seconds(time.perf_counter() - started)
+        self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
 
-        started = time.perf_counter()
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
-        seconds = time.perf_counter() - started
         self.rollout_check(output.pop("gpg/gaps", [{}])[0])
-        observed = output.pop("gpg/rows_observed", [None])[0]
-        check_seconds = output.pop("gpg/check_seconds", [0.0])[0]
-        if check_seconds:
+        if "gpg/check_seconds" in output:
+            self.step_metrics.counts["check_seconds"] += output.pop("gpg/check_seconds")[0]
             self._check_passes()
         counted = f"gpg/{TOKENS[0]}" in output
-        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
             response_tokens=self.step_batch.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
-            seconds=seconds - check_seconds,
-            check_seconds=check_seconds,
-            observed=observed,
-            tokens=tokens,
+            observed=output.pop("gpg/rows_observed", [None])[0],
+            tokens={name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None,
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
@@ -432,13 +405,13 @@ class GPGStep(WatchedSessions, RefillingStep):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
         row since has its length.
         """
-        fields = ["advantages", "returns"]
-        if self.token_tensors:
-            fields.append("old_log_probs")
-            if self.old_log_prob_pass and self.correction and self.correction["rollout_is"]:
-                fields.append("rollout_is_weights")
-        if self.use_reference_policy:
-            fields.append("ref_log_prob")
+        weighted = self.old_log_prob_pass and self.correction and self.correction["rollout_is"]
+        fields = [
+            *("advantages", "returns"),
+            *(["old_log_probs"] if self.token_tensors else []),
+            *(["rollout_is_weights"] if weighted else []),
+            *(["ref_log_prob"] if self.use_reference_policy else []),
+        ]
         data = tq.kv_batch_get(keys=padding.keys, partition_id=padding.partition_id, select_fields=["rm_scores"])
         zeros = TensorDict(dict.fromkeys(fields, data["rm_scores"]), batch_size=len(padding))
         tq.kv_batch_put(keys=padding.keys, partition_id=padding.partition_id, fields=zeros)
@@ -450,23 +423,13 @@ class GPGStep(WatchedSessions, RefillingStep):
         return max(workers._dispatch_info["actor"]) + 1
 
 
-def columns_of(rows) -> set[str] | None:
-    """The columns of a table: veRL's (datasets), or of a data set class of the user's (pandas, polars); None where it
-    has none that are known.
-    """
-    names = getattr(rows, "column_names", None)  # datasets
-    if names is None:
-        names = getattr(rows, "columns", None)
-    return None if names is None else set(names)
-
-
 def sharing_status(unsupported: dict[str, str | None], checked: bool) -> str:
     """A line for the log: whether prefixes are shared, and if not why."""
-    if unsupported["trees"] is None:
+    trees, rows = unsupported["trees"], unsupported["rows"]
+    if trees is None:
         line = "gpg_verl: prefix sharing is on, and the vocabulary is computed where a token is scored"
         return line if checked else f"{line}, if the first update finds it exact"
-    line = f"gpg_verl: prefix sharing is off: {unsupported['trees']}"
-    return line if unsupported["rows"] is None else f"{line}; the vocabulary for every token: {unsupported['rows']}"
+    return f"gpg_verl: prefix sharing is off: {trees}" + (f"; the vocabulary for every token: {rows}" if rows else "")
 
 
 # What scoring a token costs in the measure of veRL, which is that of a layer of a 7B (a token 24,576, a pair 1): half
