@@ -37,7 +37,7 @@ REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerSeparateAsync": STEP,
     "gpg_verl.training.actor:GPGTrainingWorker": {
         "__init__",
-        *("_postprocess_output", "infer_batch", "set_loss_fn", "train_mini_batch"),
+        *("_postprocess_output", "infer_batch", "train_mini_batch"),
     },
     "gpg_verl.training.actor:GPGActor": {"actor_worker_cls"},
     "gpg_verl.training.actor:GPGDetachedActor": {"actor_worker_cls"},

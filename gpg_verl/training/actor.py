@@ -88,12 +88,6 @@ class GPGTrainingWorker(TrainingWorker):
                 self.self_check.refused["trees"] = reason
         return {kind: self.self_check.refused.get(kind) for kind in PASSES}
 
-    def set_loss_fn(self, loss_fn):
-        actor = loss_fn.keywords["config"]
-        if actor.calculate_entropy and not actor.entropy_coeff:
-            loss_fn = entropy_for_the_log(loss_fn)
-        super().set_loss_fn(loss_fn)
-
     def infer_batch(self, data):
         return super().infer_batch(positions_by_token(data))
 
@@ -277,30 +271,10 @@ def positions_by_token(data: TensorDict) -> TensorDict:
     return data
 
 
-@contextlib.contextmanager
-def _schedule_held(engine):
+def _schedule_held(engine) -> contextlib.AbstractContextManager:
     """veRL advances the learning-rate schedule once a call; a batch of several updates counts as one (veRL 0.9.1)."""
-    step = seam(type(engine), "lr_scheduler_step", ("self",))
-    engine.lr_scheduler_step = lambda: None
-    try:
-        yield
-    finally:
-        engine.lr_scheduler_step = step.__get__(engine)
-
-
-def entropy_for_the_log(loss_fn: functools.partial) -> functools.partial:
-    """veRL's loss, for which the entropy is a number. veRL subtracts it even with a coefficient of 0, so that every
-    engine computes its backward, with fused kernels and Megatron another pass over the vocabulary; and what veRL
-    checkpoints (`entropy_checkpointing`) has, without a graph of its own, no backward at all (veRL 0.9.1).
-    """
-
-    @functools.wraps(loss_fn.func)
-    def loss(*args, model_output, **others):
-        if "entropy" in model_output:
-            model_output["entropy"] = model_output["entropy"].detach()
-        return loss_fn.func(*args, model_output=model_output, **others)
-
-    return functools.partial(loss, *loss_fn.args, **loss_fn.keywords)
+    seam(type(engine), "lr_scheduler_step", ("self",))
+    return replaced(engine, "lr_scheduler_step", lambda: None)
 
 
 class CheckPassesMixin:

@@ -78,9 +78,9 @@ class Passes:
     @contextlib.contextmanager
     def during_update(self, trees: bool):
         """While it lasts, the engine's passes are over trees or, as veRL's, over rows; both score what counts only."""
-        engine, outputs = self.engine, ("self", "output", "output_args", "micro_batch", "logits_processor_func")
-        inputs = seam(type(engine), "prepare_model_inputs", ("self", "micro_batch"))
-        seam(type(engine), "prepare_model_outputs", outputs)
+        engine, owner = self.engine, type(self.engine)
+        inputs = seam(owner, "prepare_model_inputs", ("self", "micro_batch"))
+        seam(owner, "prepare_model_outputs", ("self", "output", "output_args", "micro_batch", "logits_processor_func"))
         with contextlib.ExitStack() as undo:
             hook = self.head.register_forward_pre_hook(self._only_scored)
             undo.callback(hook.remove)
@@ -89,7 +89,7 @@ class Passes:
             undo.enter_context(replaced(engine, "prepare_model_inputs", ours))
             if trees:
                 self.attention.register()
-                seam(type(engine), "optimizer_step", ("self",))
+                seam(owner, "optimizer_step", ("self",))
                 undo.enter_context(replaced(engine, "optimizer_step", self._step_if_exact(engine.optimizer_step)))
                 undo.enter_context(replaced(self.config, "_attn_implementation", ATTENTION))
                 seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
@@ -97,8 +97,11 @@ class Passes:
                 if self.model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
                     from verl.models.transformers import qwen2_vl  # seconds that other models need not wait
 
-                    states = ("query_states", "key_states", "value_states", "attention_mask", "query_length")
-                    seam(qwen2_vl, "_custom_flash_attention_forward", states)
+                    seam(
+                        qwen2_vl,
+                        "_custom_flash_attention_forward",
+                        ("query_states", "key_states", "value_states", "attention_mask", "query_length"),
+                    )
                     ours = self.attention.attend_in_qwen2_vl
                     undo.enter_context(replaced(qwen2_vl, "_custom_flash_attention_forward", ours))
             self.active = True

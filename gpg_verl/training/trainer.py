@@ -32,7 +32,7 @@ from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, rewards_to_go, row_lengths, row_rewards
-from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates, rows_missing
+from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward
@@ -371,35 +371,26 @@ class GPGStep(WatchedSessions, RefillingStep):
         has_gradient = self.step_batch.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        by_tokens = passes == "trees" or actor.use_dynamic_bsz
-        shape = {
-            "ranks": self._data_parallel_size(),
-            "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
-            "passes_in_groups": self.passes_in_groups,
-        }
-        missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
-        if missing:
-            size = len(batch)
-            batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
-            self._write_zeros(batch.select_keys(batch.keys[size:]))
-        tokens = [*self.step_batch.lengths.tolist(), *[0] * missing]
+        seq_tokens, prompt_tokens = ([tag[name] for tag in batch.tags] for name in ("seq_len", "prompt_len"))
+        tokens, trees = self.step_batch.lengths.tolist(), passes == "trees"
         updates = plan_updates(
             mini_batches,
             [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
-            [*has_gradient, *[False] * missing],
+            has_gradient,
             tokens,
+            ranks=self._data_parallel_size(),
+            micro_batch_size=None if trees or actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
             loss_agg_mode=actor.loss_agg_mode,
-            work=work([tag["seq_len"] for tag in batch.tags], None if passes is None else tokens),
+            work=work(seq_tokens, None if passes is None else tokens),
+            passes_in_groups=self.passes_in_groups,
             packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
-            prompts=self._prompts(batch) if passes == "trees" else None,
-            **shape,
+            prompts=list(zip(self.step_batch.uids, work(prompt_tokens), strict=True)) if trees else None,
         )
+        size, needed = len(batch), 1 + max(i for update in updates for rows in update.rows for i in rows)
+        if needed > size:
+            batch = upsample_batch_to_divisible_size(batch, needed, self.tokenizer.eos_token_id)
+            self._write_zeros(batch.select_keys(batch.keys[size:]))
         return batch, updates
-
-    def _prompts(self, batch):
-        """(uid, work) of each row's prompt, padding's too."""
-        uids = [*self.step_batch.uids, *["padding"] * (len(batch) - len(self.step_batch.uids))]
-        return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
