@@ -8,7 +8,7 @@ one block after the other through torch's scaled_dot_product_attention.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +68,12 @@ def gather(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 # ---- one call of flash attention
 
 
-def branch_sequences(tree: Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The branches as sequences: (Σ keys,) the node of each key, one branch after the other; (branches + 1,) each, how
-    many queries and how many keys are before each branch.
+def branch_sequences(parts: Iterable[tuple[int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A tree's branches (or blocks), of (first node, node behind the last, nodes before) each, as sequences: (Σ keys,)
+    the node of each key, one part after the other; (parts + 1,) each, how many queries and keys are before each part.
     """
     keys, queries, sizes = [], [0], [0]
-    for start, end, before in tree.branches():
+    for start, end, before in parts:
         keys += [before, np.arange(start, end)]
         queries.append(end - start)
         sizes.append(len(before) + end - start)
@@ -163,17 +163,13 @@ class Blocks:
     @classmethod
     def of(cls, tree: Tree, device: torch.device) -> Blocks:
         found = blocks(tree, ATTENTION_CALL_COST.get(device.type, ATTENTION_CALL_COST["cuda"]))
-        own = [np.arange(block.start, block.end) for block in found]
-        seen = [np.concatenate([block.before, nodes]) for block, nodes in zip(found, own, strict=True)]
-        masks = [
-            None
-            if block.chain and not len(block.before)
-            else torch.from_numpy(attention_mask(tree, nodes, keys)).to(device)
-            for block, nodes, keys in zip(found, own, seen, strict=True)
-        ]
-        queries, sizes = [len(nodes) for nodes in own], [len(keys) for keys in seen]
-        keys = None if queries == sizes else torch.from_numpy(np.concatenate(seen)).to(device)
-        return cls(queries, sizes, keys, masks)
+        keys, queries, sizes = branch_sequences((block.start, block.end, block.before) for block in found)
+        masks: list[torch.Tensor | None] = [None] * len(found)
+        for i, (block, seen) in enumerate(zip(found, np.split(keys, sizes[1:-1]), strict=True)):
+            if not block.chain or len(block.before):
+                masks[i] = torch.from_numpy(attention_mask(tree, np.arange(block.start, block.end), seen)).to(device)
+        gathered = torch.from_numpy(keys).to(device) if len(keys) > len(tree) else None
+        return cls(np.diff(queries).tolist(), np.diff(sizes).tolist(), gathered, masks)
 
     def attend(self, query, key, value, scaling: float | None) -> torch.Tensor:
         """(1, heads, nodes, d) each."""
@@ -254,9 +250,8 @@ class TreeAttention:
         if not (getattr(module, "is_causal", True) if causal is None else causal):
             self.refused = "its attention is not causal"
         if attention_mask is not None or len(query) != 1 or len(layout.tree) != query.shape[2]:
-            self.refused = "it changes the sequence or its mask before attention"
-            if self.mask:
-                self.refused = f"its mask is not only causal ({self.mask})"
+            changed = "it changes the sequence or its mask before attention"
+            self.refused = f"its mask is not only causal ({self.mask})" if self.mask else changed
         if self.refused:  # what follows is of no use, but FSDP's ranks need each gradient
             unused = 0 * (query.sum() + key.sum() + value.sum())
             return unused + value.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[3]), None

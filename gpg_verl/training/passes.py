@@ -174,7 +174,7 @@ class Passes:
         ids, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()
         if len(tree.flat):
             self._count(len(tree), len(ids) - len(tree), len(tree.follows), tree.num_attended_pairs())
-        sequences = branch_sequences(tree)
+        sequences = branch_sequences(tree.branches())
         source, follows, token, flat, pair, *on_device = to_device(
             [tree.source, tree.follows, tree.token, tree.flat, tree.pair, *sequences], ids.device
         )

@@ -3,8 +3,7 @@
 The longest group is computed veRL's way and ours, forward and backward, in the run's own micro-batches and precision.
 Where the gradients are farther apart than rounding alone would have them, the same rows in other micro-batches say how
 far that precision takes them apart by itself: four passes over the group at most. Parameters and optimizer stay as they
-are. Whatever a model does from some length on, or with images only, is seen when rows are twice as long as any before,
-and at the first images.
+are. Rows twice as long as any before, and the first images, are checked again.
 """
 
 from __future__ import annotations

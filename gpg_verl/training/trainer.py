@@ -1,7 +1,5 @@
-"""What GPG changes in a step of veRL's V1 trainer.
-
-Each of veRL's trainer modes has a GPG version under a name of its own (`gpg_sync`, ...), made by mixing `GPGStep` into
-veRL's class, and the guards of any run (guards/guarded_run.py) around both. veRL's own modes stay as they are.
+"""What GPG changes in a step of veRL's V1 trainer: `GPGStep`, mixed into the class of each of veRL's trainer modes
+under names of their own (`gpg_sync`, ...), with the guards of any run (guards/guarded_run.py) around both.
 """
 
 from __future__ import annotations
@@ -17,16 +15,10 @@ import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
-from verl.trainer.ppo import core_algos
+from verl.trainer.ppo import core_algos, v1
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import (
-    PPOTrainerColocateAsync,
-    PPOTrainerSeparateAsync,
-    PPOTrainerSync,
-    register_trainer,
-    trainer_separate_async,
-)
+from verl.trainer.ppo.v1 import trainer_separate_async
 from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
@@ -37,20 +29,13 @@ from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
-from gpg_verl.training import registry
+from gpg_verl.training import registry, shortcuts
 from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan, check_versions
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics, keep_metrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.rollout_check import RolloutCheck
 from gpg_verl.training.sessions import WatchedSessions
-from gpg_verl.training.shortcuts import (
-    model_config,
-    other_loss_term,
-    passes_in_groups,
-    unsupported,
-    updates_per_batch,
-)
 
 
 @dataclass(frozen=True)
@@ -85,11 +70,11 @@ class GPGStep(WatchedSessions, RefillingStep):
         self.max_dropped_share_key = "algorithm.gpg.max_dropped_share"
         self.drop_unscored = self.settings.drop_unscored
         self.drop_unscored_key = "algorithm.gpg.drop_unscored"
-        self.other_loss_term = other_loss_term(config)
-        reasons = unsupported(config, model=model_config(config))
+        self.other_loss_term = shortcuts.other_loss_term(config)
+        reasons = shortcuts.unsupported(config, model=shortcuts.model_config(config))
         self.planned = reasons["updates"] is None
-        self.updates = updates_per_batch(config)
-        self.passes_in_groups = passes_in_groups(config)
+        self.updates = shortcuts.updates_per_batch(config)
+        self.passes_in_groups = shortcuts.passes_in_groups(config)
         self.unsupported = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
         # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
@@ -453,18 +438,18 @@ def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     return reduce_metrics(output)
 
 
-@register_trainer(TRAINER_MODES["sync"])
-class GPGTrainerSync(GuardedRun, GPGStep, PPOTrainerSync):
+@v1.register_trainer(TRAINER_MODES["sync"])
+class GPGTrainerSync(GuardedRun, GPGStep, v1.PPOTrainerSync):
     pass
 
 
-@register_trainer(TRAINER_MODES["colocate_async"])
-class GPGTrainerColocateAsync(GuardedRun, GPGStep, PPOTrainerColocateAsync):
+@v1.register_trainer(TRAINER_MODES["colocate_async"])
+class GPGTrainerColocateAsync(GuardedRun, GPGStep, v1.PPOTrainerColocateAsync):
     pass
 
 
-@register_trainer(TRAINER_MODES["separate_async"])
-class GPGTrainerSeparateAsync(GuardedRun, GPGStep, PPOTrainerSeparateAsync):
+@v1.register_trainer(TRAINER_MODES["separate_async"])
+class GPGTrainerSeparateAsync(GuardedRun, GPGStep, v1.PPOTrainerSeparateAsync):
     actor_cls = GPGDetachedActor
 
     def _setup(self):
