@@ -37,6 +37,9 @@ from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.rollout_check import RolloutCheck
 from gpg_verl.training.sessions import WatchedSessions
 
+# Of veRL's rollout correction, the settings that the update's own log-probs are weighed and rejected by.
+CORRECTION = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -66,9 +69,8 @@ class GPGStep(WatchedSessions, RefillingStep):
     def __init__(self, config):
         config.trainer.v1.trainer_mode = verls_mode(config.trainer.v1.trainer_mode)
         self.settings = GPGSettings.from_node(config.algorithm.get("gpg"))
-        self.max_dropped_share = self.settings.max_dropped_share
+        self.max_dropped_share, self.drop_unscored = self.settings.max_dropped_share, self.settings.drop_unscored
         self.max_dropped_share_key = "algorithm.gpg.max_dropped_share"
-        self.drop_unscored = self.settings.drop_unscored
         self.drop_unscored_key = "algorithm.gpg.drop_unscored"
         self.other_loss_term = shortcuts.other_loss_term(config)
         reasons = shortcuts.unsupported(config, model=shortcuts.model_config(config))
@@ -77,19 +79,12 @@ class GPGStep(WatchedSessions, RefillingStep):
         self.passes_in_groups = shortcuts.passes_in_groups(config)
         self.unsupported = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
-        # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
+        # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         self.token_tensors = self.old_log_prob_pass or config.algorithm.use_kl_in_reward
-        keys = (
-            "rollout_is",
-            "rollout_is_threshold",
-            "rollout_is_batch_normalize",
-            "rollout_rs",
-            "rollout_rs_threshold",
-        )
         corrected = correction.rollout_is is not None or correction.rollout_rs is not None
-        self.correction = {key: correction[key] for key in keys} if corrected else None
+        self.correction = {key: correction[key] for key in CORRECTION} if corrected else None
         self.step_metrics = StepMetrics()
         self.steps_skipped = 0  # in a row, up to now
         self.rollout_check = RolloutCheck(config, self.settings.max_rollout_gap, corrected, reasons["updates"])
