@@ -244,11 +244,14 @@ class Passes:
 def rows_of(data: TensorDict) -> Rows:
     """The rows of veRL's batch, as a tree takes them."""
     offsets = data["input_ids"].offsets().cpu().numpy()
-    prompts, lengths = data["prompts"].offsets().diff().cpu().numpy(), np.diff(offsets)
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    scored = place >= np.repeat(prompts, lengths)
+    scored = _counted(offsets) >= np.repeat(data["prompts"].offsets().diff().cpu().numpy(), np.diff(offsets))
     scored[scored] = data["response_mask"].values().cpu().numpy().astype(bool)
     return Rows(offsets, scored)
+
+
+def _counted(offsets: np.ndarray) -> np.ndarray:
+    """(tokens,) each token's place in its row."""
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
 
 
 def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
@@ -256,18 +259,12 @@ def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
     they do not just count.
     """
     ids, positions = data["input_ids"].values().cpu().numpy(), data["position_ids"].values().cpu().numpy()
-    first, columns = data["input_ids"].offsets()[:-1].cpu().numpy(), [ids]
-    if positions.ndim > 1 or not _count_up(positions, first):
+    columns = [ids]
+    if positions.ndim > 1 or not np.array_equal(positions, _counted(data["input_ids"].offsets().cpu().numpy())):
         columns += list(positions.reshape(-1, len(ids)))
     if images is not None:
         columns.append(images.item)
     return ids if len(columns) == 1 else np.stack(columns, axis=1)
-
-
-def _count_up(positions: np.ndarray, first: np.ndarray, piece: int = 1 << 14) -> bool:
-    """Whether they are 0, 1, 2, ... from each of the `first` places on; in pieces that stay in the cache."""
-    jumps = [np.flatnonzero(np.diff(positions[i : i + piece + 1]) != 1) + i for i in range(0, len(positions), piece)]
-    return not positions[first].any() and bool(np.isin(np.concatenate(jumps) + 1, first).all())
 
 
 def to_device(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
