@@ -6,23 +6,19 @@ What comes out is read by kinds.py and formula.py only: commands that set type o
 words, an operator has one name, a degree sign is `°`, a dollar sign is money.
 """
 
-from __future__ import annotations
-
 import re
+import unicodedata
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()", strict=True))
-_FRACTIONS = {
-    "½": "1 2", "⅓": "1 3", "⅔": "2 3", "¼": "1 4", "¾": "3 4", "⅕": "1 5", "⅖": "2 5", "⅗": "3 5", "⅘": "4 5",
-    "⅙": "1 6", "⅚": "5 6", "⅐": "1 7", "⅛": "1 8", "⅜": "3 8", "⅝": "5 8", "⅞": "7 8", "⅑": "1 9", "⅒": "1 10",
-}  # fmt: skip
-_GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
-    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
-    "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta",
-    "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
-}  # fmt: skip
-GREEK = frozenset(_GREEK.values()) | {"varepsilon", "vartheta", "varphi", "varrho", "ell", "hbar", "nabla", "partial"}
+
+
+def _greek(letter: str) -> str:
+    """Its name in LaTeX: unicode's, but lamda."""
+    name = unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+    return name.title() if letter.isupper() else name.lower()
+
+
 # Bidirectional controls and digits of other scripts stay as they are, and make no number: nobody honest needs them.
 _CHARACTERS = str.maketrans(
     {
@@ -36,8 +32,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("“”″", '"'),
         **dict.fromkeys("º˚", "°"),
         **dict.fromkeys("∅⌀", "\\emptyset "),
-        **{c: f"\\frac{{{f.split()[0]}}}{{{f.split()[1]}}}" for c, f in _FRACTIONS.items()},
-        **{c: f"\\{name} " for c, name in _GREEK.items()},
+        **{c: re.sub("(.+)⁄(.+)", r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", c)) for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"},
+        **{c: f"\\{_greek(c)} " for c in "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"},
         "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "≃": "\\approx ",
         "±": "\\pm ", "∓": "\\mp ", "∞": "\\infty ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ",
         "⟨": "(", "⟩": ")", "∠": "\\angle ", "△": "\\triangle ", "⇒": "\\implies ", "→": "\\to ", "∶": ":", "：": ":",

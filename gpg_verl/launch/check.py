@@ -76,8 +76,8 @@ def main(overrides: list[str], config_path: str | None = None, config_name: str 
             print_finding("note", notice)
     for warning in warnings:
         print_finding("warning", warning)
-    for error in errors:
-        print_finding("error", error)
+    for problem in errors:
+        print_finding("error", problem)
     if findings.hint:
         print_finding("note", findings.hint)
     print(f"{len(errors)} errors, {len(warnings)} warnings")

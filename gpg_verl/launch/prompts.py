@@ -90,7 +90,7 @@ def prompt_tokens(config: DictConfig, model: dict[str, Any], tokenizer, file: Da
         raise ValueError(f"how many tokens an image has is not known of {model.get('model_type')}")
     grid = Grid.of(config.actor_rollout_ref.model.tokenizer_path or config.actor_rollout_ref.model.path)
     sizes = [
-        [processor_size(*size, grid.max_pixels, grid.min_pixels, grid.side) for size in row if size] for row in images
+        [processor_size(size, grid.max_pixels, grid.min_pixels, grid.side) for size in row if size] for row in images
     ]
     # The text has a token for each image already.
     return [

@@ -51,7 +51,7 @@ def compute_score(*args, **kwargs):
 """
 
 # What stands in a process's command line, by its part in a run; Ray writes an actor's class there.
-WORKERS = {
+ROLES = {
     "task runner": "ray::TaskRunner",
     "actor worker": "ray::WorkerDict",
     "vLLM server": "ray::vLLMHttpServer",
@@ -61,8 +61,6 @@ WORKERS = {
     "storage unit": "ray::SimpleStorageUnit",
     "queue controller": "ray::TransferQueueController",
     "load balancer": "ray::GlobalRequestLoadBalancer",
-}
-ROLES = WORKERS | {
     "resource tracker": "multiprocessing.resource_tracker",
     "idle Ray worker": "ray::IDLE",
     "dashboard agent": "ray::DashboardAgent",
@@ -84,16 +82,13 @@ def make_tiny(folder: Path) -> Path:
 
 def shared_memory_of(processes: list[psutil.Process]) -> set[str]:
     """The files in /dev/shm that they have mapped, by inode: a semaphore is mapped before it has its name."""
-    inodes = set()
+    inodes, found = set(), set()
     for process in processes:
         with contextlib.suppress(OSError):
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-            inodes.update(map(int, re.findall(r"(\d+)\s+/dev/shm/", maps)))
-    found = set()
+            inodes |= set(re.findall(r"(\d+)\s+/dev/shm/", Path(f"/proc/{process.pid}/maps").read_text()))
     for file in Path("/dev/shm").iterdir():
         with contextlib.suppress(OSError):  # gone meanwhile
-            if file.stat().st_ino in inodes:
-                found.add(str(file))
+            found |= {str(file)} if str(file.stat().st_ino) in inodes else set()
     return found
 
 
@@ -182,15 +177,15 @@ class DrillRun:
         file = self.folder / "checkpoints/latest_checkpointed_iteration.txt"
         return int(file.read_text()) if file.exists() else 0
 
-    def prompts(self, step: int) -> list[str] | None:
-        """The prompts of a step's responses, sorted; None where it did not get so far."""
+    def texts(self, step: int) -> list[tuple[str, str]] | None:
+        """Prompts and responses of a step, sorted, as veRL writes them by uid; None where it did not get so far."""
         file = self.folder / f"rollouts-{self.name}/{step}.jsonl"
-        return sorted(json.loads(line)["input"] for line in file.read_text().splitlines()) if file.exists() else None
+        rows = map(json.loads, file.read_text().splitlines()) if file.exists() else None
+        return rows and sorted((row["input"], row["output"]) for row in rows)
 
-    def texts(self, step: int) -> list[tuple[str, str]]:
-        """Prompts and responses of a step; veRL writes them by uid, which is new in each run."""
-        lines = (self.folder / f"rollouts-{self.name}/{step}.jsonl").read_text().splitlines()
-        return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
+    def prompts(self, step: int) -> list[str] | None:
+        texts = self.texts(step)
+        return texts and [prompt for prompt, _ in texts]
 
     # ---- its processes
 
@@ -268,22 +263,18 @@ class DrillRun:
 
     def remaining(self, last: int = 90) -> Remains:
         """Looks after the run's end which of its processes are left, for `last` seconds at most."""
-        started, gone, left = time.monotonic(), None, self.processes()
+        started, left = time.monotonic(), self.processes()
         while left and time.monotonic() - started < last:
             time.sleep(0.2)
             left = self.processes()
-        if not left:
-            gone = time.monotonic() - started
+        of_all_sessions = {"ray/ray_current_cluster", "ray/prom_metrics_service_discovery.json"}
+        rays = {str(path.relative_to(self.ray_folder)) for path in self.ray_folder.glob("ray/*")}
         return Remains(
-            gone_after=gone,
+            gone_after=None if left else time.monotonic() - started,
             left=sorted(map(self.role, left)),
             shared_memory=sorted(file for file in self.shared_memory if Path(file).exists()),
-            temporary=sorted(str(path.relative_to(self.ray_folder)) for path in self._temporary()),
+            temporary=sorted(rays - of_all_sessions),
         )
-
-    def _temporary(self) -> list[Path]:
-        of_all_sessions = ("ray_current_cluster", "prom_metrics_service_discovery.json")
-        return [path for path in (self.ray_folder / "ray").glob("*") if path.name not in of_all_sessions]
 
     def kill(self) -> None:
         """Ends what is left of the run, and of nothing else."""

@@ -48,9 +48,9 @@ HONEST = (
 )
 
 
-def answers(count: int, share: float, seed: int):
+def answers(count: int, share: float):
     """(gold, text, 1 or 0 for right or wrong, None for hostile) in random order."""
-    rng = random.Random(seed)
+    rng = random.Random(1)
     hostile = round(count * share)
     made = []
     for i, text in zip(range(hostile), itertools.cycle(HOSTILE), strict=False):
@@ -71,8 +71,8 @@ def memory_mb() -> float:
     return total / 2**20
 
 
-def kill_now_and_then(every: float, done: threading.Event, killed: list[int], seed: int) -> None:
-    rng = random.Random(seed)
+def kill_now_and_then(every: float, done: threading.Event, killed: list[int]) -> None:
+    rng = random.Random(1)
     while not done.wait(every):
         if workers := guard.pool().processes()[1:]:
             with contextlib.suppress(ProcessLookupError):
@@ -85,10 +85,9 @@ def main() -> int:
     parser.add_argument("--answers", type=int, default=2000)
     parser.add_argument("--share", type=float, default=0.05, help="of hostile answers")
     parser.add_argument("--threads", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
-    items = answers(args.answers, args.share, args.seed)
+    items = answers(args.answers, args.share)
     limit = guard.from_environment("GPG_VERIFY_TIMEOUT", 5)
     workers = guard.from_environment("GPG_VERIFY_WORKERS", 4)
     hostile = sum(right is None for _, _, right in items)
@@ -100,7 +99,7 @@ def main() -> int:
     )
     compute_score(MATH, "\\boxed{\\sum_{k=1}^{2} k}", "3")  # the pool is up
     done, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed, args.seed))
+    killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed))
     killer.start()
     memory = [memory_mb()]
     start = time.perf_counter()

@@ -27,8 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import DrillRun, End, make_tiny
-from rich.console import Console
-from rich.table import Table
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 SAVE_FREQ = 5
@@ -37,8 +35,6 @@ GONE_WITHIN = 90  # seconds
 STARTS_WITHIN = 900  # seconds; 100 on 2 cores that do nothing else
 OVERRIDES = (f"trainer.save_freq={SAVE_FREQ}", "trainer.test_freq=-1")
 COMES_TO_WAIT = 5  # seconds, several steps: a run that goes on comes to wait for a frozen process
-
-console = Console()
 
 
 @dataclass
@@ -124,24 +120,19 @@ def while_waited_for(role: str, frozen: str, after_scoring: bool):
     return hurt
 
 
-def send(number: signal.Signals, to_group: bool):
+def send(number: signal.Signals, to: str):
     def hurt(run: DrillRun) -> tuple[DrillRun, End]:
         with run.held():
             run.note_shared_memory()
             run.failed()
-            (os.killpg if to_group else os.kill)(run.process.pid, number)
+            if to == "group":
+                os.killpg(run.process.pid, number)
+            else:
+                for process in run.processes() if to == "all" else [run.process]:
+                    process.send_signal(number)
             return ended(run)
 
     return hurt
-
-
-def terminate_all(run: DrillRun) -> tuple[DrillRun, End]:
-    with run.held():
-        run.note_shared_memory()
-        run.failed()
-        for process in run.processes():
-            process.terminate()
-        return ended(run)
 
 
 def score_nothing(run: DrillRun) -> tuple[DrillRun, End]:
@@ -170,35 +161,28 @@ def start_again_when_finished(run: DrillRun) -> tuple[DrillRun, End]:
 
 RESUMES = "the same command goes on with step"
 ENGINE = "engine of the rollout server 0"
-KILLS = (  # name, whom, how, and who is then said to have died
-    (
-        "actor",
-        "an actor worker, in an update",
-        while_waited_for("actor worker", "actor worker", True),
-        "actor worker 0",
-    ),
-    (
-        "server",
-        "the vLLM server, while it generates",
-        while_waited_for("vLLM server", "vLLM engine", False),
-        "server 0",
-    ),
-    ("server-sync", "it, while it takes weights", while_waited_for("vLLM server", "vLLM engine", True), "server 0"),
-    ("engine", "the engine, while it generates", while_waited_for("vLLM engine", "vLLM engine", False), ENGINE),
-    ("engine-sync", "it, while it takes weights", while_waited_for("vLLM engine", "vLLM engine", True), ENGINE),
-    ("reward", "a reward worker, while it scores", while_scoring("reward worker"), "reward worker 0"),
+KILLS = (  # name, who dies, who was frozen before, whether once the rewards are there; in words; who is said to be dead
+    ("actor", "actor worker", "actor worker", True, "an actor worker, in an update", "actor worker 0"),
+    ("server", "vLLM server", "vLLM engine", False, "the vLLM server, while it generates", "server 0"),
+    ("server-sync", "vLLM server", "vLLM engine", True, "it, while it takes weights", "server 0"),
+    ("engine", "vLLM engine", "vLLM engine", False, "the engine, while it generates", ENGINE),
+    ("engine-sync", "vLLM engine", "vLLM engine", True, "it, while it takes weights", ENGINE),
 )
 NO_REWARD = ("the reward function compute_score of ", "None is no number", "algorithm.gpg.drop_unscored=True", RESUMES)
 DIED = ("reward worker 0 died", RESUMES)
 DRILLS = [
     Drill("driver", "`kill -9` of the driver", while_scoring("driver"), (), (-signal.SIGKILL,)),
-    *(Drill(name, f"`kill -9` of {whom}", how, (f"{who} died", RESUMES)) for name, whom, how, who in KILLS),
+    *(
+        Drill(name, f"`kill -9` of {words}", while_waited_for(role, frozen, late), (f"{dead} died", RESUMES))
+        for name, role, frozen, late, words, dead in KILLS
+    ),
+    Drill("reward", "`kill -9` of a reward worker, while it scores", while_scoring("reward worker"), DIED),
     Drill("no-reward", "a reward function that returns None", score_nothing, NO_REWARD),
     Drill("validation", "`kill -9` in the first validation", while_scoring("reward worker"), DIED, trains=False),
     Drill("start", "`kill -9` of a server that starts", at_its_start("vLLM server"), ("vLLMHttpServer",), trains=False),
-    Drill("ctrl-c", "Ctrl-C", send(signal.SIGINT, to_group=True), ("Ctrl-C", RESUMES), (130,)),
-    Drill("sigterm", "SIGTERM to the driver", send(signal.SIGTERM, to_group=False), ("SIGTERM", RESUMES), (143,)),
-    Drill("sigterm-all", "SIGTERM to every process", terminate_all, ("SIGTERM", RESUMES), (143,)),
+    Drill("ctrl-c", "Ctrl-C", send(signal.SIGINT, "group"), ("Ctrl-C", RESUMES), (130,)),
+    Drill("sigterm", "SIGTERM to the driver", send(signal.SIGTERM, "driver"), ("SIGTERM", RESUMES), (143,)),
+    Drill("sigterm-all", "SIGTERM to every process", send(signal.SIGTERM, "all"), ("SIGTERM", RESUMES), (143,)),
     Drill("second-run", "a second run in the folder", start_a_second, ("another run saves there",), loses=False),
     Drill("finished", "the same command again", start_again_when_finished, (), (0,), SAVE_FREQ + 1, loses=False),
 ]
@@ -382,10 +366,7 @@ HEADINGS = ("drill", "what the user sees", "exit, after", "lost", "left running"
 
 def cells(row: Row) -> tuple[str, ...]:
     said = " / ".join(row.last_words)
-    if row.gone_after is None:
-        left = "some to the last look"
-    else:
-        left = "nothing" if row.gone_after < 1 else f"nothing after {row.gone_after:.0f} s"
+    left = "some to the last look" if row.gone_after is None else f"nothing after {row.gone_after:.0f} s"
     return (
         row.what,
         f"{f'`{said}`' if said else 'no last words'} ({row.lines} lines in all)",
@@ -443,16 +424,12 @@ def main() -> int:
         for row in itertools.chain(in_a_row(chosen, folder, tiny_folder), own):
             rows.append(row)
             report(rows)
-            console.print(f"{row.drill}: exit {row.code} after {row.seconds:.0f} s, misses: {row.misses}", markup=False)
-            for line in row.last_words:
-                console.print(f"  {line}", markup=False)
+            print(f"{row.drill}: exit {row.code} after {row.seconds:.0f} s, misses: {row.misses}", flush=True)
+            print(*(f"  {line}\n" for line in row.last_words), sep="", end="", flush=True)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    table = Table(*HEADINGS)
-    for row in rows:
-        table.add_row(*cells(row), style="red" if row.misses else None)
-    console.print(table)
+    print(RUNS / "drills.md")
     return int(any(row.misses for row in rows))
 
 
