@@ -27,7 +27,7 @@ VERB = (
 )
 PLACES = (
     r"(?:points?|pairs?|triples?|tuples?|coordinates|vectors?|intervals?|segments?|rays?|ranges?|domain|region"
-    r"|vert(?:ex|ices)|cent(?:er|re)|sets?|union|range|locus|roots|solutions?|values?)"
+    r"|vert(?:ex|ices)|cent(?:er|re)|sets?|union|all|range|locus|roots|solutions?|values?)"
 )
 # What stands before a value.
 LEADS = (

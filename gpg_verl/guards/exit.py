@@ -24,13 +24,13 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards.placement import cannot_place, waits_told
+from gpg_verl.guards.placement import cannot_place, report_waits
 from gpg_verl.guards.run_folder import how_to_export, how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
 STOPS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
-LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
+MAX_CAUSE_CHARS = 600  # characters of a cause in the last words; the whole of it stands above them
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again later
 GRACE = "GPG_GRACE"
@@ -49,11 +49,8 @@ SHARED_MEMORY = re.compile(r"verl_weights_|psm_|sem\.mp-|torch_|nccl-")
 def report_end(ours: Callable[[DictConfig], bool]) -> None:
     """Wraps `main_ppo`'s `run_ppo`, which starts Ray and waits for the run: veRL's `main` has no seam around it.
 
-    A run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them; with 75
-    where it was preempted.
-
-    Args:
-        ours: whether that is meant for a run with this config; other runs of this process go on as in veRL.
+    A run for whose config `ours` holds then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a
+    shell reports them; with 75 where it was preempted.
     """
     for name in DRIVERS:
         module = sys.modules.get(name)
@@ -76,7 +73,7 @@ def _with_last_words(original, ours):
         # Of a run that ends well too where Nsight's profiles are among them (veRL 0.9.1).
         keep_logs, cause = OmegaConf.select(config, "global_profiler.tool") == "nsys", None
         try:
-            with waits_told():
+            with report_waits():
                 result = original(config, runner)
         except KeyboardInterrupt:
             cause, code = f"stopped by {STOPS[runner.stopped_by]}", 128 + runner.stopped_by
@@ -130,9 +127,7 @@ class Runner:
 
 def _cause(error: Exception) -> tuple[str, int]:
     """The error in one line and the exit code, after it was printed as it came where the run did not mean it."""
-    from ray.exceptions import RayActorError
-
-    from gpg_verl.guards.liveness import Died, death_of, own_words, root_cause
+    from gpg_verl.guards.liveness import own_words, root_cause
 
     cause = root_cause(error)
     if isinstance(cause, Preempted):
@@ -142,10 +137,7 @@ def _cause(error: Exception) -> tuple[str, int]:
         print(f"\n{error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
-    if isinstance(cause, Died | RayActorError):
-        text = str(cause) if isinstance(cause, Died) else death_of(cause)
-        return text.splitlines()[0][:LONGEST], 1
-    return own_words(cause)[:LONGEST], 1
+    return own_words(cause)[:MAX_CAUSE_CHARS], 1
 
 
 # ---- a preemption: asked to leave, a run ends its step, saves it, and ends
@@ -160,11 +152,7 @@ class Preempted(RuntimeError):
 
 
 def grace_seconds() -> float | None:
-    """Of `GPG_GRACE`: how long after the signal the machine stays; None where nobody said.
-
-    Raises:
-        ValueError: it is no number above 0.
-    """
+    """Of `GPG_GRACE`: how long the machine stays after the signal; None where unsaid. ValueError if not above 0."""
     if not (text := os.environ.get(GRACE)):
         return None
     with contextlib.suppress(ValueError):
@@ -174,9 +162,7 @@ def grace_seconds() -> float | None:
 
 
 def ask_to_leave(seconds: float | None) -> None:
-    """Asks this process's run to leave, from a signal's handler: the driver may wait in Ray at that moment, so the
-    question goes out from another thread.
-    """
+    """Asks this process's run to leave, from another thread: the driver may wait in Ray where the signal comes."""
     until = math.inf if seconds is None else time.time() + seconds
 
     def put() -> None:
@@ -235,9 +221,7 @@ class Leave:
 
 
 def end_ray(keep_logs: bool) -> None:
-    """Ends the Ray that this process started, so that nothing of it is printed later, and removes what it leaves; its
-    logs stay where `keep_logs` says so. A Ray that this process only joined goes on.
-    """
+    """Ends the Ray that this process started, if it did, and removes what it leaves, but for the logs to be kept."""
     import ray
 
     time.sleep(LOG_SECONDS if ray.is_initialized() else 0)
@@ -279,11 +263,11 @@ def _shared_memory(processes: list) -> list[Path]:
 def _remove_session(session: Path, keep_logs: bool) -> None:
     """Of Ray's folder, where `session_latest` leads to this one until another Ray starts."""
     logs, latest = session / "logs", session.with_name("session_latest")
-    if not (keep_logs and logs.is_dir()):
-        shutil.rmtree(session, ignore_errors=True)
-        if latest.is_symlink() and latest.readlink() == session:
-            latest.unlink(missing_ok=True)
+    if keep_logs and logs.is_dir():
+        print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
+        for entry in set(session.iterdir()) - {logs}:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
         return
-    print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
-    for entry in set(session.iterdir()) - {logs}:
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    shutil.rmtree(session, ignore_errors=True)
+    if latest.is_symlink() and latest.readlink() == session:
+        latest.unlink(missing_ok=True)

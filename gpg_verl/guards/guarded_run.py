@@ -161,8 +161,8 @@ class GuardedRun(TrainerMixin):
         began, trainer = time.time(), self.config.trainer
         keep = trainer.max_actor_ckpt_to_keep
         saving = contextlib.nullcontext()
-        if self.checkpoints is not None:
-            saving, trainer.max_actor_ckpt_to_keep = self.checkpoints.saving(self.global_steps), None  # removed here
+        if self.checkpoints is not None:  # which removes the old ones in veRL's place
+            saving, trainer.max_actor_ckpt_to_keep = self.checkpoints.saving(self.global_steps), None
         try:
             with saving:
                 super()._save_checkpoint()

@@ -143,6 +143,8 @@ def root_cause(error: BaseException) -> BaseException:
 def own_words(error: BaseException) -> str:
     """An exception as one line: by its end where it is a whole trace, as Ray's of one that cannot be pickled."""
     text = str(error)
+    if isinstance(error, Died | RayActorError):
+        return (text if isinstance(error, Died) else death_of(error)).splitlines()[0]
     if '\n  File "' in text and (last := re.split(r"\n[ ^].*", text)[-1].strip()):
         return " ".join(last.split())
     return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -63,7 +63,7 @@ def approximation(text: str, inner) -> Answer:
 def equation(sides: list[str], inner) -> Answer:
     """The last value of x = 2 + 3 = 5, with its name; the sides of an equation between formulas."""
     first, last = sides[0], sides[-1]
-    if is_name(first):
+    if is_name(first) and first not in letters(last):  # N = 5N names nothing
         return replace(inner(last), name=first)
     if len(sides) == 2 and is_name(last) and not words.is_text(first):
         return replace(inner(first), name=last)
