@@ -74,11 +74,10 @@ class EndedSessions:
 
     def summary(self, sessions: int) -> str:
         """How many failed of a step of so many sessions, or more where it was refilled; the first error comes last."""
-        first = self.failures[0][1]
-        alike = sum(error == first for _, error in self.failures)
+        uids, errors = zip(*self.failures, strict=True)
         return (
-            f"{len(self.failures)} of the step's {max(sessions, self.count)} sessions failed in the rollout, in "
-            f"{len({uid for uid, _ in self.failures})} groups; {alike} of them by the first error: {first}"
+            f"{len(errors)} of the step's {max(sessions, self.count)} sessions failed in the rollout, in "
+            f"{len(set(uids))} groups; {errors.count(errors[0])} of them by the first error: {errors[0]}"
         )
 
     def end_if_too_many(self, sessions: int, max_share: float) -> None:
@@ -127,10 +126,10 @@ class SessionWatch:
             median = statistics.median(self.finished)
             limit, known = max(LEAST_SECONDS, TIMES_MEDIAN * median), f"the median of the finished is {median:.2g} s"
         new = [s for s in list(self.running.values()) if now - s.began > limit and not s.named]
-        if not new:
-            return None
         for session in new:
             session.named = True
+        if not new:
+            return None
         first = min(new, key=lambda session: session.began)
         others = f", as {len(new) - 1} others have" if len(new) > 1 else ""
         return (
@@ -148,29 +147,27 @@ class SessionWatch:
 
     def _watched(self, run: Callable) -> Callable:
         async def watched(sampling_params, trajectory, **kwargs):
-            session = Session(
-                kwargs["uid"], kwargs["session_id"], prompt_of(kwargs), bool(trajectory["validate"]), time.monotonic()
-            )
+            validates, began = bool(trajectory["validate"]), time.monotonic()
+            session = Session(kwargs["uid"], kwargs["session_id"], prompt_of(kwargs), validates, began)
             self.current.set(session)
             self.running[id(session)] = session
-            failure = None
+            failures = []
             try:
                 async with asyncio.timeout(self.max_seconds) as limit:
                     result = await run(sampling_params, trajectory, **kwargs)
-                self.finished.append(time.monotonic() - session.began)
+                self.finished.append(time.monotonic() - began)
                 return result
             except Exception as error:
-                failure = error_of(error)
-                if limit.expired():
-                    failure = f"not ended after algorithm.gpg.max_session_seconds={self.max_seconds:g}"
-                    failure += f", waiting for {session.waits_for}"
-                    raise TimeoutError(failure) from error
-                raise
+                if not limit.expired():
+                    failures = [(session.uid, error_of(error))]
+                    raise
+                ended = f"not ended after algorithm.gpg.max_session_seconds={self.max_seconds:g}"
+                failures = [(session.uid, f"{ended}, waiting for {session.waits_for}")]
+                raise TimeoutError(failures[0][1]) from error
             finally:
                 del self.running[id(session)]
-                if not session.validates:
-                    self.ended.count += 1
-                    self.ended.failures += [(session.uid, failure)] if failure else []
+                if not validates:
+                    self.ended.add(EndedSessions(1, failures))
 
         return watched
 

@@ -281,7 +281,7 @@ def disk(folder: Path, tiny_folder: Path) -> list[Row]:
 
 # ---- a preemption, and what the run that goes on computes
 
-TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds", "gpg/check_seconds")
+TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/check_seconds")
 
 
 def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row) -> int:
