@@ -182,7 +182,7 @@ def run_on(directory: Path, keep: int | None, *, resumed: int | str | None, save
     [
         # (step that a run goes on from, steps that it saves); a text: the user named it. Steps 1 and 2 are there.
         (None, [(2, [3, 4])], [1, 2, 3, 4]),
-        (0, [(2, [3, 4])], [1, 2, 3, 4]),  # as veRL takes it
+        (-1, [(2, [3, 4])], [1, 2, 3, 4]),  # as veRL takes it
         (1, [(2, [3])], [3]),
         (2, [(2, [3])], [2, 3]),
         (3, [(2, [3])], [1, 2, 3]),

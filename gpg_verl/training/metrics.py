@@ -1,6 +1,5 @@
-"""What a step did, for its metrics under `gpg/` (design invariant 5). Plain Python.
-
-In `separate_async` a step has several local updates, over which veRL averages metrics; counts are sums here.
+"""What a step did, for its metrics under `gpg/` (design invariant 5): counts are sums over a step's local updates, over
+which veRL averages metrics. Plain Python.
 """
 
 from __future__ import annotations

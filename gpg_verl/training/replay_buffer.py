@@ -43,8 +43,8 @@ class RefilledSample:
     Args:
         buffer: veRL's, whose view of TransferQueue, evictions and polls are used.
         refill: the policy.
-        stop: for a buffer that keeps nothing for the next step (`sync`): ends what the rollout is generating.
-        hand_back: for such a buffer: takes the uids whose prompts the next step starts with. Both None otherwise.
+        stop, hand_back: for a buffer that keeps nothing for the next step (`sync`), else None: ends what the rollout is
+            generating; takes the uids whose prompts the next step starts with.
         drop_unscored: rewards that are NaN are left out; otherwise they are an error.
     """
 

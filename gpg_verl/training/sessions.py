@@ -1,8 +1,7 @@
 """The rollout's sessions, watched where they run: which failed and why, whose prompt was cut, and which do not end.
 
 veRL (0.9.1) trains on what is left of a group when a session raises, cuts a long prompt with a line in a worker's log,
-and waits without a limit for a session that never ends. The trainer puts a `SessionWatch` into each agent-loop worker,
-whatever its class, and asks for what it saw once a step.
+and waits for ever for a session that never ends. Each agent-loop worker has a `SessionWatch`, asked once a step.
 """
 
 from __future__ import annotations
@@ -89,11 +88,8 @@ class EndedSessions:
 
 
 class SessionWatch:
-    """In an agent-loop worker of veRL's: goes around `_run_agent_loop`, and notes what a session waits for.
-
-    Args:
-        worker: the worker.
-        max_seconds: a session that has run so long is ended, as one that failed; None: never.
+    """In an agent-loop worker of veRL's: goes around `_run_agent_loop`, and notes what a session waits for. One that
+    has run for `max_seconds` is ended, as one that failed; None: never.
     """
 
     def __init__(self, worker: AgentLoopWorker, max_seconds: float | None):
