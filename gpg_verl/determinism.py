@@ -27,7 +27,7 @@ def priority_of(step: int, validate: bool, place: int, session: int) -> int:
     return (2 * step + int(validate)) << 42 | place << 16 | session
 
 
-class AgentLoopWorkerSeeded(AgentLoopWorkerTQ.__ray_actor_class__):
+class AgentLoopWorkerSeeded(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[name-defined]
     """All requests of a session of several turns have its seed."""
 
     def __init__(self, *args, **kwargs):

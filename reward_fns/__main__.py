@@ -4,8 +4,6 @@ FILE is parquet or jsonl in veRL's format. The exit code is 0 if every row can b
 cannot be read.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -3,12 +3,9 @@
 Two formulas are equal if they are at fixed points, to 20 digits: a verdict is the same on every machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zlib
-from fractions import Fraction
 from functools import lru_cache
 
 import mpmath
@@ -33,45 +30,39 @@ POINTS, DIGITS = 3, 30
 NO_NUMBERS = (sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
 WITHOUT_BACKSLASH = re.compile(rf"(?<![\\A-Za-z])({NAMES.pattern})(?![a-z]{{3}})")
 # What latex2sympy2_extended reads in another way, or not at all.
+INDEX, WHOLE = r"\{?([0-9]+)\}?", r"([^{}]*)"
 REWRITTEN = (
-    (re.compile(r"(?<![A-Za-z\\])(?:oo|infinity|inf)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10}"),
-    (re.compile(r"\\log(?![A-Za-z])(?!\s*_)"), r"\\ln "),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\{([^{}]*)\\over\s([^{}]*)\}"), r"\\frac{\1}{\2}"),
-    (re.compile(r"^([^{}]*)\\over\s([^{}]*)$"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(?<![0-9.}])([0-9]+)\s*\\frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}(?!\s*\^)"), r"(\1+\\frac{\2}{\3})"),
-    (re.compile(r"((?:[A-Za-z0-9]+|\([^()]*\))!)(?=\s*\^)"), r"{(\1)}"),
-    (re.compile(r"\(([0-9.]+)\)!"), r"\1!"),
-    (re.compile(r"\{([A-Za-z])\}(?=\s*_)"), r"\1"),
-    (re.compile(r"_\s*\{\s*\\([A-Za-z]+)\s*\}"), r"_{\1}"),
-    (re.compile(r"\\(dot|ddot|hat|vec|bar|tilde)\s*\{?\s*([A-Za-z])\s*\}?(?:\s*_\s*\{?(\w+)\}?)?"), r"\2_{\1\3}"),
-    (
-        re.compile(r"\\frac\s*\{\s*d(?:\^\{?[0-9]\}?)?\s*([A-Za-z])\s*\}\s*\{\s*d\s*([A-Za-z])(?:\^\{?[0-9]\}?)?\s*\}"),
-        r"D_{\1\2}",
-    ),
-    (re.compile(r"\{([^{}]*)\\choose\s([^{}]*)\}"), r"\\binom{\1}{\2}"),
-    (re.compile(r"^([^{}]*)\\choose\s([^{}]*)$"), r"\\binom{\1}{\2}"),
-    (re.compile(r"\\binom\s*(\w)\s*(\w)"), r"\\binom{\1}{\2}"),
+    (r"(?<![A-Za-z\\])(?:oo|infinity|inf)(?![A-Za-z])", r"\\infty "),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\log(?![A-Za-z])(?!\s*_)", r"\\ln "),
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (rf"\{{{WHOLE}\\over\s{WHOLE}\}}|^{WHOLE}\\over\s{WHOLE}$", r"\\frac{\1\3}{\2\4}"),
+    (rf"\{{{WHOLE}\\choose\s{WHOLE}\}}|^{WHOLE}\\choose\s{WHOLE}$", r"\\binom{\1\3}{\2\4}"),
+    (r"(?<![0-9.}])([0-9]+)\s*\\frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}(?!\s*\^)", r"(\1+\\frac{\2}{\3})"),
+    (r"((?:[A-Za-z0-9]+|\([^()]*\))!)(?=\s*\^)", r"{(\1)}"),
+    (r"\(([0-9.]+)\)!", r"\1!"),
+    (r"\{([A-Za-z])\}(?=\s*_)", r"\1"),
+    (r"_\s*\{\s*\\([A-Za-z]+)\s*\}", r"_{\1}"),
+    (r"\\(dot|ddot|hat|vec|bar|tilde)\s*\{?\s*([A-Za-z])\s*\}?(?:\s*_\s*\{?(\w+)\}?)?", r"\2_{\1\3}"),
+    # dy/dx is a letter
+    (r"\\frac\s*\{\s*d(?:\^\{?[0-9]\}?)?\s*([A-Za-z])\s*\}\s*\{\s*d\s*([A-Za-z])(?:\^\{?[0-9]\}?)?\s*\}", r"D_{\1\2}"),
+    (r"\\binom\s*(\w)\s*(\w)", r"\\binom{\1}{\2}"),
     # C_{10}^3, {}_{10}C_3, C(10, 3)
-    (re.compile(r"(?<![A-Za-z])C\s*_\{?([0-9]+)\}?\s*\^\s*\{?([0-9]+)\}?"), r"\\binom{\1}{\2}"),
-    (re.compile(r"(?:\{\s*\})?\s*[_^]\s*\{?([0-9]+)\}?\s*C\s*_\s*\{?([0-9]+)\}?"), r"\\binom{\1}{\2}"),
-    (re.compile(r"(?<![A-Za-z])C\(([0-9]+)\s*,\s*([0-9]+)\)"), r"\\binom{\1}{\2}"),
+    (rf"(?<![A-Za-z])C\s*_{INDEX}\s*\^\s*{INDEX}", r"\\binom{\1}{\2}"),
+    (rf"(?:\{{\s*\}})?\s*[_^]\s*{INDEX}\s*C\s*_\s*{INDEX}", r"\\binom{\1}{\2}"),
+    (r"(?<![A-Za-z])C\(([0-9]+)\s*,\s*([0-9]+)\)", r"\\binom{\1}{\2}"),
 )
 DEGREES = re.compile(r"(\([^()]*\)|[0-9.]+|\\?[A-Za-z]+)\s*°")
-
-
 LETTERS = re.compile(r"(?<![\\A-Za-z])([A-Za-z]+)(_\{\w+\}|_\w)?")
 
 
-def apart(run: re.Match, differentials: bool) -> str:
+def apart(run: re.Match, reserved: str) -> str:
     """A run of letters, with those renamed that the parser takes for a differential, e or i."""
     *letters, last = run[1]
-    reserved = "EI" if differentials else "dEI"
     names = [f" X_{{{letter}}} " if letter in reserved else letter for letter in letters]
-    index = (run[2] or "").strip("_{}")
-    renamed = last in reserved or (index and last in "ei")
-    return "".join(names) + (f" X_{{{last}{index}}} " if renamed else last + (run[2] or ""))
+    if last in reserved or (run[2] and last in "ei"):
+        return "".join(names) + f" X_{{{last}{(run[2] or '').strip('_{}')}}} "
+    return "".join(names) + last + (run[2] or "")
 
 
 @lru_cache(maxsize=4096)
@@ -79,17 +70,18 @@ def parse(text: str) -> sympy.Basic:
     """The formula in `text` (plain notation); raises what the parser raises, and ValueError for a set or a relation."""
     text = WITHOUT_BACKSLASH.sub(r"\\\1 ", text)
     for pattern, replacement in REWRITTEN:
-        text = pattern.sub(replacement, text)
-    text = LETTERS.sub(lambda run: apart(run, "\\int" in text), text)
+        text = re.sub(pattern, replacement, text)
+    reserved = "EI" if "\\int" in text else "dEI"
+    text = LETTERS.sub(lambda run: apart(run, reserved), text)
     trigonometric = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)
     text = DEGREES.sub(r"(\1*\\frac{\\pi}{180})", text) if trigonometric else text.replace("°", "")
     parsed = latex2sympy(text, normalization_config=AS_WRITTEN, conversion_config=CASES_DIFFER)
-    if isinstance(parsed, (list, tuple)) or not isinstance(parsed, sympy.Expr | sympy.MatrixBase):
+    if not isinstance(parsed, sympy.Expr | sympy.MatrixBase):
         raise ValueError(text)
-    letters = {"e": sympy.E, "i": sympy.I}
+    constants = {"e": sympy.E, "i": sympy.I}
     parsed = parsed.replace(lambda e: e.is_Float, lambda e: sympy.Rational(str(e)))
     parsed = parsed.replace(sympy.acot, lambda x: sympy.pi / 2 - sympy.atan(x))
-    return parsed.subs({s: letters[str(s)] for s in parsed.free_symbols if str(s) in letters}).doit()
+    return parsed.subs({s: constants[s.name] for s in parsed.free_symbols if s.name in constants}).doit()
 
 
 def value(expression: sympy.Basic, point: int) -> sympy.Basic:
@@ -100,24 +92,24 @@ def value(expression: sympy.Basic, point: int) -> sympy.Basic:
         for s in expression.free_symbols
     }
     number = sympy.N(expression.subs(chance), DIGITS)
-    return (
-        number
-        if number.is_number and not number.has(sympy.Integral)
-        else sympy.N(number.replace(sympy.Integral, lambda *a: quadrature(sympy.Integral(*a))))
-    )
+    if number.is_number and not number.has(sympy.Integral):
+        return number
+    return sympy.N(number.replace(sympy.Integral, quadrature))
 
 
-def quadrature(integral: sympy.Integral) -> sympy.Basic:
-    """Its value by mpmath, where sympy leaves it standing."""
-    if len(integral.limits) != 1 or len(integral.limits[0]) != 3 or len(integral.free_symbols) > 0:
+def quadrature(function: sympy.Basic, *limits: sympy.Tuple) -> sympy.Basic:
+    """The value of an integral by mpmath, where sympy leaves it standing."""
+    integral = sympy.Integral(function, *limits)
+    if len(limits) != 1 or len(limits[0]) != 3 or integral.free_symbols:
         return integral
-    variable, start, end = integral.limits[0]
+    variable, *ends = limits[0]
     return sympy.Float(
-        mpmath.quad(
-            sympy.lambdify(variable, integral.function, "mpmath"), [mpmath.mpf(float(end)) for end in (start, end)]
-        ),
-        15,
+        mpmath.quad(sympy.lambdify(variable, function, "mpmath"), [mpmath.mpf(float(end)) for end in ends]), 15
     )
+
+
+def names(expression: sympy.Basic) -> set[str]:
+    return {str(s) for s in expression.free_symbols}
 
 
 def equal(gold: list[str], answer: list[str], factor: str, tolerance: float) -> bool:
@@ -125,15 +117,14 @@ def equal(gold: list[str], answer: list[str], factor: str, tolerance: float) -> 
     a, b = (parse(side[0]) - parse(side[1]) if len(side) == 2 else parse(side[0]) for side in (gold, answer))
     if isinstance(a, sympy.MatrixBase | sympy.MatrixExpr):
         return sympy.Matrix(a).shape == sympy.Matrix(b).shape and (sympy.Matrix(a) - sympy.Matrix(b)).is_zero_matrix
-    b = b * sympy.Rational(*Fraction(factor).as_integer_ratio())
-    if any(x.has(sympy.nan, sympy.zoo) for x in (a, b)):
+    b = b * sympy.Rational(factor)
+    if a.has(sympy.nan, sympy.zoo) or b.has(sympy.nan, sympy.zoo):
         return False
     if a == b or (a.is_Rational and b.is_Rational):
         return a == b or (tolerance > 0 and abs(a - b) <= tolerance)
-    names = [{str(s) for s in x.free_symbols} for x in (a, b)]
-    if names[0] != names[1]:
+    if names(a) != names(b):
         a, b = sympy.simplify(a), sympy.simplify(b)
-        if {str(s) for s in a.free_symbols} != {str(s) for s in b.free_symbols}:
+        if names(a) != names(b):
             return False
     ratios = []
     apart = 1e-11 if a.has(sympy.Integral) or b.has(sympy.Integral) else 1e-20  # quadrature
@@ -154,8 +145,7 @@ def defined(text: str) -> bool:
 
 
 def warm_up() -> None:
-    """Fills the parser's tables and loads what sympy imports late; every worker then shares it. A first comparison
-    takes
+    """Fills the parser's tables and loads what sympy imports late, for every worker: a first comparison takes
     0.2 s, a second one 0.01 s."""
     for text in WARM_UP:
         with contextlib.suppress(Exception):  # whatever the parser does not read

@@ -7,13 +7,11 @@ kinds/, one module each; a text is read by exactly one of them (by its outermost
 they are asked.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from functools import lru_cache
 
-from reward_fns import notation, prose, words
+from reward_fns import extract, notation, prose, words
 from reward_fns.kinds import (
     UNKNOWN,
     Answer,
@@ -37,7 +35,6 @@ LONGEST = 4096
 # Digits of other scripts, controls of direction: nobody honest needs them.
 ODD = re.compile("[０-９\u202a-\u202e\u2066-\u2069\0\ufffd]|[^\x00-\U0000d7ff\ue000-\U0010ffff]")
 END_OF_TEXT = re.compile(r"\s*(?:<\|\w{1,20}\|>(?:user)?|</s>)\s*$")
-MATH_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$([^$]+)\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 DIVIDED_BY_ZERO = re.compile(r"(?:/|\}\s*\{) ?0 ?(?:[^0-9.]|$)")
 
 
@@ -57,7 +54,7 @@ def read(text: str) -> Answer:
 
 def only_formula(text: str) -> str:
     """The one formula of a sentence: `Here it is: $5$`."""
-    spans = list(MATH_SPAN.finditer(text))
+    spans = list(extract.SPAN.finditer(text))
     if len(spans) != 1:
         return text
     before, after = text[: spans[0].start()], text[spans[0].end() :].strip(" .")

@@ -5,8 +5,6 @@ and neither is a letter among others or one that is taken back. Options that are
 chairs` is 3.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import expression, extract, golds, notation, words

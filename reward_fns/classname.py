@@ -5,11 +5,10 @@ for 26 of 196 cars and `A/B` for both. Here the whole name has to be there and n
 of a car and the maker of an aircraft may be left out, where that leaves one class.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter
+from itertools import combinations, dropwhile
 
 from reward_fns import extract, golds
 from reward_fns.verdict import UnparsableGold, Verdict
@@ -82,17 +81,11 @@ def _says(answer: list[str], name: list[str]) -> bool:
         if not spelling - Counter(answer) and set(Counter(answer) - spelling) <= FILLER:
             return True
     wanted = {"".join(part) for part in spellings}
-    longest = max(map(len, wanted))
-    for start in range(len(answer)):
-        joined = ""
-        for end in range(start, len(answer)):
-            joined += answer[end]
-            if len(joined) > longest + 2:
-                break
-            if joined in wanted or _singular(joined) in wanted or joined in map(_singular, wanted):
-                rest = {*answer[:start], *answer[end + 1 :]}
-                if rest <= FILLER or (any(c.isdigit() for c in joined) and rest <= FILLER | MAKERS):
-                    return True
+    for start, end in combinations(range(len(answer) + 1), 2):
+        joined, rest = "".join(answer[start:end]), {*answer[:start], *answer[end:]}
+        beside = FILLER | MAKERS if any(map(str.isdigit, joined)) else FILLER
+        if rest <= beside and (joined in wanted or _singular(joined) in wanted or joined in map(_singular, wanted)):
+            return True
     return False
 
 
@@ -101,10 +94,8 @@ def _spellings(name: list[str]) -> list[list[str]]:
     spellings = [name]
     if len(name) > 2 and _YEAR.fullmatch(name[-1]) and "".join(name[:-1]) not in _YEAR_NEEDED:
         spellings.append(name[:-1])
-    rest = list(name)
-    while len(rest) > 1 and rest[0] in MAKERS:
-        rest = rest[1:]
-    if any(c.isdigit() for word in rest for c in word) and not _YEAR.fullmatch("".join(rest)):
+    rest = [*dropwhile(MAKERS.__contains__, name)] or name[-1:]
+    if any(map(str.isdigit, "".join(rest))) and not _YEAR.fullmatch("".join(rest)):
         spellings.append(rest)
     return spellings
 

@@ -1,7 +1,5 @@
 """Length-aware accuracy (open-rs): value = lo + ½ (hi − lo) (1 + cos πp) with p = length / max_len, in characters."""
 
-from __future__ import annotations
-
 import math
 
 RIGHT = (1.0, 0.5)  # from the shortest to the longest

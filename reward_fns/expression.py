@@ -1,7 +1,5 @@
 """MATH and its kin: the final answer equals a gold answer, in whatever notation."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

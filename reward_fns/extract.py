@@ -5,8 +5,6 @@ does not, and answers that stand side by side are one answer, a list, which equa
 same list. Listing options wins nothing.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import words
@@ -14,29 +12,27 @@ from reward_fns import words
 # No honest final answer is longer; OlympiadBench's longest gold answer has 204 characters.
 LONGEST_ANSWER = 4096
 # Boxes with more than this between them are never one list.
-SIDE_BY_SIDE = 70
-MOST_BOXES = 100
+SIDE_BY_SIDE, MOST_BOXES = 70, 100
 # What a part of an answer may take.
 PART_LENGTH = 400
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
-_NAMES = ("\\boxed", "\\fbox")
+_TAGGED = re.compile(f"{_OPEN}(.*?){_CLOSE}", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,9}(?:\{|(?=[-0-9\\]))")
 _TO_CLOSE = re.compile(r"[^\\{}]{0,100}\}")
 _UNBRACED = re.compile(r"[^\s$.,;}]{1,100}")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MATH = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\(?:quad|qquad|[,;:! ()\[\]])|[${}*~]")
 _LEFT_SIDE = re.compile(r"\\?[A-Za-z]\w{0,9}(?:_\{\w{1,9}\})?\s*=[\s$]*$")
-_SENTENCE = re.compile(r"[.!?:…=\\]|\n\s*\n|</")
-_CORRECTS = re.compile(
-    r"\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake|but|so|thus"
-    r"|therefore|"
-    r"hence|gives?|answer|should|check|recheck|then|again|is|wrong|incorrect|it['’]s)\b",
+# A sentence's end, or a word of one who corrects himself.
+_NO_LIST = re.compile(
+    r"[.!?:…=\\]|\n\s*\n|</|\b(?:wait|no|not|actually|instead|correct|corrected|correction|rather|sorry|hmm|oops|mistake"
+    r"|but|so|thus|therefore|hence|gives?|answer|should|check|recheck|then|again|is|wrong|incorrect|it['’]s)\b",
     re.IGNORECASE,
 )
 # Whatever words follow, what stands behind these is another answer, and so is what has a label of its own: (b), 2.
 _HEDGES = re.compile(
-    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|alternatively\b|otherwise\b|possibly\b"
-    r"|maybe\b|perhaps\b)",
+    r"\W*(?:\bor\b(?!\W*(?:rather|actually|better|more))|\band/or\b|(?:alternatively|otherwise|possibly|maybe|perhaps)\b)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"[.,;]?\s*\(?(?:[a-h]|[1-9]|i{1,3}|iv)[.):]", re.IGNORECASE)
@@ -56,13 +52,27 @@ _TAKEN_BACK = re.compile(
     r"(?:\bnot|n['’]t|\bnever|\bneither|\bnor)\s*(?:(?:equal to|equal|be|is|=)\s*)?[$\\(\[*:\s]*$", re.IGNORECASE
 )
 _ANNOUNCED = re.compile(
-    r"\b(?:(?:answer|ans|solution|result)(?:\s+(?:to|of|for)\s+(?:the|this|that|our)\s+\w{1,20})?"
-    r"\**\s*(?::|=|\bis\b|\bequals\b|\bwould be\b|\bshould be\b|\bmust be\b|\bwill be\b|\bcomes out (?:to|as)\b)"
-    r"|final answer\**\s*\n)",
+    r"\b(?:(?:answer|ans|solution|result)(?:\s+(?:to|of|for)\s+(?:the|this|that|our)\s+\w{1,20})?\**\s*"
+    r"(?::|=|\b(?:is|equals|(?:would|should|must|will) be|comes out (?:to|as))\b)|final answer\**\s*\n)",
     re.IGNORECASE,
 )
 _FINALLY = re.compile(r"final answer is\W{0,5}[-$0-9]", re.IGNORECASE)  # behind the last box
 _END = re.compile(r"\.\s+(?=[A-Z*\\\n])|\.?\s*\n|\.\s*$")
+# A formula in a text.
+SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_JOINED = re.compile(r"\s*(?:,|and|or|, ?and|, ?or)\s*")
+_CONCLUDES = re.compile(
+    r"[*\s]*(?:so|thus|hence|therefore|finally|consequently|in conclusion|we conclude that|it follows that"
+    r"|this (?:gives|means|yields)|we (?:get|have|find|obtain)|in total|altogether|overall)\b[,:]?\s*",
+    re.IGNORECASE,
+)
+_ASSUMES = re.compile(
+    r"[*\s]*(?:let|suppose|assume|if|since|when|consider|given|step|see|note|find|where|because|for)\b", re.IGNORECASE
+)
+_SENTENCES = re.compile(r"(?<=[.!?$])\s+(?=[A-Z$\\])|\n\s*\n|\n(?=[A-Z])")
+_NUMBER = re.compile(r"(?<![\w.,])-?(?:[$€£] ?)?(?:[0-9]+(?:[., ][0-9]+)*|\.[0-9]+)(?:/[0-9]+)?(?: ?%)?(?![0-9])")
+_COMMANDS, _PROSE = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?"), re.compile(r"[A-Za-z]{2,}")
+LONGEST_BARE = 400
 
 
 # ---- boxes -----------------------------------------------------------------------------------------------------
@@ -72,24 +82,6 @@ def contents(text: str) -> list[str] | None:
     """What the last boxes hold, each once: several where they form a list. None if the text has no box; [] if the last
     one is empty, was cut, or is taken back (`not \\boxed{5}`): an earlier one does not stand in for it.
     """
-    group = _group(text)
-    return group if not group else list(dict.fromkeys(text[begin:end].strip() for _, begin, end in group))
-
-
-def opens_box(text: str) -> bool:
-    """Whether the text ends inside a box: output that was cut in mid-formula."""
-    starts = _starts(text, 1)
-    return bool(starts) and _span(text, starts[0]) is None
-
-
-def last_box_start(text: str) -> int:
-    """Where the last box begins; -1 if there is none."""
-    starts = _starts(text, 1)
-    return starts[0] if starts else -1
-
-
-def _group(text: str) -> list[tuple[int, int, int]] | None:
-    """(start, begin of the content, its end) of the boxes of the last group; None and [] as in `contents`."""
     starts = _starts(text, 2)
     if not starts:
         return None
@@ -97,25 +89,33 @@ def _group(text: str) -> list[tuple[int, int, int]] | None:
     before = text[max(0, starts[0] - 40) : starts[0]]
     if last is None or not text[slice(*last)].strip() or ("n" in before and _TAKEN_BACK.search(before)):
         return []
-    group = [(starts[0], *last)]
-    if len(starts) > 1:
-        for start in _starts(text, MOST_BOXES)[1:]:
-            span = _span(text, start)
-            if span is None or not span[1] < group[0][0]:
-                break
-            if not _lists(text[span[1] + 1 : group[0][0]]) and not _are_parts(text, start, span[1], group[0][0]):
-                break
-            group.insert(0, (start, *span))
-    return group
+    group, first = [last], starts[0]  # of each box where its content begins and ends
+    for start in _starts(text, MOST_BOXES)[1:] if len(starts) > 1 else ():
+        span = _span(text, start)
+        if span is None or span[1] >= first:
+            break
+        if not _lists(text[span[1] + 1 : first]) and not _are_parts(text, start, span[1], first):
+            break
+        group.insert(0, span)
+        first = start
+    return list(dict.fromkeys(text[begin:end].strip() for begin, end in group))
+
+
+def opens_box(text: str) -> bool:
+    """Whether the text ends inside a box: output that was cut in mid-formula."""
+    return any(_span(text, start) is None for start in _starts(text, 1))
+
+
+def last_box_start(text: str) -> int:
+    """Where the last box begins; -1 if there is none."""
+    return next(iter(_starts(text, 1)), -1)
 
 
 def _starts(text: str, most: int) -> list[int]:
     """Where the last boxes begin, the last one first."""
     found: list[int] = []
-    for name in _NAMES:
-        if name not in text:  # faster than a search from the end
-            continue
-        position, left = text.rfind(name), most
+    for name in ("\\boxed", "\\fbox"):
+        position, left = text.rfind(name) if name in text else -1, most  # `in` is faster than a search from the end
         while position >= 0 and left:
             if _BOX.match(text, position):
                 found.append(position)
@@ -127,25 +127,17 @@ def _starts(text: str, most: int) -> list[int]:
 def _span(text: str, start: int) -> tuple[int, int] | None:
     """Where the content of the box that starts at `start` begins and ends; None if it does not end within
     LONGEST_ANSWER."""
-    position = _BOX.match(text, start).end()
-    if text[position - 1] != "{":
-        unbraced = _UNBRACED.match(text, position)
-        return (position, unbraced.end()) if unbraced else None
-    if plain := _TO_CLOSE.match(text, position):  # as most are
-        return position, plain.end() - 1
-    stop = min(len(text), position + LONGEST_ANSWER)
-    depth, begin = 1, position
-    while position < stop:
-        character = text[position]
-        if character == "\\":
-            position += 1  # an escaped brace is a brace of the formula, not of TeX
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return begin, position
-        position += 1
+    begin = _BOX.match(text, start).end()
+    if text[begin - 1] != "{":
+        unbraced = _UNBRACED.match(text, begin)
+        return (begin, unbraced.end()) if unbraced else None
+    if plain := _TO_CLOSE.match(text, begin):  # as most are
+        return begin, plain.end() - 1
+    depth = 1
+    for brace in _BRACE.finditer(text, begin, begin + LONGEST_ANSWER):  # an escaped one is the formula's, not TeX's
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if depth == 0:
+            return begin, brace.start()
     return None
 
 
@@ -156,27 +148,18 @@ def _lists(between: str) -> bool:
     between = _MATH.sub(" ", _LEFT_SIDE.sub("", between)).strip()
     if not between or _HEDGES.match(between) or _LABEL.fullmatch(between):
         return True
-    if _SENTENCE.search(between) or _CORRECTS.search(between):
-        return False
-    return _JOINS.search(between) is not None
+    return not _NO_LIST.search(between) and _JOINS.search(between) is not None
 
 
 def _are_parts(text: str, first: int, end: int, second: int) -> bool:
     """Whether two boxes that begin at `first` and `second` answer one part of a question and the next."""
     if second - end > PART_LENGTH:
         return False
-    before, after = (
-        list(_PART.finditer(part)) for part in (text[max(0, first - PART_LENGTH) : first], text[end:second])
-    )
-    if not before or not after or before[-1].lastgroup != after[-1].lastgroup:
+    labels = [list(_PART.finditer(part))[-1:] for part in (text[max(0, first - PART_LENGTH) : first], text[end:second])]
+    if [] in labels or labels[0][0].lastgroup != labels[1][0].lastgroup:
         return False
-    kind, names = (
-        after[-1].lastgroup,
-        (before[-1][before[-1].lastgroup].lower(), after[-1][after[-1].lastgroup].lower()),
-    )
-    if kind == "item":
-        return names[0] != names[1]
-    return _ORDINALS[names[1]] == _ORDINALS[names[0]] + 1
+    (kind, a), (_, b) = ((label.lastgroup, label[label.lastgroup].lower()) for (label,) in labels)
+    return a != b if kind == "item" else _ORDINALS[b] == _ORDINALS[a] + 1
 
 
 # ---- tags and announcements ------------------------------------------------------------------------------------
@@ -184,17 +167,9 @@ def _are_parts(text: str, first: int, end: int, second: int) -> bool:
 
 def tagged(text: str) -> str | None:
     """The text in answer tags after the thinking; None without tags, "" for several that differ."""
-    text = _after_thinking(text)
-    answers = set()
-    end = 0
-    while (start := text.find(_OPEN, end)) >= 0:
-        end = text.find(_CLOSE, start)
-        if end < 0:
-            break
-        answers.add(text[start + len(_OPEN) : end].strip())
-        if len(answers) > 1:
-            return ""
-    return answers.pop() if answers else None
+    closed = _after_thinking(text).rpartition(_CLOSE)
+    answers = {answer.strip() for answer in _TAGGED.findall(closed[0] + closed[1])}
+    return (answers.pop() if len(answers) == 1 else "") if answers else None
 
 
 def tagged_or_whole(text: str) -> str:
@@ -216,17 +191,14 @@ def _after_thinking(text: str) -> str:
 
 def announced(text: str) -> str | None:
     """What the text says is its answer, in its last sentence that says so; None if none does."""
-    found = None
-    for found in _ANNOUNCED.finditer(text, max(0, len(text) - LONGEST_ANSWER)):  # noqa: B007
-        pass
-    if found is None:
+    found = list(_ANNOUNCED.finditer(text, max(0, len(text) - LONGEST_ANSWER)))
+    if not found:
         return None
-    rest = text[found.end() : found.end() + 400].lstrip(" \n*:")
+    rest = text[found[-1].end() :][:400].lstrip(" \n*:")
     for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
         if rest.startswith(opening):
             return rest[2:].partition(closing)[0].strip()
-    end = _END.search(rest)
-    return (rest[: end.start()] if end else rest).strip().strip("*").strip()
+    return _END.split(rest)[0].strip().strip("*").strip()
 
 
 def final(text: str, boxes_in_thinking: bool = False) -> str | None:
@@ -234,68 +206,11 @@ def final(text: str, boxes_in_thinking: bool = False) -> str | None:
 
     What follows the thinking comes first. Boxes that form a list are joined by commas.
     """
-    thinking, closed, after = text.rpartition("</think>") if "think>" in text else ("", "", text)
-    parts = [after] if boxes_in_thinking or not in_thinking(text) else []
-    if closed and boxes_in_thinking:
-        parts.append(thinking)
-    for part in parts:
-        if (answer := _final(part)) is not None:
-            return answer if len(answer) <= LONGEST_ANSWER else ""
-    return None
-
-
-_SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_CONCLUDES = re.compile(
-    r"[*\s]*(?:so|thus|hence|therefore|finally|consequently|in conclusion|we conclude that|it follows that"
-    r"|this (?:gives|means|yields)"
-    r"|we (?:get|have|find|obtain)|in total|altogether|overall)\b[,:]?\s*",
-    re.IGNORECASE,
-)
-_ASSUMES = re.compile(
-    r"[*\s]*(?:let|suppose|assume|if|since|when|consider|given|step|see|note|find|where|because|for)\b", re.IGNORECASE
-)
-_SENTENCES = re.compile(r"(?<=[.!?$])\s+(?=[A-Z$\\])|\n\s*\n|\n(?=[A-Z])")
-_NUMBER = re.compile(r"(?<![\w.,])-?(?:[$€£] ?)?(?:[0-9]+(?:[., ][0-9]+)*|\.[0-9]+)(?:/[0-9]+)?(?: ?%)?(?![0-9])")
-_COMMANDS, _PROSE = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?"), re.compile(r"[A-Za-z]{2,}")
-LONGEST_BARE = 400
-
-
-def bare(text: str, last_formula: bool = False) -> list[str]:
-    """What may be the answer of a text without box, tags, `####` and announcement, the likeliest first: the text
-    itself,
-    what its last sentence concludes, and with `last_formula` the last formula or number of any text."""
-    text = "" if in_thinking(text) else _after_thinking(text).strip()
-    sentences, spans = (
-        _SENTENCES.split(text[-LONGEST_ANSWER:]),
-        list(_SPAN.finditer(text, max(0, len(text) - LONGEST_ANSWER))),
-    )
-    found, last = [], sentences[-1].strip()
-    concludes = _CONCLUDES.match(last)
-    if len(last) <= LONGEST_BARE and not _ASSUMES.match(last[concludes.end() :] if concludes else last):
-        if concludes:
-            stated = last[concludes.end() :]
-            own = list(_SPAN.finditer(stated))
-            if not words.hedged(_SPAN.sub(" ", stated)):
-                found.append(_from_span(stated, own) if own else stated)
-        elif len(sentences) == 1 and (not spans or _from_span(text, spans) == text[spans[0].start() : spans[-1].end()]):
-            found.append(text)
-    if last_formula:
-        numbers = [
-            m[0] for m in _NUMBER.finditer(text, spans[-1].end() if spans else max(0, len(text) - LONGEST_ANSWER))
-        ]
-        ends = numbers[-1:] + ([_from_span(text, spans)] if spans else [])
-        found = found + ends if not _PROSE.search(_COMMANDS.sub("", text)) else ends + found
-    return [candidate for candidate in found if candidate.strip()]
-
-
-def _from_span(text: str, spans: list[re.Match]) -> str:
-    """The last formula, with those that it is joined to: `$3$ and $4$`."""
-    first = len(spans) - 1
-    while first and re.fullmatch(
-        r"\s*(?:,|and|or|, ?and|, ?or)\s*", text[spans[first - 1].end() : spans[first].start()]
-    ):
-        first -= 1
-    return text[spans[first].start() : spans[-1].end()]
+    thinking, _, after = text.rpartition("</think>")
+    answer = _final(after) if boxes_in_thinking or not in_thinking(text) else None
+    if answer is None and thinking and boxes_in_thinking:
+        answer = _final(thinking)
+    return "" if answer and len(answer) > LONGEST_ANSWER else answer
 
 
 def _final(part: str) -> str | None:
@@ -309,6 +224,35 @@ def _final(part: str) -> str | None:
     if mark >= 0 and (line := part[mark + 4 : mark + 400].strip().partition("\n")[0]):
         return line
     return announced(part)
+
+
+def bare(text: str, last_formula: bool = False) -> list[str]:
+    """What may be the answer of a text without box, tags, `####` and announcement, the likeliest first: the text
+    itself, what its last sentence concludes, and with `last_formula` the last formula or number of any text."""
+    text = "" if in_thinking(text) else _after_thinking(text).strip()[-LONGEST_ANSWER:]
+    sentences, spans = _SENTENCES.split(text), list(SPAN.finditer(text))
+    found, last = [], sentences[-1].strip()
+    concludes = _CONCLUDES.match(last)
+    stated = last[concludes.end() :] if concludes else last
+    if len(last) <= LONGEST_BARE and not _ASSUMES.match(stated):
+        if not concludes:
+            joined = not spans or _from_span(text, spans) == text[spans[0].start() : spans[-1].end()]
+            found += [text] if joined and len(sentences) == 1 else []
+        elif not words.hedged(SPAN.sub(" ", stated)):
+            found.append(_from_span(stated, list(SPAN.finditer(stated))) or stated)
+    if last_formula:
+        numbers = [m[0] for m in _NUMBER.finditer(text, spans[-1].end() if spans else 0)]
+        ends = [*numbers[-1:], _from_span(text, spans)]
+        found = found + ends if not _PROSE.search(_COMMANDS.sub("", text)) else ends + found
+    return [candidate for candidate in found if candidate.strip()]
+
+
+def _from_span(text: str, spans: list[re.Match]) -> str:
+    """The last formula, with those that it is joined to: `$3$ and $4$`; "" if there is none."""
+    first = len(spans) - 1
+    while first > 0 and _JOINED.fullmatch(text, spans[first - 1].end(), spans[first].start()):
+        first -= 1
+    return text[spans[first].start() : spans[-1].end()] if spans else ""
 
 
 def looks_cut(text: str) -> bool:

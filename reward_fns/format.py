@@ -1,7 +1,5 @@
 """Format rewards: 1 if the text has the shape that the prompt asks for, else 0. Each tag counts exactly once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")

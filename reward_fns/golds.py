@@ -1,7 +1,5 @@
 """Gold answers as text, however veRL and parquet bring them: text, bytes, numbers, numpy's and lists of these."""
 
-from __future__ import annotations
-
 import json
 import math
 from decimal import Decimal

@@ -6,8 +6,6 @@ A text has one outermost mark, as a formula has one outermost operator. Every ki
 of two kinds.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 
@@ -61,12 +59,9 @@ def in_brackets(text: str) -> tuple[str, str, str] | None:
     if match is None:
         return None
     opening, inner, ends = match.groups()
-    if opening in ("]", "<") or ends in ("[", ">"):
-        return (
-            None
-            if re.search(r"[\[\]<>]", inner)
-            else ("(" if opening in "]<" else opening, inner, ")" if ends in "[>" else ends)
-        )
+    if opening in "]<" or ends in "[>":
+        opening, ends = "(" if opening in "]<" else opening, ")" if ends in "[>" else ends
+        return None if re.search(r"[\[\]<>]", inner) else (opening, inner, ends)
     return (opening, inner, ends) if closing(text) == len(text) - len(ends) else None
 
 
@@ -83,7 +78,7 @@ def closing(text: str, start: int = 0) -> int:
 def outside(text: str, pattern: re.Pattern, opening: str = "([{") -> list[re.Match]:
     """The matches that are within no bracket; intervals may close what another bracket opened."""
     matches = list(pattern.finditer(text))
-    ends = "".join({"(": ")", "[": "]", "{": "}"}[bracket] for bracket in opening)
+    ends = opening.translate(str.maketrans("([{", ")]}"))
     depths, depth = [], 0
     for character in text if matches else "":
         depth -= character in ends

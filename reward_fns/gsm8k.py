@@ -5,8 +5,6 @@ Numbers are compared exactly: 1,800.00 is 1800, 50% is 50, 3/4 is 0.75, 18 thous
 single number (`18 or 20`, `18 + 5`) is wrong; a heading (`#### Check`, `#### 1. Count the eggs`) is no answer.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -23,8 +21,7 @@ MOST_MARKS = 100
 LONGEST_LINE = 400
 TAIL, LONGEST_NUMBER = 2000, 100
 # Letters that count, tight behind a number: 18k is 18 thousand.
-_LETTER = re.compile(r"(.{0,30}[0-9])(k|K|M|mn|B|bn)\b(.{0,100})")
-_LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
+_LETTER = re.compile(r"(.{0,30}[0-9])(?:([kK])|(M|mn)|(?:B|bn))\b(.{0,100})")
 # The last number of a text: not within a word or a number, nor a term of a sum or a product.
 _LAST = re.compile(
     r"(?<![\w.,])(?:([-−+]) ?)?(?:[$€£¥₹] ?)?(-?(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}"
@@ -34,16 +31,13 @@ _LAST = re.compile(
 
 
 def judge(text: str, gold, settings) -> Verdict:
-    values = _values(gold)
+    values = check_gold(gold, settings)
     found = extract_number(text, settings)
     return Verdict(found is not None and found in values, "" if found is None else _written(found))
 
 
-def check_gold(gold, settings) -> None:
-    _values(gold)
-
-
-def _values(gold) -> list[Fraction]:
+def check_gold(gold, settings) -> list[Fraction]:
+    """The accepted numbers; raises UnparsableGold."""
     return [read_gold(text) for text in golds.texts(gold)]
 
 
@@ -92,7 +86,7 @@ def stated(text: str, settings=None) -> Fraction | None:
     if len(text) > LONGEST_LINE:
         return None
     if match := _LETTER.fullmatch(text):
-        text = f"{match[1]} {_LETTERS[match[2]]} {match[3]}"
+        text = f"{match[1]} {'thousand' if match[2] else 'million' if match[3] else 'billion'} {match[4]}"
     read = answer.read(text)
     if read.kind == "option" and read.parts[1]:
         read = answer.read(read.parts[1])  # (A) 5
@@ -115,6 +109,4 @@ def last(text: str) -> Fraction | None:
 
 def _written(value: Fraction) -> str:
     """For logs: 18, 0.75 or 1/3."""
-    if value.denominator == 1:
-        return str(value.numerator)
-    return repr(float(value)) if Fraction(repr(float(value))) == value else str(value)
+    return repr(float(value)) if value.denominator > 1 and Fraction(repr(float(value))) == value else str(value)

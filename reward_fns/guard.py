@@ -10,8 +10,6 @@ and replaced, its item raises Killed. All processes end with this one, however i
     GPG_VERIFY_WORKERS    most worker processes, forked as they are needed (4)
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import math
@@ -23,6 +21,7 @@ import sys
 import threading
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from reward_fns.verdict import Killed
 
@@ -43,9 +42,8 @@ def equal(
     """Whether gold = factor · answer, for formulas or the sides of equations (algebra.equal); what cannot be read is
     not.
 
-    Remembered: a group of equal answers costs one. Raises Killed if the bounds on time (`timeout` in processor
-    seconds, by
-    default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
+    Remembered: a group of equal answers costs one. Raises Killed if the bounds on time (`timeout` in processor seconds,
+    by default GPG_VERIFY_TIMEOUT) or memory were exceeded or the worker crashed.
     """
     return _asked("equal", timeout, gold, answer, str(factor), tolerance)
 
@@ -59,6 +57,81 @@ def defined(formula: str, timeout: float | None = None) -> bool:
 def _asked(function: str, timeout: float | None, *arguments) -> bool:
     seconds = from_environment("GPG_VERIFY_TIMEOUT", 5) if timeout is None else timeout
     return pool().ask({"function": function, "arguments": arguments}, seconds)
+
+
+class _Worker(NamedTuple):
+    channel: socket.socket
+    pid: int
+
+    def ask(self, line: bytes, seconds: float) -> dict:
+        """The reply; raises TimeoutError after `seconds` by the clock, another OSError if the worker is gone."""
+        self.channel.settimeout(seconds)
+        self.channel.sendall(line)
+        reply = self.channel.recv(65536)
+        if not reply.endswith(b"\n"):
+            raise ConnectionError("the worker is gone")
+        return json.loads(reply)
+
+
+class _Forker:
+    """The process that has sympy loaded, runs nothing untrusted, and forks, ends and reaps the workers.
+
+    Forking it takes milliseconds where a fresh process would import for seconds, and shares its memory.
+    """
+
+    def __init__(self, memory_mb: int):
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.workers: set[int] = set()  # their process ids
+        # This process's import path, as it may have been changed since it started.
+        program = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from reward_fns import worker; "
+        program += "worker.fork_on_request(*map(int, sys.argv[2:]))"
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), str(memory_mb)]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the owner's to handle
+            )
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._receive()
+        except OSError:
+            self.close()
+            raise RuntimeError(
+                "reward_fns: the verifier's process did not start (its own message is above). It needs math-verify: "
+                f"{sys.executable} -m pip install 'math-verify>=0.8'"
+            ) from None
+
+    def _receive(self) -> str:
+        if not (message := self._control.recv(16)):
+            raise ConnectionError("the forker is gone")
+        return message.decode()
+
+    def fork(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
+        pid = int(self._receive())
+        self.workers.add(pid)
+        return _Worker(ours, pid)
+
+    def end(self, pid: int) -> str:
+        self.workers.discard(pid)
+        try:
+            self._control.send(f"end {pid}".encode())
+            return self._receive()
+        except OSError:
+            return "crash"  # the forker is gone, and its workers with it
+
+    def close(self) -> None:
+        self._control.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Pool:
@@ -85,9 +158,8 @@ class Pool:
                 try:
                     reply = worker.ask(line, WALL * seconds)
                 except OSError as error:
-                    reason = "time" if isinstance(error, TimeoutError) else self._end(worker)
-                    worker = worker if isinstance(error, TimeoutError) else None
-                    if reason == "time":
+                    reason, worker = self._end(worker), None
+                    if reason == "time" or isinstance(error, TimeoutError):
                         raise Killed("time") from None
                 else:
                     if "killed" in reply:
@@ -96,9 +168,7 @@ class Pool:
             raise Killed("crash")
         except BaseException:
             # Also Ctrl-C in mid-answer: a late reply must not meet the next item.
-            if worker is not None:
-                self._end(worker)
-                worker = None
+            worker = worker and self._end(worker) and None
             raise
         finally:
             self._idle.put(worker)
@@ -106,15 +176,14 @@ class Pool:
     def processes(self) -> list[int]:
         """The ids of the forker and its workers."""
         with self._lock:
-            return [] if self._forker is None else [self._forker.pid, *self._forker.pids]
+            return [] if self._forker is None else [self._forker.process.pid, *self._forker.workers]
 
     def close(self) -> None:
         """Ends all processes. Items that are being verified raise Killed."""
         with self._lock:
             self._closed = True
             if self._forker is not None:
-                self._forker.close()
-                self._forker = None
+                self._forker = self._forker.close()
 
     def _fork(self) -> _Worker:
         with self._lock:
@@ -125,8 +194,7 @@ class Pool:
                 try:
                     return self._forker.fork()
                 except OSError:  # killed from outside; its workers died with it
-                    self._forker.close()
-                    self._forker = None
+                    self._forker = self._forker.close()
         raise RuntimeError("reward_fns: the verifier's process died twice while it started a worker; is memory short?")
 
     def _end(self, worker: _Worker) -> str:
@@ -134,83 +202,6 @@ class Pool:
         worker.channel.close()
         with self._lock:
             return self._forker.end(worker.pid) if self._forker is not None else "crash"
-
-
-class _Worker:
-    def __init__(self, channel: socket.socket, pid: int):
-        self.channel, self.pid = channel, pid
-
-    def ask(self, line: bytes, seconds: float) -> dict:
-        """The reply; raises TimeoutError after `seconds` by the clock, another OSError if the worker is gone."""
-        self.channel.settimeout(seconds)
-        self.channel.sendall(line)
-        reply = self.channel.recv(65536)
-        if not reply.endswith(b"\n"):
-            raise ConnectionError("the worker is gone")
-        return json.loads(reply)
-
-
-class _Forker:
-    """The process that has sympy loaded, runs nothing untrusted, and forks, ends and reaps the workers.
-
-    Forking it takes milliseconds where a fresh process would import for seconds, and shares its memory.
-    """
-
-    def __init__(self, memory_mb: int):
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pids: set[int] = set()
-        with theirs:
-            # This process's import path, as it may have been changed since it started. A session of its own: Ctrl-C
-            # is this process's to handle.
-            program = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from reward_fns import worker; "
-            program += "worker.fork_on_request(*map(int, sys.argv[2:]))"
-            arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), str(memory_mb)]
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program, *arguments],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
-        self._control.settimeout(START_SECONDS)
-        try:
-            ready = self._control.recv(16)
-        except OSError:
-            ready = b""
-        if not ready:
-            self.close()
-            raise RuntimeError(
-                "reward_fns: the verifier's process did not start (its own message is above). It needs math-verify: "
-                f"{sys.executable} -m pip install 'math-verify>=0.8'"
-            )
-
-    def fork(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
-        pid = int(self._control.recv(16) or self._gone())
-        self.pids.add(pid)
-        return _Worker(ours, pid)
-
-    def end(self, pid: int) -> str:
-        self.pids.discard(pid)
-        try:
-            self._control.send(f"end {pid}".encode())
-            return self._control.recv(16).decode() or "crash"
-        except OSError:
-            return "crash"  # the forker is gone, and its workers with it
-
-    def close(self) -> None:
-        self._control.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _gone(self):
-        raise ConnectionError("the forker is gone")
 
 
 _pool: Pool | None = None

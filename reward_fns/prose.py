@@ -6,8 +6,6 @@ Each rule takes away one thing; they are applied until none has anything left to
 no value, and nothing is taken from it.
 """
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import units, words
@@ -18,20 +16,18 @@ LONGEST = 400
 NAMED_TIMES = {"noon": "12:00 p.m.", "12 noon": "12:00 p.m.", "midnight": "0:00", "12 midnight": "0:00"}
 # `not 10 but 18`
 CORRECTED = re.compile(
-    r"(?:[a-z' ]{0,40}\b)?not\b[^,;]{1,40}?(?:,? but|,? it['’]s"
-    r"|,? which is)\s+(?=[^A-Za-z]*[0-9\\])(?!.*\b(?:not|but|or|maybe)\b)",
+    r"(?:[a-z' ]{0,40}\b)?not\b[^,;]{1,40}?(?:,? but|,? it['’]s|,? which is)\s+(?=[^A-Za-z]*[0-9\\])"
+    r"(?!.*\b(?:not|but|or|maybe)\b)",
     re.I,
 )
 VERB = (
-    r"(?:is|are|equals|equal to|be|was|were|as|costs|has|have|had|(?:earns?|makes?|pays?|needs?|gets?|spends?"
-    r"|saves?|sells?"
-    r"|takes?|weighs?|made|paid|got|spent|sold)(?=\s[\W\d]{0,4}[0-9]))\b(?:\s(?:equal to|exactly|therefore|thus"
-    r"|then|given by)\b)?(?:\s*:)?"
+    r"(?:is|are|equals|equal to|be|was|were|as|costs|has|have|had|(?:earns?|makes?|pays?|needs?|gets?|spends?|saves?"
+    r"|sells?|takes?|weighs?|made|paid|got|spent|sold)(?=\s[\W\d]{0,4}[0-9]))\b"
+    r"(?:\s(?:equal to|exactly|therefore|thus|then|given by)\b)?(?:\s*:)?"
 )
 PLACES = (
     r"(?:points?|pairs?|triples?|tuples?|coordinates|vectors?|intervals?|segments?|rays?|ranges?|domain|region"
-    r"|vert(?:ex|ices)"
-    r"|cent(?:er|re)|sets?|union|range|locus|roots|solutions?|values?)"
+    r"|vert(?:ex|ices)|cent(?:er|re)|sets?|union|all|range|locus|roots|solutions?|values?)"
 )
 # What stands before a value.
 LEADS = (
@@ -43,20 +39,19 @@ LEADS = (
     ),
     # the open set (0, 1)
     re.compile(rf"(?:(?:the|a|an|all|of|[a-z]+(?:-[a-z]+)?) ){{0,4}}{PLACES} (?:of |[A-Z] ?)?(?=[(\[]|\\\{{)", re.I),
-    re.compile(r"(?:exactly|only|just|precisely|simply)\s+", re.I),
+    re.compile(r"(?:exactly|only|just|precisely|simply)\s+(?=\S)", re.I),
 )
 MINUS = re.compile(r"(?:negative|minus)\s+(?=[0-9.\\$])", re.I)
 # What stands behind one: a reason, a condition, a manner.
 TAIL = re.compile(
-    r"[,;.]?\s+(?:because|since|which|as|where|when|whenever|given that|provided|assuming|so that|such that|so"
-    r"|after|if|hence|thus|i\.e"
-    r"|in (?:all|total|the end|this case)|altogether|overall|for(?=\s(?:all|any|every|each|some|integers?|real"
-    r"|positive|\\?[a-z]\b))"
-    r"|from(?=\s[a-z])|at(?=\s\\?[a-z]\s*=)|with(?=\s\\?[a-z]\s*(?:[=<>]|\\[a-z]+eq|\\in))|(?:is|attained"
-    r"|achieved|reached) at|on(?=\s[(\[]))(?:\s.*|$)",
+    r"[,;.]?\s+(?:because|since|which|as|where|when|whenever|given that|provided|assuming|so that|such that|so|after"
+    r"|if|hence|thus|i\.e|in (?:all|total|the end|this case)|altogether|overall"
+    r"|for(?=\s(?:all|any|every|each|some|integers?|real|positive|\\?[a-z]\b))|from(?=\s[a-z])|at(?=\s\\?[a-z]\s*=)"
+    r"|with(?=\s\\?[a-z]\s*(?:[=<>]|\\[a-z]+eq|\\in))|(?:is|attained|achieved|reached) (?:at|when)|on(?=\s[(\[]))"
+    r"(?:\s.*|$)",
     re.I | re.S,
 )
-# 7 (minimum), n^2 (n >= 1), 72 loaves (3 crates): a remark begins with a word or a number of things, or is a relation.
+# A remark begins with a word or a number of things, or is a relation: 7 (minimum), n^2 (n >= 1), 72 loaves (3 crates).
 REMARK = re.compile(
     r"(?P<value>.*[^\s(^_\\,;])\s*\((?P<remark>\s*(?:(?P<word>[A-Za-z]{2,})\b|[0-9.]+ [A-Za-z]{2,}|\\approx|=).*)\)"
 )
@@ -65,8 +60,6 @@ CONDITION = re.compile(
     r"\\?[A-Za-z]\w?\s*(?:<|>|\\(?:leq|geq|neq|in)(?![A-Za-z])).*|.*(?:<|>|\\leq|\\geq)\s*\\?[A-Za-z]"
 )
 
-NAMED = re.compile(r"\\?[A-Za-z]\s*=")
-
 
 def value(text: str) -> str:
     """The text of the value that is stated; the text itself where nothing is said around it."""
@@ -74,15 +67,12 @@ def value(text: str) -> str:
     while text != before and len(text) <= LONGEST:
         before, text = text, trimmed(text)
         if words.hedged(text):
-            corrected = CORRECTED.match(text)
-            text = text[corrected.end() :] if corrected else text
+            text = CORRECTED.sub("", text, count=1) if CORRECTED.match(text) else text
             continue
         text = without_remark(words.without_phrases(text))
         for lead in LEADS:
-            if (match := lead.match(text)) and match.end() < len(text):
-                text = text[match.end() :]
-        if match := MINUS.match(text):
-            text = "-" + text[match.end() :]
+            text = text[match.end() :] if (match := lead.match(text)) else text
+        text = MINUS.sub("-", text, count=1) if MINUS.match(text) else text
         if (tail := next(iter(outside(text, TAIL)), None)) and tail.start() and not text[: tail.start()].endswith("="):
             text = text[: tail.start()]
     return NAMED_TIMES.get(trimmed(text).lower(), trimmed(text))
@@ -98,16 +88,15 @@ def without_remark(text: str) -> str:
         if word is None or words.is_word(word) or word.lower() in BEGIN_A_REMARK:
             return f"{value} {remark}" if units.read(remark) and not RELATION.search(remark) else value
     condition = re.fullmatch(r"(.*[^\s(^_\\,;])\s*\(([^()]*)\)", text)
-    if condition and (CONDITION.fullmatch(condition[2]) or NAMED.match(condition[2]) or equal(*condition.groups())):
+    if condition and (
+        CONDITION.fullmatch(condition[2]) or re.match(r"\\?[A-Za-z]\s*=", condition[2]) or equal(*condition.groups())
+    ):
         return condition[1]
     parts = outside(text, SEPARATOR)
     if len(parts) == 1 and parts[0][0].strip() == ",":
         first, last = text[: parts[0].start()], text[parts[0].end() :].strip()
-        if (
-            CONDITION.fullmatch(last)
-            and not CONDITION.fullmatch(first)
-            and mark(trimmed(first)) in ("value", "relation")
-        ):
+        stated = not CONDITION.fullmatch(first) and mark(trimmed(first)) in ("value", "relation")
+        if stated and CONDITION.fullmatch(last):
             return first
     return text
 

@@ -1,7 +1,5 @@
 """`compute_score`, as veRL calls it for every answer, from several threads at once."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import logging
@@ -58,18 +56,18 @@ class Settings:
     small_letters: bool = False
 
     def __post_init__(self):
-        for name in ("accuracy", "cosine", "format"):
-            if not isinstance(getattr(self, name), int | float | None) or isinstance(getattr(self, name), bool):
-                raise ValueError(f"reward_kwargs.{name}={getattr(self, name)!r}: expected a weight, a number")
-        if self.format_style is not None and self.format_style not in STYLES:
-            raise ValueError(f"reward_kwargs.format_style={self.format_style!r}: known are {', '.join(STYLES)}")
-        for name in (field.name for field in fields(self) if field.type == "bool"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"reward_kwargs.{name}={getattr(self, name)!r}: allowed are True and False")
-        for name in ("cosine_max_len", "verify_timeout"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-                raise ValueError(f"reward_kwargs.{name}={value!r}: expected a number above 0")
+        for name, value in vars(self).items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name in ("cosine_max_len", "verify_timeout"):
+                fits, expected = value is None or (is_number and 0 < value < float("inf")), "expected a number above 0"
+            elif name in ("accuracy", "cosine", "format"):
+                fits, expected = value is None or is_number, "expected a weight, a number"
+            elif name == "format_style":
+                fits, expected = value is None or value in STYLES, f"known are {', '.join(STYLES)}"
+            else:
+                fits, expected = isinstance(value, bool), "allowed are True and False"
+            if not fits:
+                raise ValueError(f"reward_kwargs.{name}={value!r}: {expected}")
 
 
 def compute_score(
@@ -103,7 +101,8 @@ def compute_score(
         kwargs.pop(name, None)
     settings = _settings(tuple(kwargs.items()))
     text = solution_str.decode("utf-8", "replace") if isinstance(solution_str, bytes) else str(solution_str or "")
-    extra_info = told(extra_info)
+    extra_info = parse_extra_info(extra_info)
+    cut = extra_info.get("truncated")
     killed = unparsable = False
     try:
         verdict = task.judge(text, ground_truth, settings)
@@ -118,7 +117,7 @@ def compute_score(
         "acc": float(verdict.right),
         "format": float(shaped),
         "pred": extract.showable(verdict.pred),
-        "truncated": float(_truncated(text, extra_info)),
+        "truncated": float(extract.looks_cut(text) if cut is None else bool(cut)),
         "killed": float(killed),
         "gold_unparsable": float(unparsable),
         "box_iou": verdict.box_iou,
@@ -127,10 +126,8 @@ def compute_score(
     }
 
 
-def told(extra_info: Any) -> dict:
+def parse_extra_info(extra_info: Any) -> dict:
     """A row's `extra_info` as a dict, however it is brought: numpy's, JSON text, nothing; {} for anything else."""
-    if extra_info is None:
-        return {}
     if hasattr(extra_info, "tolist"):
         extra_info = extra_info.tolist()
     if isinstance(extra_info, str | bytes):
@@ -139,11 +136,6 @@ def told(extra_info: Any) -> dict:
         except ValueError:
             return {}
     return extra_info if isinstance(extra_info, dict) else {}
-
-
-def _truncated(text: str, extra_info: dict) -> bool:
-    cut = extra_info.get("truncated")
-    return extract.looks_cut(text) if cut is None else bool(cut)
 
 
 def _score(task: Task, settings: Settings, verdict: Verdict, shaped: bool, length: int) -> float:
@@ -181,18 +173,14 @@ def _report_once(data_source: str, extra_info: dict, error: UnparsableGold) -> N
         if item in _reported:
             return
         _reported.add(item)
+    named = f"row {row}" if row else "(a row without extra_info.index or id)"
     logger.warning(
-        "the gold answer of %s %s cannot be parsed: %.200s. Every answer to it scores 0; "
-        "`python -m reward_fns audit FILE` lists all such rows of a file",
-        data_source,
-        f"row {row}" if row else "(a row without extra_info.index or id)",
-        error,
+        f"the gold answer of {data_source} {named} cannot be parsed: {error!s:.200}. Every answer to it scores 0; "
+        "`python -m reward_fns audit FILE` lists all such rows of a file"
     )
 
 
 def row_name(extra_info: dict) -> str:
     """How a row calls itself: its `id`, `unique_id` or `index`; "" if it has none."""
-    for key in ("id", "unique_id", "index"):
-        if (value := extra_info.get(key)) is not None:
-            return str(value)
-    return ""
+    named = (extra_info.get(key) for key in ("id", "unique_id", "index"))
+    return next((str(value) for value in named if value is not None), "")

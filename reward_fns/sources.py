@@ -4,8 +4,6 @@ Names are veRL's own where it has one, else the Hugging Face hub's; data tools w
 authors have it on no hub: its name is their repository's. Evaluation by part needs one name a part, behind a slash.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,40 +63,16 @@ _NUMBER = Task(tagged_number.judge, tagged_number.check_gold, format=1, format_s
 
 TASKS: dict[str, Task] = {
     GSM8K: Task(gsm8k.judge, gsm8k.check_gold),
-    OPEN_S1: _T1,
-    OPEN_RS: _T1,
-    MATH: _MATH,
-    MATH_500: _MATH,
-    SIMPLELR: _MATH,
-    AIME24: _MATH,
-    AMC23: _MATH,
-    AMC_83: _MATH,
-    MINERVA: _MATH,
-    OLYMPIADBENCH: _MATH,
+    **dict.fromkeys((OPEN_S1, OPEN_RS), _T1),
+    **dict.fromkeys((MATH, MATH_500, SIMPLELR, AIME24, AMC23, AMC_83, MINERVA, OLYMPIADBENCH), _MATH),
     # Other names under which veRL knows mathematics. Every name that begins with "aime" is scored as "aime" is.
-    "lighteval/MATH": _MATH,
-    "math": _MATH,
-    "math_dapo": _MATH,
-    "math_dapo_reasoning": _MATH,
-    "aime": _MATH,
-    "numina_aops_forum": _MATH,
-    "numina_synthetic_math": _MATH,
-    "numina_amc_aime": _MATH,
-    "numina_synthetic_amc": _MATH,
-    "numina_cn_k12": _MATH,
-    "numina_olympiads": _MATH,
-    SAT: _CHOICE,
-    CV_BENCH: _CHOICE,
-    **{f"{CV_BENCH}/{task}": _CHOICE for task in CV_BENCH_TASKS},
-    LISA: _BOX,
-    LISA_VAL: _BOX,
-    LISA_TEST: _BOX,
-    FLOWERS: _CLASS,
-    PETS: _CLASS,
-    AIRCRAFT: _CLASS,
-    CARS: _CLASS,
-    GEOQA_TRAIN: _NUMBER,
-    GEOQA_TEST: _NUMBER,
+    **dict.fromkeys(("lighteval/MATH", "math", "math_dapo", "math_dapo_reasoning", "aime"), _MATH),
+    **dict.fromkeys(("numina_aops_forum", "numina_synthetic_math", "numina_amc_aime", "numina_synthetic_amc"), _MATH),
+    **dict.fromkeys(("numina_cn_k12", "numina_olympiads"), _MATH),
+    **dict.fromkeys((SAT, CV_BENCH, *(f"{CV_BENCH}/{task}" for task in CV_BENCH_TASKS)), _CHOICE),
+    **dict.fromkeys((LISA, LISA_VAL, LISA_TEST), _BOX),
+    **dict.fromkeys((FLOWERS, PETS, AIRCRAFT, CARS), _CLASS),
+    **dict.fromkeys((GEOQA_TRAIN, GEOQA_TEST), _NUMBER),
 }
 
 

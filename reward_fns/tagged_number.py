@@ -1,7 +1,5 @@
 """GEOQA: the value in the answer tags, or in a box, equals the gold one; the gold answer may stand in tags itself."""
 
-from __future__ import annotations
-
 from reward_fns import expression, extract, golds
 from reward_fns.verdict import Verdict
 

@@ -5,8 +5,6 @@
 Words that are no unit (eggs, apples) measure nothing, and say nothing about the value.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from fractions import Fraction
@@ -19,19 +17,11 @@ class Unit(NamedTuple):
     size: Fraction
 
 
-_METRIC = {"": 1, "k": 1000, "m": Fraction(1, 1000), "c": Fraction(1, 100), "M": 10**6, "G": 10**9,
-           "d": Fraction(1, 10), "n": Fraction(1, 10**9), "\\mu": Fraction(1, 10**6),
-           "u": Fraction(1, 10**6)}  # fmt: skip
-_METRIC_WORDS = {
-    "kilo": "k",
-    "milli": "m",
-    "centi": "c",
-    "mega": "M",
-    "giga": "G",
-    "deci": "d",
-    "nano": "n",
-    "micro": "u",
-}
+_METRIC = {
+    "": ("", Fraction(1)), "k": ("kilo", Fraction(10**3)), "M": ("mega", Fraction(10**6)),
+    "G": ("giga", Fraction(10**9)), "d": ("deci", Fraction(1, 10)), "c": ("centi", Fraction(1, 100)),
+    "m": ("milli", Fraction(1, 10**3)), "u": ("micro", Fraction(1, 10**6)), "n": ("nano", Fraction(1, 10**9)),
+}  # fmt: skip
 # dimension: (symbol, its word, the prefixes it is used with)
 _SI = {
     "length": ("m", "meter metre", "kmcdnu"), "time": ("s", "second", "mnu"), "mass": ("g", "gram gramme", "kmu"),
@@ -46,7 +36,7 @@ _OTHER = {
                "parsec pc": "30856775814913673", "ly lightyear": "9460730472580800", "\\AA angstrom": "1e-10"},
     "time": {"sec": 1, "min minute": 60, "h hr hrs hour": 3600, "day": 86400, "week wk wks": 604800, "month": 2629800,
              "year yr yrs": 31557600, "decade": 315576000, "century centuries": 3155760000},
-    "mass": {"lb lbs pound": "0.45359237", "oz ounce": "0.028349523125", "tonne": 1000, "ton": "907.18474"},
+    "mass": {"lb lbs pound": "453.59237", "oz ounce": "28.349523125", "tonne": 10**6, "ton": "907184.74"},
     "volume": {"gal gallon": "3.785411784", "qt quart": "0.946352946", "pt pint": "0.473176473", "l": 1,
                "cup": "0.2365882365", "tablespoon tbsp": "0.0147867648", "teaspoon tsp": "0.0049289216"},
     "area": {"acre": "4046.8564224", "hectare ha": 10000},
@@ -61,35 +51,29 @@ _OTHER = {
     "peso": {"peso": 1}, "franc": {"franc CHF": 1}, "canadian": {"CAD": 1}, "australian": {"AUD": 1},
     "rouble": {"ruble rouble RUB ₽": 1},
 }  # fmt: skip
-# Dimensions that are products of others, so that cm^3 is a millilitre and a mile an hour is a mph.
-_DERIVED = {"volume": (("length", 3), Fraction(1, 1000)), "area": (("length", 2), Fraction(1)), "speed": None}
+# What is measured by a power of another dimension, so that cm^3 is a millilitre and a mile an hour is a mph.
+_DERIVED = {
+    "volume": ({"length": 3}, Fraction(1, 1000)),
+    "area": ({"length": 2}, Fraction(1)),
+    "speed": ({"length": 1, "time": -1}, Fraction(1)),
+}
 
 
 def _table() -> dict[str, tuple[dict[str, int], Fraction]]:
     table: dict[str, tuple[dict[str, int], Fraction]] = {}
     for dimension, (symbol, words, prefixes) in _SI.items():
-        base = Fraction(1, 1000) if dimension == "mass" else Fraction(1)  # the kilogram
+        measures, base = _DERIVED.get(dimension, ({dimension: 1}, Fraction(1)))
         for prefix in ["", *prefixes]:
-            size = base * _METRIC[prefix]
-            table[prefix + symbol] = ({dimension: 1}, size)
-            if prefix == "u":
-                table["\\mu " + symbol] = table["\\mu" + symbol] = ({dimension: 1}, size)
-            for word in words.split():
-                long = next((w for w, p in _METRIC_WORDS.items() if p == prefix), "")
-                table[long + word] = table[f"{long}{word}s"] = ({dimension: 1}, size)
+            long, size = _METRIC[prefix]
+            names = [prefix + symbol, *(f"{long}{word}{s}" for word in words.split() for s in ("", "s"))]
+            names += [f"\\mu{symbol}", f"\\mu {symbol}"] if prefix == "u" else []
+            table.update(dict.fromkeys(names, (measures, size * base)))
     for dimension, units in _OTHER.items():
+        measures, base = _DERIVED.get(dimension, ({dimension: 1}, Fraction(1)))
         for names, size in units.items():
-            for name in names.split():
-                table[name] = ({dimension: 1}, Fraction(size))
-                if len(name) > 2 and name.islower():
-                    table.setdefault(name + "s", table[name])
-    for name, (dimensions, size) in list(table.items()):
-        (dimension,) = dimensions
-        if dimension == "speed":
-            table[name] = ({"length": 1, "time": -1}, size)
-        elif dimension in _DERIVED:
-            (base, power), factor = _DERIVED[dimension]
-            table[name] = ({base: power}, size * factor)
+            plural = [f"{name}s" for name in names.split() if len(name) > 2 and name.islower()]
+            table = dict.fromkeys(plural, (measures, Fraction(size) * base)) | table
+            table.update(dict.fromkeys(names.split(), (measures, Fraction(size) * base)))
     return table
 
 
@@ -115,8 +99,7 @@ def read(text: str) -> Unit | None:
     position, sign, next_power = 0, 1, 1
     text = text.strip()
     while position < len(text):
-        match = _PIECE.match(text, position)
-        if match is None:
+        if (match := _PIECE.match(text, position)) is None:
             return None
         position = match.end()
         if match["operator"]:

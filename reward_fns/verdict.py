@@ -1,7 +1,5 @@
 """What every kind of answer returns and raises."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

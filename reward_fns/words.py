@@ -1,7 +1,5 @@
 """Words: which take an answer back, which announce it, which count, and what is a word at all."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 
@@ -14,8 +12,8 @@ HEDGES = {
     "nearly", "ish", "around", "roughly", "circa",
 }  # fmt: skip
 _BOUND = re.compile(
-    r"(?<!\\)\bapprox\b|\b(?:more|less|fewer|greater|larger|smaller|higher|lower)\s+than\s+[^a-z]"
-    r"|\bat\s+(?:least|most)\b",
+    r"(?<!\\)\bapprox\b|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than [^a-z]|\bat (?:least|most)\b"
+    r"|[0-9]ish\b",
     re.I,
 )
 TIMES = {
@@ -29,25 +27,18 @@ _NUMERALS = {
     "seventy": 70, "eighty": 80, "ninety": 90,
 }  # fmt: skip
 _NUMERAL = "|".join(_NUMERALS)
+BASES = {**_NUMERALS, "binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16}
 _COUNT = re.compile(
     rf"((?:.{{0,60}}\b(?:is|are|be)\s)?\s*)({_NUMERAL})(?:[ -]({_NUMERAL}))?(?![A-Za-z-])(?:\s*\([0-9]+\)$)?", re.I
 )
-BASES = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "binary": 2, "ternary": 3,
-    "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16,
-}  # fmt: skip
-_ANNOUNCEMENT = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:the |my |our )?(?:final |correct )?"
-    r"(?:answer|ans|result|solution)\s*(?::|is:?)\s*(?=\S)",
-    re.I,
-)
-_AHEAD = re.compile(
+# Therefore we get; so the answer is; ... as the solution.
+_PHRASES = re.compile(
     r"^(?:(?:so|thus|hence|therefore|finally|then)\b,?\s+)?"
-    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know|count)\b(?:\s+that\b)?:?\s*)?(?=\S)",
+    r"(?:(?:we|i|you)\s+(?:find|get|have|obtain|conclude|see|know|count)\b(?:\s+that\b)?:?\s*)?"
+    r"(?:(?:the |my |our )?(?:final |correct )?(?:answer|ans|result|solution)\s*(?::|is:?)\s*)?(?=\S)"
+    r"|\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$",
     re.I,
 )
-_BEHIND = re.compile(r"\s+(?:is|as)\s+(?:the|our|my)\s+(?:final |correct )?(?:solution|answer|result)\.?$", re.I)
 _WORD = re.compile(r"[A-Za-z]+")
 _SHORT = {
     "no", "up", "on", "in", "yes", "all", "odd", "even", "left", "north", "south", "east", "west", "top", "red",
@@ -59,12 +50,8 @@ _NAMES = re.compile(
 )
 
 
-def words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
 def hedged(text: str) -> bool:
-    return any(word in HEDGES for word in words(text)) or _BOUND.search(text) is not None
+    return not HEDGES.isdisjoint(_WORD.findall(text.lower())) or _BOUND.search(text) is not None
 
 
 @lru_cache(maxsize=4096)
@@ -99,12 +86,7 @@ def with_digits(text: str) -> str:
 
 def without_phrases(text: str) -> str:
     """Without what leads to an answer and out of it: `therefore we get x > 5 as the solution`."""
-    return _BEHIND.sub("", without_announcement(_AHEAD.sub("", text)))
-
-
-def without_announcement(text: str) -> str:
-    """`the answer is even` is `even`."""
-    return _ANNOUNCEMENT.sub("", text)
+    return _PHRASES.sub("", text)
 
 
 def normal(text: str) -> str:

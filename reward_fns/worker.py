@@ -9,8 +9,6 @@ reads the end of their socket at once; the kernel kills the workers when the for
 the middle of a computation that holds the interpreter's lock.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import json

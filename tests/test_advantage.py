@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.advantage import ALPHAS, F_NORMS, gpg_advantage, group_statistics
+from gpg_verl.algorithm.advantage import ALPHAS, F_NORMS, Sessions, gpg_advantage, group_statistics, session_statistics
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -209,6 +209,20 @@ def test_token_shapes_must_match(mask):
 def test_any_hashable_is_a_group_id(index):
     seen = group_statistics(torch.tensor([1.0, 1.0, 0.0, 1.0]), index, torch.ones(4))
     assert close(seen.advantages, [1, 0, -1, 0])
+
+
+def test_a_session_is_one_sample_whatever_its_outputs():
+    """Two sessions of one prompt: outputs 0, 1 and 2, of which 1 wrote nothing; and output 3."""
+    scores, lengths = torch.tensor([9.0, 9.0, 1.0, 0.0]), torch.tensor([4, 0, 2, 3])
+    sessions = Sessions(of_row=torch.tensor([0, 0, 0, 1]), final=torch.tensor([2, 3]))
+    seen = session_statistics(scores, ["a"] * 4, lengths, sessions, alpha="token")
+    assert close(seen.advantages, [0.5, 0.5, 0.5, -0.5])
+    assert (seen.valid.tolist(), seen.counted.tolist()) == ([True, False, True, True],) * 2
+    assert (seen.B, seen.M, seen.groups, seen.alpha) == (2, 0, 1, 1.0)
+    less = session_statistics(scores, ["a"] * 4, lengths, sessions, left_out=torch.tensor([False, False, True, False]))
+    assert close(less.advantages, [0.5, 0.5, 0, -0.5])
+    assert less.valid.tolist() == [True, False, False, True]
+    assert (less.B, less.M, less.counted.tolist()) == (2, 0, seen.counted.tolist())
 
 
 # --- Tokens ------------------------------------------------------------------------------------------------

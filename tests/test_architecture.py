@@ -53,7 +53,12 @@ def room_of(file: Path) -> Room | None:
 
 def imported(file: Path) -> Iterator[str]:
     """Every module that a file imports, at its top or later: dotted, with the name that `from` takes."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    never_run = {node for block in typing for statement in block.body for node in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if node in never_run:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -6,37 +6,26 @@ import json
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet as pq
 import pytest
-from omegaconf import OmegaConf
+from preparing import make_model, prepare, rows_of, run, to_json, verl_data
+from transformers import AutoTokenizer
 
 from gpg_verl.data import DataError, write
-from gpg_verl.data.__main__ import main
+from gpg_verl.data.__main__ import SETS, main
 from gpg_verl.data.checks import normalised, question_text
-from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import PLAIN, TEMPLATES
+from reward_fns import compute_score
 
 MATH_ROW = {"problem": "What is $1+1$?", "answer": "2", "difficulty": 3.0, "type": "Algebra"}
+TEST_ROWS = [{"problem": f"Compute ${i}^2 + x$.", "answer": str(i)} for i in range(5)]
+GSM8K_ROWS = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(20)]
 
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def write_jsonl(file: Path, rows: list[dict]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
-
-
-def prepare(tmp_path: Path, name: str, rows: list[dict], *options: str) -> list[dict]:
-    """The rows that `python -m gpg_verl.data NAME` writes from these."""
-    out = tmp_path / "out"
-    source = write_jsonl(tmp_path / f"{name}.jsonl", rows)
-    split = options[options.index("--split") + 1] if "--split" in options else next(iter(SETS[name].splits))
-    assert main([name, "--out", str(out), "--source", str(source), "--allow-count", *options]) == 0
-    return pq.read_table(out / f"{name}_{split}.parquet").to_pylist()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 # --- the readers ----------------------------------------------------------------------------------
@@ -50,17 +39,14 @@ def prepare(tmp_path: Path, name: str, rows: list[dict], *options: str) -> list[
         ("math", {"problem": "Q", "level": "Level 2", "solution": "so $\\boxed{\\sqrt{2}}$."}, "\\sqrt{2}"),
         ("math", {"problem": "Q", "level": "Level ?", "solution": "so $\\boxed 2$."}, "2"),
         ("math_lvl3to5", {"question": "Q", "input": "<q>Q<a>", "gt_answer": "7", "level": 4, "subject": "A"}, "7"),
-        (
-            "math_lvl3to5",
-            {"question": "Q", "level": 3, "reward_model": {"style": "rule", "ground_truth": "7"}},
-            "7",
-        ),
+        ("math_lvl3to5", {"question": "Q", "level": 3, "reward_model": {"ground_truth": "7"}}, "7"),
         ("open-s1", {"problem": "Q", "solution": "", "answer": "3", "source": "x", "messages": []}, "3"),
         ("open-rs", {"problem": "Q", "solution": "", "answer": "3", "level": "Hard"}, "3"),
         ("aime24", {"id": 60, "problem": "Q", "question": "Q", "answer": "204", "solution": "", "url": ""}, "204"),
         ("math500", {"problem": "Q", "solution": "", "answer": "(3, \\frac{\\pi}{2})", "level": 2}, None),
         ("amc23", {"id": 0, "question": "Q", "problem": "Q", "answer": 27.0, "url": ""}, "27"),
         ("amc23", {"question": "Q", "answer": 0.5}, "0.5"),
+        ("amc23", {"question": "Q", "answer": 1e-07}, "0.0000001"),
         ("minerva", {"problem": "Q", "answer": ["0.01\n", "0.02\n", "0.02"], "type": "Physics"}, '["0.01", "0.02"]'),
         ("minerva", {"problem": "Q", "solution": "hence \\boxed{7.5e10}"}, "7.5e10"),
         ("olympiadbench", {"question": "Q", "final_answer": ["$69$,$84$"], "unit": None}, "69,84"),
@@ -69,14 +55,18 @@ def prepare(tmp_path: Path, name: str, rows: list[dict], *options: str) -> list[
     ],
 )
 def test_every_set_is_read_as_the_hub_and_as_local_files_have_it(tmp_path, name, row, gold):
-    split = next(iter(SETS[name].splits))
-    (written,) = prepare(tmp_path, name, [row], "--split", split)
+    (written,) = prepare(tmp_path, name, [row])
     assert written == {
         "data_source": SETS[name].data_source,
         "prompt": TEMPLATES["boxed"].messages(SETS[name].read(row)),
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": gold or row["answer"]},
-        "extra_info": {"split": split, "index": 0, "question": "Q", "level": SETS[name].read(row).level},
+        "extra_info": {
+            "split": next(iter(SETS[name].splits)),
+            "index": 0,
+            "question": "Q",
+            "level": SETS[name].read(row).level,
+        },
     }
     assert written["prompt"][-1]["content"].startswith("Q")
 
@@ -87,11 +77,9 @@ def test_levels(tmp_path):
     bare = {"problem": "Q of a file without levels", "answer": "1"}
     chosen = prepare(tmp_path, "math_lvl3to5", [*rows, hub, bare])
     assert [row["extra_info"]["level"] for row in chosen] == [3, 4, 5, None]
-    assert main(["math", "--out", str(tmp_path), "--source", str(tmp_path / "math_lvl3to5.jsonl"), "--level", "1"]) == 1
     assert len(prepare(tmp_path, "math", rows)) == 6
-    source = ["--source", str(tmp_path / "math.jsonl"), "--allow-count"]
-    assert main(["math", "--out", str(tmp_path), *source, "--level", "5", "1"]) == 0
-    written = pq.read_table(tmp_path / "math_level15_train.parquet").to_pylist()
+    assert run(tmp_path, "math", rows, "--level", "5", "1") == 0
+    written = rows_of(tmp_path / "out" / "math_level15_train.parquet")
     assert [row["extra_info"]["index"] for row in written] == [1, 5]  # the row's number in the source
 
 
@@ -99,34 +87,30 @@ def test_levels(tmp_path):
 
 
 def test_every_file_format_gives_the_same_bytes(tmp_path):
-    rows = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(20)]
-    table = datasets.Dataset.from_list(rows)
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    write_jsonl(tmp_path / "lines.json", rows)
-    (tmp_path / "a.json").write_text(json.dumps(rows))
+    table = datasets.Dataset.from_list(GSM8K_ROWS)
     table.to_parquet(tmp_path / "a.parquet")
     table.save_to_disk(tmp_path / "saved")
-    folder = tmp_path / "repository"  # as a clone of the hub's: one file per split
-    write_jsonl(folder / "train.jsonl", rows)
-    write_jsonl(folder / "test.jsonl", rows[:2])
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
-    written = []
-    for i, source in enumerate(["a.jsonl", "lines.json", "a.json", "a.parquet", arrow, folder]):
-        out = tmp_path / str(i)
-        arguments = ["gsm8k", "--split", "train", "--out", str(out), "--allow-count"]
-        assert main([*arguments, "--source", str(tmp_path / source)]) == 0
-        written.append((out / "gsm8k_train.parquet").read_bytes())
-        assert [file.name for file in out.iterdir()] == ["gsm8k_train.parquet"]  # nothing half-written stays
-    assert len(set(written)) == 1
+    lines = to_json(tmp_path / "a.jsonl", GSM8K_ROWS)
+    (tmp_path / "lines.json").write_bytes(lines.read_bytes())
+    folder = tmp_path / "repository"  # as a clone of the hub's: one file per split
+    to_json(folder / "train.jsonl", GSM8K_ROWS)
+    to_json(folder / "test.jsonl", GSM8K_ROWS[:2])
+    sources = [lines, tmp_path / "lines.json", to_json(tmp_path / "a.json", GSM8K_ROWS), tmp_path / "a.parquet"]
+    written = set()
+    for i, source in enumerate([*sources, arrow, folder]):
+        assert run(tmp_path / str(i), "gsm8k train", source) == 0
+        (file,) = (tmp_path / str(i) / "out").iterdir()  # nothing half-written stays
+        written.add(file.read_bytes())
+    assert len(written) == 1
 
 
 def test_a_hub_repository_with_both_splits(tmp_path):
-    row = {"question": "Q", "answer": "#### 1"}
-    write_jsonl(tmp_path / "hub" / "train.jsonl", [row] * 3)
-    write_jsonl(tmp_path / "hub" / "test.jsonl", [{"question": "Another", "answer": "#### 1"}])
-    assert main(["gsm8k", "--out", str(tmp_path), "--source", str(tmp_path / "hub"), "--allow-count"]) == 0
-    rows = {split: pq.read_metadata(tmp_path / f"gsm8k_{split}.parquet").num_rows for split in ("train", "test")}
-    assert rows == {"train": 3, "test": 1}
+    to_json(tmp_path / "hub" / "train.jsonl", GSM8K_ROWS[:3])
+    to_json(tmp_path / "hub" / "test.jsonl", GSM8K_ROWS[3:4])
+    assert run(tmp_path, "gsm8k", tmp_path / "hub") == 0
+    files = {split: tmp_path / "out" / f"gsm8k_{split}.parquet" for split in ("train", "test")}
+    assert {split: len(rows_of(file)) for split, file in files.items()} == {"train": 3, "test": 1}
 
 
 def test_a_hub_repository_of_which_one_file_is_read(tmp_path):
@@ -134,37 +118,32 @@ def test_a_hub_repository_of_which_one_file_is_read(tmp_path):
     for folder, count in {"simplelr_qwen_level3to5": 2, "simplelr_abel_level3to5": 3}.items():
         (tmp_path / "hub" / folder).mkdir(parents=True)
         datasets.Dataset.from_list([row] * count).to_parquet(tmp_path / "hub" / folder / "train.parquet")
-    assert main(["math_lvl3to5", "--out", str(tmp_path), "--source", str(tmp_path / "hub"), "--allow-count"]) == 0
-    rows = pq.read_table(tmp_path / "math_lvl3to5_train.parquet").to_pylist()
+    rows = prepare(tmp_path, "math_lvl3to5", tmp_path / "hub")
     assert [row["reward_model"]["ground_truth"] for row in rows] == ["1", "1"]
 
 
-def test_a_hub_that_cannot_be_reached_is_one_message(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    assert main(["amc23", "--out", str(tmp_path / "out"), "--source", "no-such/data-set"]) == 1
+def test_a_folder_of_several_kinds_is_one_message(tmp_path, capsys):
+    to_json(tmp_path / "mixed" / "train.jsonl", GSM8K_ROWS)
+    (tmp_path / "mixed" / "test.parquet").write_bytes(b"none")
+    assert run(tmp_path, "gsm8k", tmp_path / "mixed") == 1
     error = capsys.readouterr().err
-    assert "no-such/data-set, split test: cannot be loaded" in error
-    assert "--source FILE" in error
-    assert not (tmp_path / "out").exists()
+    assert "In it are test.parquet, train.jsonl" in error
+    assert "give --source FILE" in error
+    assert error.count("\n") == 1
 
 
 # --- the checks -----------------------------------------------------------------------------------
 
 
 def test_a_row_count_that_is_not_the_known_one(tmp_path, capsys):
-    source = write_jsonl(tmp_path / "a.jsonl", [{"question": "Q", "answer": 1.0}] * 39)
-    arguments = ["amc23", "--out", str(tmp_path / "out"), "--source", str(source)]
-    assert main(arguments) == 1
+    rows, file = [{"question": "Q", "answer": 1.0}] * 39, tmp_path / "out" / "amc23_test.parquet"
+    assert run(tmp_path, "amc23", rows, counted=True) == 1
     assert "amc23, test: 39 rows, known are 40" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    assert main([*arguments, "--limit", "5"]) == 0
-    assert pq.read_metadata(tmp_path / "out" / "amc23_test.parquet").num_rows == 5
-    assert main([*arguments, "--allow-count"]) == 0
-    assert pq.read_metadata(tmp_path / "out" / "amc23_test.parquet").num_rows == 39
-
-
-TEST_ROWS = [{"problem": f"Compute ${i}^2 + x$.", "answer": str(i)} for i in range(5)]
+    assert not file.parent.exists()
+    assert run(tmp_path, "amc23", rows, "--limit", "5", counted=True) == 0
+    assert len(rows_of(file)) == 5
+    assert run(tmp_path, "amc23", rows) == 0
+    assert len(rows_of(file)) == 39
 
 
 def test_a_planted_evaluation_question_is_found_and_left_out(tmp_path, capsys):
@@ -178,23 +157,16 @@ def test_a_planted_evaluation_question_is_found_and_left_out(tmp_path, capsys):
 
 
 def test_leaks_against_named_files_and_strictly(tmp_path, capsys):
-    raw = write_jsonl(tmp_path / "evaluation.jsonl", TEST_ROWS)  # not prepared: as downloaded
-    source = write_jsonl(tmp_path / "train.jsonl", [MATH_ROW, MATH_ROW | {"problem": "Compute 4^2+x"}])
-    arguments = ["math", "--out", str(tmp_path / "out"), "--source", str(source), "--allow-count"]
-    assert main([*arguments, "--against", str(raw), "--strict"]) == 1
+    raw = to_json(tmp_path / "evaluation.jsonl", TEST_ROWS)  # not prepared: as downloaded
+    rows = [MATH_ROW, MATH_ROW | {"problem": "Compute 4^2+x"}]
+    assert run(tmp_path, "math", rows, "--against", str(raw), "--strict") == 1
     assert "row 1 is in evaluation.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main(arguments) == 0
+    assert run(tmp_path, "math", rows) == 0
     assert "compared with no evaluation data, as none is in the folder" in capsys.readouterr().out
-
-
-def test_an_evaluation_set_made_after_the_training_data_is_compared_too(tmp_path, capsys):
-    prepare(tmp_path, "math", [MATH_ROW, MATH_ROW | {"problem": "Compute 4^2+x"}])
-    source = write_jsonl(tmp_path / "test.jsonl", TEST_ROWS)
-    out = tmp_path / "out"
-    assert main(["math500", "--out", str(out), "--source", str(source), "--allow-count"]) == 1
+    assert run(tmp_path, "math500", TEST_ROWS) == 1  # made after the training data, it is compared too
     assert "1 question of this set in math_train.parquet" in capsys.readouterr().err
-    assert not (out / "math500_test.parquet").exists()
+    assert not (tmp_path / "out" / "math500_test.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -218,120 +190,61 @@ def test_question_text_of_anyones_rows():
     assert question_text({"text": "no question"}) is None
 
 
+@pytest.mark.parametrize("golds", ["2", ["\\frac{1}{2}", "0.5"], "f(x)=-1,f(x)=x+1", "\\text{Tuesday}"])
+def test_golds_are_read_as_the_rewards_read_them(tmp_path, golds):
+    _, row = prepare(tmp_path, "math", [MATH_ROW, MATH_ROW | {"answer": golds}])
+    for gold in golds if isinstance(golds, list) else [golds]:
+        truth = row["reward_model"]["ground_truth"]
+        assert compute_score(row["data_source"], f"\\boxed{{{gold}}}", truth)["acc"] == 1
+        assert compute_score(row["data_source"], "\\boxed{17}", truth)["acc"] == 0
+
+
 @pytest.mark.parametrize(
-    ("golds", "readable"),
+    ("name", "change", "why"),
     [
-        ("2", True),
-        (["\\frac{1}{2}", "0.5"], True),
-        ("f(x)=-1,f(x)=x+1", True),
-        ("\\text{Tuesday}", True),
-        ("{", False),
+        *[("math", {"answer": empty}, "has no gold answer") for empty in ("", "  ", None, [], float("nan"))],
+        ("math", {"answer": "{"}, "gold answer '{' cannot be read"),
+        *[
+            ("gsm8k", {"answer": answer}, f"cannot be read: its answer is {answer!r}, without the ####")
+            for answer in (5, "5", 5.0)
+        ],
     ],
 )
-def test_golds_are_read_as_the_rewards_read_them(tmp_path, capsys, golds, readable):
-    from reward_fns import compute_score
-
-    rows = prepare(tmp_path, "math", [MATH_ROW, MATH_ROW | {"answer": golds}])
-    if not readable:
-        assert "(row 1 gold answer '{' cannot be read): left out" in capsys.readouterr().out
-        assert len(rows) == 1
-        return
-    for gold in golds if isinstance(golds, list) else [golds]:
-        truth = rows[1]["reward_model"]["ground_truth"]
-        assert compute_score(rows[1]["data_source"], f"\\boxed{{{gold}}}", truth)["acc"] == 1
-        assert compute_score(rows[1]["data_source"], "\\boxed{17}", truth)["acc"] == 0
-
-
-@pytest.mark.parametrize("empty", ["", "  ", None, []])
-def test_rows_without_gold(tmp_path, capsys, empty):
-    rows = [MATH_ROW, MATH_ROW | {"answer": empty}]
-    assert len(prepare(tmp_path, "math", rows)) == 1
-    assert "(row 1 has no gold answer): left out" in capsys.readouterr().out
-    source = write_jsonl(tmp_path / "test.jsonl", rows)
-    assert main(["math500", "--out", str(tmp_path / "o"), "--source", str(source), "--allow-count"]) == 1
-    assert "row 1 has no gold answer" in capsys.readouterr().err  # evaluation: another number of questions
-
-
-GSM8K_ROWS = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(20)]
-
-
-@pytest.mark.parametrize("answer", [5, "5", 5.0])
-def test_one_row_that_cannot_be_read_is_left_out(tmp_path, capsys, answer):
-    rows = [GSM8K_ROWS[0], GSM8K_ROWS[1] | {"answer": answer}, *GSM8K_ROWS[2:]]
-    assert len(prepare(tmp_path, "gsm8k", rows, "--split", "train")) == 19
-    assert f"(row 1 cannot be read: its answer is {answer!r}, without the ####" in capsys.readouterr().out
-    source = write_jsonl(tmp_path / "test.jsonl", rows)
-    arguments = ["gsm8k", "--split", "test", "--out", str(tmp_path / "o"), "--source", str(source), "--allow-count"]
-    assert main(arguments) == 1
-    assert "row 1 cannot be read" in capsys.readouterr().err
+def test_a_row_that_fails_a_check_is_left_out_of_training_data_alone(tmp_path, capsys, name, change, why):
+    rows = [MATH_ROW, MATH_ROW | change] if name == "math" else [GSM8K_ROWS[0], GSM8K_ROWS[1] | change, *GSM8K_ROWS[2:]]
+    assert len(prepare(tmp_path, name, rows)) == len(rows) - 1
+    assert f"(row 1 {why}" in capsys.readouterr().out
+    evaluation = "math500" if name == "math" else "gsm8k test"  # another number of questions
+    assert run(tmp_path / "other", evaluation, rows) == 1
+    assert f"row 1 {why}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 20])
 def test_rows_that_are_all_unlike_the_set_are_another_set(tmp_path, capsys, count):
-    source = write_jsonl(tmp_path / "train.jsonl", [{"text": "something else"}] * count + GSM8K_ROWS[: count > 9])
-    arguments = ["gsm8k", "--split", "train", "--out", str(tmp_path), "--source", str(source), "--allow-count"]
-    assert main(arguments) == 1
-    error = capsys.readouterr().err
-    assert "row 0: no field answer; it has text. Is this another data set?" in error
-    assert not list(tmp_path.glob("*.parquet"))
+    rows = [{"text": "something else"}] * count + GSM8K_ROWS[: count > 9]
+    assert run(tmp_path, "gsm8k train", rows) == 1
+    assert "row 0: no field answer; it has text. Is this another data set?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_questions_that_stand_twice_are_counted(tmp_path, capsys):
-    assert len(prepare(tmp_path, "gsm8k", [*GSM8K_ROWS, GSM8K_ROWS[3]], "--split", "train")) == 21
+    assert len(prepare(tmp_path, "gsm8k", [*GSM8K_ROWS, GSM8K_ROWS[3]])) == 21
     assert "1 question stood before in this set; they stay" in capsys.readouterr().out
-
-
-def test_a_folder_of_several_kinds_is_one_message(tmp_path, capsys):
-    folder = tmp_path / "mixed"
-    write_jsonl(folder / "train.jsonl", GSM8K_ROWS)
-    (folder / "test.parquet").write_bytes(b"none")
-    assert main(["gsm8k", "--out", str(tmp_path), "--source", str(folder), "--allow-count"]) == 1
-    error = capsys.readouterr().err
-    assert "In it are test.parquet, train.jsonl" in error
-    assert "give --source FILE" in error
-    assert error.count("\n") == 1
 
 
 # --- prompts, through veRL's own data set ---------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory) -> Path:
-    """A byte-level tokenizer with Qwen's chat format, as small as they get."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-        chat_template="{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    )
-    folder = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(folder)
-    return folder
+def model_folder(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
 
 
-def through_verl(file: Path, tokenizer, tmp_path: Path, max_prompt_length: int = 4096) -> list[str]:
+def through_verl(file: Path, tokenizer, tmp_path: Path, **options) -> list[str]:
     """The text of each prompt as veRL's data set and agent loop make it from a file."""
-    from verl.utils.dataset.rl_dataset import RLHFDataset
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-    config = OmegaConf.create(
-        {
-            "cache_dir": str(tmp_path / "cache"),
-            "max_prompt_length": max_prompt_length,
-            "filter_overlong_prompts": True,
-            "filter_overlong_prompts_workers": 1,
-        }
-    )
-    data = RLHFDataset(str(file), tokenizer, config)
+    data = verl_data([file], tokenizer, tmp_path, **options)
     builder = create_continuous_token_builder(tokenizer, hf_model_type="qwen2")
     return [tokenizer.decode(builder.build_initial_tokens(data[i]["raw_prompt"])) for i in range(len(data))]
 
@@ -351,66 +264,52 @@ def chat(system: str | None, user: str) -> str:
         ("file", "Be {brief}.\nBe right.", "Q: What is $1+1$?\nA:"),
     ],
 )
-def test_templates_through_verl(tmp_path, tokenizer_folder, template, system, user):
-    from transformers import AutoTokenizer
-
+def test_templates_through_verl(tmp_path, model_folder, template, system, user):
     file = tmp_path / "my template.txt"
     file.write_text("Be {brief}.\nBe right.\n---\nQ: {question}\nA:\n")
     prepare(tmp_path, "math", [MATH_ROW], "--template", str(file) if template == "file" else template)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     assert through_verl(tmp_path / "out" / "math_train.parquet", tokenizer, tmp_path) == [chat(system, user)]
 
 
-def test_verl_takes_several_sets_together(tmp_path, tokenizer_folder):
+def test_verl_takes_several_sets_together(tmp_path, model_folder):
     """As in an evaluation, data.val_files=[aime24, ...]: of one gold and of several, with levels and without."""
-    from transformers import AutoTokenizer
-    from verl.utils.dataset.rl_dataset import RLHFDataset
-
     prepare(tmp_path, "minerva", [{"problem": "Q", "answer": ["1", "2"]}])
     prepare(tmp_path, "aime24", [{"problem": "Q", "answer": "1"}])
     prepare(tmp_path, "math500", [{"problem": "Q", "answer": "1", "level": 3}])
-    files = [str(file) for file in sorted((tmp_path / "out").iterdir())]
-    config = OmegaConf.create({"cache_dir": str(tmp_path / "cache"), "filter_overlong_prompts": False})
-    data = RLHFDataset(files, AutoTokenizer.from_pretrained(tokenizer_folder), config)
+    data = verl_data(sorted((tmp_path / "out").iterdir()), AutoTokenizer.from_pretrained(model_folder), tmp_path)
     assert [row["reward_model"]["ground_truth"] for row in data] == ["1", "1", '["1", "2"]']
 
 
-def test_the_datas_own_text_reaches_the_model_without_a_chat_template(tmp_path, tokenizer_folder, capsys):
+def test_the_datas_own_text_reaches_the_model_without_a_chat_template(tmp_path, model_folder, capsys):
     """With `+prompt=plain` the prompt is the text, whole and alone."""
-    from transformers import AutoTokenizer
-
     from gpg_verl.launch.check import compose
 
     own = "<|im_start|>user\n{ready} made {% if %}<|im_end|>\n<|im_start|>assistant\n"
     rows = [MATH_ROW | {"input": own}, MATH_ROW | {"problem": "bare"}]
     prepare(tmp_path, "math_lvl3to5", rows, "--template", "own")
     assert "+prompt=plain" in capsys.readouterr().out
-    config = compose(["+prompt=plain"])
-    assert config.actor_rollout_ref.model.custom_chat_template == PLAIN
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    assert compose(["+prompt=plain"]).actor_rollout_ref.model.custom_chat_template == PLAIN
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.chat_template = PLAIN  # as veRL's HFModelConfig does with the setting
     file = tmp_path / "out" / "math_lvl3to5_train.parquet"
     assert through_verl(file, tokenizer, tmp_path) == [own, "bare"]
 
 
-def test_lengths_are_verls(tmp_path, tokenizer_folder, capsys):
-    from transformers import AutoTokenizer
-
+def test_lengths_are_verls(tmp_path, model_folder, capsys):
     rows = [MATH_ROW | {"problem": "x" * length} for length in (10, 12, 11)]
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     limit = len(tokenizer(chat(None, TEMPLATES["boxed"].user.replace("{question}", "x" * 11)))["input_ids"])
     prepare(tmp_path, "math", rows)
-    kept = through_verl(tmp_path / "out" / "math_train.parquet", tokenizer, tmp_path, max_prompt_length=limit)
+    options = {"filter_overlong_prompts": True, "filter_overlong_prompts_workers": 1, "max_prompt_length": limit}
+    kept = verl_data([tmp_path / "out" / "math_train.parquet"], tokenizer, tmp_path, **options)
     capsys.readouterr()
-    limits = ["--tokenizer", str(tokenizer_folder), "--max-prompt-length", str(limit)]
-    ours = prepare(tmp_path, "math", rows, *limits)
+    limits = ["--tokenizer", str(model_folder), "--max-prompt-length", str(limit)]
+    assert len(prepare(tmp_path, "math", rows, *limits)) == len(kept) == 2
     out = capsys.readouterr().out
     assert f"longest prompt {limit + 1} tokens of {limit} allowed" in out
     assert f"(row 1 has {limit + 1} tokens): left out" in out
-    assert len(ours) == len(kept) == 2
-    source = write_jsonl(tmp_path / "test.jsonl", rows)
-    arguments = ["math500", "--out", str(tmp_path / "o"), "--source", str(source), "--allow-count"]
-    assert main([*arguments, *limits]) == 1
+    assert run(tmp_path / "other", "math500", rows, *limits) == 1
     assert "raise the limit" in capsys.readouterr().err
 
 
@@ -418,19 +317,18 @@ def test_lengths_are_verls(tmp_path, tokenizer_folder, capsys):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
-    out = tmp_path / "out"
-    prepare(tmp_path, "math", [MATH_ROW])
-    before = (out / "math_train.parquet").read_bytes()
+    (row,) = prepare(tmp_path, "math", [MATH_ROW])
+    file = tmp_path / "out" / "math_train.parquet"
+    before = file.read_bytes()
 
     def rows():
         yield from [row] * 2 * write.ROWS_PER_GROUP
         raise OSError(28, "No space left on device")
 
-    (row,) = pq.read_table(out / "math_train.parquet").to_pylist()
     with pytest.raises(DataError, match=r"No space left on device.*--out DIR"):
-        write.write(rows(), out / "math_train.parquet", write.TEXT_SCHEMA)
-    assert [file.name for file in out.iterdir()] == ["math_train.parquet"]
-    assert (out / "math_train.parquet").read_bytes() == before
+        write.write(rows(), file, write.TEXT_SCHEMA)
+    assert list(file.parent.iterdir()) == [file]
+    assert file.read_bytes() == before
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -450,58 +348,54 @@ def test_list(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "options", "message"),
     [
-        (["math", "--source", "no/such.jsonl"], "--source no/such.jsonl: no such file or folder"),
-        (["math", "--source", "{bad_json}"], r"bad.jsonl, line 2: not JSON"),
-        (["math", "--source", "{bad_parquet}"], "bad.parquet: not a readable .parquet file"),
-        (["math", "--source", "{text}"], "read are .jsonl, .json, .parquet, .arrow, not .txt"),
-        (["math", "--source", "{other}"], "math train, row 0: no field problem or question; it has text, label"),
-        (
-            ["math", "--source", "{rows}", "--template", "boxd"],
-            "--template boxd: neither a file nor one of think-answer",
-        ),
-        (["math", "--source", "{rows}", "--template", "{text}"], "text.txt: the user's message has no {question}"),
-        (["gsm8k", "--source", "{rows}"], "--split test or --split train"),
-        (["math", "--source", "{rows}", "--split", "test"], "math has no split test; it has train"),
-        (["math", "--source", "{rows}", "--against", "{other}"], "other.jsonl: no questions found to compare with"),
-        (["math", "--source", "{rows}", "--level", "1", "--allow-count"], "none of the rows is of --level 1"),
-        (
-            ["math", "--source", "{rows}", "--allow-count", "--tokenizer", "no/such", "--max-prompt-length", "9"],
-            "--tokenizer no/such: cannot be loaded",
-        ),
+        ("math", "--source no/such.jsonl", "--source no/such.jsonl: no such file or folder"),
+        ("math", "--source {}/bad.jsonl", r"bad.jsonl, line 2: not JSON"),
+        ("math", "--source {}/bad.parquet", "bad.parquet: not a readable .parquet file"),
+        ("math", "--source {}/text.txt", "read are .jsonl, .json, .parquet, .arrow, not .txt"),
+        ("math", "--source {}/other.jsonl", "math train, row 0: no field problem or question; it has text, label"),
+        ("math", "--source {}/list.jsonl", "list.jsonl, row 0: '7', expected a JSON object with the row's fields"),
+        ("amc23", "--source no-such/data-set", "no-such/data-set, split test: cannot be loaded … give --source FILE"),
+        ("math", "--template boxd", "--template boxd: neither a file nor one of think-answer"),
+        ("math", "--template {}/text.txt", "text.txt: the user's message has no {question}"),
+        ("gsm8k", "", "--split test or --split train"),
+        ("math", "--split test", "math has no split test; it has train"),
+        ("math", "--against {}/other.jsonl", "other.jsonl: no questions found to compare with"),
+        ("math", "--level 1", "none of the rows is of --level 1"),
+        ("math", "--tokenizer no/such --max-prompt-length 9", "--tokenizer no/such: cannot be loaded"),
     ],
 )
-def test_errors_say_what_and_the_way_out(tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_errors_say_what_and_the_way_out(tmp_path, capsys, name, options, message):
     (tmp_path / "bad.jsonl").write_text(json.dumps(MATH_ROW) + "\noops\n")
     (tmp_path / "bad.parquet").write_text("oops")
     (tmp_path / "text.txt").write_text("oops")
-    places = {"bad_json": "bad.jsonl", "bad_parquet": "bad.parquet", "text": "text.txt"}
-    places |= {"other": write_jsonl(tmp_path / "other.jsonl", [{"text": "Q", "label": 1}])}
-    places |= {"rows": write_jsonl(tmp_path / "rows.jsonl", [MATH_ROW])}
-    filled = [a.format(**{k: tmp_path / v for k, v in places.items()}) if "{" in a else a for a in arguments]
-    if "other.jsonl" in message:
-        filled.append("--allow-count")
-    assert main([*filled, "--out", str(tmp_path / "out")]) == 1
+    (tmp_path / "list.jsonl").write_text("7\n")
+    to_json(tmp_path / "other.jsonl", [{"text": "Q", "label": 1}])
+    source = "" if "--source" in options else f"--source {to_json(tmp_path / 'rows.jsonl', [MATH_ROW])} "
+    words = f"{name} --allow-count --out {tmp_path}/out {source}{options.replace('{}', str(tmp_path))}".split()
+    assert main(words) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert message in error
+    assert all(part in error for part in message.split(" … ")), error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nosuch", "--out", "x"], "invalid choice: 'nosuch'"),
-        (["math"], "--out is missing"),
-        (["math", "--out", "x", "--limit", "0"], "--limit is 0; allowed is 1 or more"),
-        (["gsm8k", "--out", "x", "--level", "3"], "--level is for math, not for gsm8k"),
-        (["math", "--out", "x", "--max-prompt-length", "9"], "belong together"),
-        (["amc23", "--out", "x", "--against", "y"], "--against is for training data"),
+        ("nosuch --out x", "invalid choice: 'nosuch'"),
+        ("math", "--out is missing"),
+        ("math --out x --limit 0", "--limit is 0; allowed is 1 or more"),
+        ("gsm8k --out x --level 3", "--level is for math, not for gsm8k"),
+        ("math --out x --max-prompt-length 9", "belong together"),
+        ("amc23 --out x --against y", "--against is for training data"),
+        ("math --out x --images .", "--images and --max-pixels are for data sets with images, and math has none"),
+        ("sat --out x --images no/such", "--images no/such: no such folder"),
+        ("sat --out x --max-pixels 100", "--max-pixels is 100; allowed is 3136 or more"),
     ],
 )
 def test_wrong_options(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        main(arguments)
+        main(arguments.split())
     assert message in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from gpg_verl.guards import run_folder
+from gpg_verl.guards.checkpoints import TRACKER
 from gpg_verl.guards.exit import SLACK_SECONDS, Leave, Preempted, grace_seconds, report_end
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.liveness import Died
@@ -88,7 +88,7 @@ NO_FILE, NO_FILE_SAID = FileNotFoundError("a.yaml:\n no such file"), "FileNotFou
     ],
 )  # fmt: skip
 def test_the_last_words_are_what_ended_it_and_the_way_out(monkeypatch, capfd, tmp_path, ends_with, code, said):
-    (tmp_path / run_folder.TRACKER).write_text("10")
+    (tmp_path / TRACKER).write_text("10")
     with pytest.raises(SystemExit) as end:
         run_of(monkeypatch, ends_with)(config(tmp_path), None)
     assert end.value.code == code
@@ -112,7 +112,7 @@ def test_other_ends_are_left_alone(monkeypatch, capfd, tmp_path, estimator, ends
 @pytest.mark.parametrize(("strategy", "saved"), [("fsdp2", "10"), ("megatron", "10"), ("fsdp", None)])
 def test_the_last_line_of_a_run_that_ends_well_says_how_to_export(monkeypatch, capfd, tmp_path, strategy, saved):
     if saved is not None:
-        (tmp_path / run_folder.TRACKER).write_text(saved)
+        (tmp_path / TRACKER).write_text(saved)
     settings = OmegaConf.merge(config(tmp_path), {"actor_rollout_ref": {"actor": {"strategy": strategy}}})
     assert run_of(monkeypatch, None)(settings, None) == "done"
     line = f"gpg_verl: step 10 is saved; as a model: python -m gpg_verl export {tmp_path}/global_step_10 FOLDER\n"
@@ -123,7 +123,6 @@ def test_the_last_line_of_a_run_that_ends_well_says_how_to_export(monkeypatch, c
     ("saved", "trainer", "said"),
     [
         (None, {}, "no step is saved (trainer.save_freq=5), so the same command starts from the beginning."),
-        ("10", {}, "the same command goes on with step 11."),
         ("10", {"resume_mode": "disable"}, "the same command with trainer.resume_mode=auto goes on with step 11."),
         ("10", {"save_freq": -1}, "no step is saved (trainer.save_freq=-1)"),
         ("", {}, "no step is saved"),  # cut off while it was written
@@ -131,7 +130,7 @@ def test_the_last_line_of_a_run_that_ends_well_says_how_to_export(monkeypatch, c
 )
 def test_the_way_out(tmp_path, saved, trainer, said):
     if saved is not None:
-        (tmp_path / run_folder.TRACKER).write_text(saved)
+        (tmp_path / TRACKER).write_text(saved)
     assert said in run_folder.how_to_go_on(config(tmp_path, **trainer))
 
 
@@ -175,7 +174,7 @@ def run_ppo(config, task_runner_class):
     if sys.argv[1] == "fails":
         sys.exit(3)
 
-exit.LEAVE_SECONDS = 2
+exit.LEAVE_SECONDS, exit.cannot_place = 2, lambda config: None
 driver = types.ModuleType("verl.trainer.main_ppo")
 driver.run_ppo = run_ppo
 sys.modules[driver.__name__] = driver
@@ -196,9 +195,8 @@ finally:
 @pytest.fixture
 def base():
     """A temporary folder with a short path: the sockets below it may have 107 characters."""
-    folder = Path(tempfile.mkdtemp(prefix="gr-"))
-    yield folder
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="gr-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize(("end", "code"), [("well", 0), ("fails", 3), ("waits", 143)])

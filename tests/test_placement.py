@@ -7,7 +7,8 @@ import time
 import pytest
 import ray
 
-from gpg_verl.guards.placement import AsksRayFirst, cannot_place, waits_told
+from gpg_verl.guards.exit import Runner
+from gpg_verl.guards.placement import cannot_place, waits_told
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,8 @@ UNITS = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 
 
 def test_a_ray_with_too_few_cpus_ends_the_run(two_cpus, tiny_config):
-    class Runner:
-        remote = staticmethod(lambda: "started")
-
     with pytest.raises(SystemExit, match=r"this run cannot start\.\n  - too few CPUs for Ray: the run reserves 5,"):
-        AsksRayFirst(Runner, tiny_config()).remote()
+        Runner(pytest.fail, tiny_config()).remote()
 
 
 def nodes(*resources):

@@ -91,6 +91,7 @@ def test_select(verdicts, selected, unused, rest):
         ("f" * 100, 290),
         ("f" * 400, 600),  # the bound
         ("v" * 60 + "e" * 30 + "." * 10, 30),  # valid ones enough, usable ones missing
+        ("v" * 60 + "f" * 20 + "e" * 20, 20),  # and those of one reward are usable
     ],
 )
 def test_num_prompts_to_request(verdicts, asked):

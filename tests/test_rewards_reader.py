@@ -4,8 +4,6 @@ tests/data/rewards_*.jsonl, one gold answer a line: the data source, the setting
 answer, and the answers that are right and wrong. rewards_kinds.jsonl has what graders most often get wrong.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -61,24 +59,23 @@ TEXTS = sorted(
 )
 
 
-def parts_of(text: str, seen: set[str]) -> None:
-    """Every text that the reader is asked to read for this one, whichever kind asks."""
-
-    def inner(part: str):
-        value = answer.words.with_digits(answer.prose.value(part))
-        seen.add(number.joined(value))
-        return answer.read_plain(part)
-
-    for module in answer.MODULES:
-        module.read(number.joined(answer.words.with_digits(answer.prose.value(plain(text)))), inner)
+def prepared(text: str) -> str:
+    """As the kinds are asked to read it."""
+    return number.joined(answer.words.with_digits(answer.prose.value(text)))
 
 
 def test_a_text_is_read_by_exactly_one_kind():
-    texts: set[str] = set()
-    for text in TEXTS:
-        texts.add(number.joined(answer.words.with_digits(answer.prose.value(plain(text)))))
-        parts_of(text, texts)
-    claims = {t: [m.__name__ for m in answer.MODULES if t and m.read(t, answer.read_plain) is not None] for t in texts}
+    texts = {prepared(plain(text)) for text in TEXTS}
+
+    def inner(part: str):  # a part of a text is one, too, whichever kind asks
+        parts.add(prepared(part))
+        return answer.read_plain(part)
+
+    parts: set[str] = set()
+    for module, text in itertools.product(answer.MODULES, texts):
+        module.read(text, inner)
+    texts = {text for text in texts | parts if text}
+    claims = {t: [m.__name__ for m in answer.MODULES if m.read(t, answer.read_plain) is not None] for t in texts}
     assert {t: names for t, names in claims.items() if len(names) > 1} == {}
     assert sum(map(len, claims.values())) > 700, "and not only by none"
 
@@ -118,11 +115,8 @@ def test_no_constant_answer_earns_more_than_one_class_share():
         "x = x",
         "nan",
     ]
-    constants += [
-        f"{a} {word} {b}"
-        for a, b in itertools.combinations(("5", "12", "1"), 2)
-        for word in ("or", "and", "=", "\\approx")
-    ]
+    signs = ("or", "and", "=", "\\approx")
+    constants += [f"{a} {sign} {b}" for a, b in itertools.combinations(("5", "12", "1"), 2) for sign in signs]
     twins = max(sum(acc(MATH, gold, f"\\boxed{{{other}}}") for gold in golds) for other in ("5", "12", "\\frac{1}{2}"))
     for constant in constants:
         assert sum(acc(MATH, gold, f"\\boxed{{{constant}}}") for gold in golds) <= twins, constant

@@ -1,7 +1,5 @@
 """The rewards as veRL loads and calls them: by path, as a package, in its reward manager, in Ray workers."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

@@ -121,26 +121,25 @@ def test_contradictions_name_key_value_and_way_out(override, said, way_out):
 
 
 SAMPLER = "trainer.v1.sampler.custom_sampler"
+MODEL = "reward.reward_model"
 
 
 @pytest.mark.parametrize(
     ("overrides", "way_out"),
     [
         ("algorithm.filter_groups.enable=True algorithm.filter_groups.metric=reward", "Set it to False"),
-        ("reward.reward_model.enable=True", "enable_resource_pool=True"),
+        (f"{MODEL}.enable=True", "enable_resource_pool=True"),
         (f"{SAMPLER}.path=mine.py {SAMPLER}.name=Mine", "Leave the sampler out"),
+        (f"{MODEL}.enable=True {MODEL}.enable_resource_pool=True", None),
     ],
 )
 def test_what_beta_th_rules_out(overrides, way_out):
     assert settled(*overrides.split())[1].contradictions == []
-    (contradiction,) = settled("+algorithm.gpg.beta_th=0.6", *overrides.split())[1].contradictions
-    assert f"{overrides.split()[0]} contradicts algorithm.gpg.beta_th=0.6" in contradiction
-    assert way_out in contradiction
-
-
-def test_what_goes_with_beta_th():
-    own = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
-    assert settled("+algorithm.gpg.beta_th=0.6", *own)[1].contradictions == []
+    found = settled("+algorithm.gpg.beta_th=0.6", *overrides.split())[1].contradictions
+    assert len(found) == (way_out is not None)
+    for contradiction in found:
+        assert f"{overrides.split()[0]} contradicts algorithm.gpg.beta_th=0.6" in contradiction
+        assert way_out in contradiction
 
 
 @pytest.mark.parametrize("typed", [[], ["+data.gen_batch_size=8"], ["+data.gen_batch_size=1"]])
@@ -247,40 +246,27 @@ def test_every_trainer_mode_has_gpgs_version():
         ({"f_norm": 1.0}, GPGSettings(f_norm="1")),
         ({"f_norm": "std", "alpha": "token"}, GPGSettings(f_norm="std", alpha="token")),
         ({"alpha": "none"}, GPGSettings(alpha="none")),
-        ({"beta_th": 1}, GPGSettings(beta_th=1.0)),
-        ({"max_dropped_share": 0}, GPGSettings(max_dropped_share=0.0)),
-        ({"max_rollout_gap": 2}, GPGSettings(max_rollout_gap=2.0)),
+        ({"beta_th": 1, "max_dropped_share": 0}, GPGSettings(beta_th=1.0, max_dropped_share=0.0)),
+        ({"max_rollout_gap": 2, "max_failed_share": 1}, GPGSettings(max_rollout_gap=2.0, max_failed_share=1.0)),
         ({"max_rollout_gap": float("inf")}, GPGSettings(max_rollout_gap=float("inf"))),
         ({"max_rollout_gap": None, "max_session_seconds": None}, GPGSettings()),
-        (
-            {"max_session_seconds": 600, "max_failed_share": 1},
-            GPGSettings(max_session_seconds=600.0, max_failed_share=1.0),
-        ),
+        ({"max_session_seconds": 600, "drop_unscored": True}, GPGSettings(max_session_seconds=600, drop_unscored=True)),
         ({"share_prefixes": False}, GPGSettings(share_prefixes=False)),
-        ({"drop_unscored": True}, GPGSettings(drop_unscored=True)),
     ],
 )
 def test_settings_are_read(node, expected):
     assert GPGSettings.from_node(node) == expected
 
 
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"f_norm": True},
-        {"alpha": None},
-        {"beta_th": "0.5"},
-        {"beta_th": float("nan")},
-        {"max_dropped_share": 1.5},
-        {"max_rollout_gap": 0},
-        {"max_session_seconds": True},
-        {"max_failed_share": -0.1},
-        {"share_prefixes": 1},
-        {"drop_unscored": "error"},
-        {"max_rollout_gap": float("nan")},
-        [1],
-    ],
+NAN = float("nan")
+NOT_SETTINGS = (
+    *({"f_norm": True}, {"alpha": None}, {"beta_th": "0.5"}, {"beta_th": NAN}, {"max_dropped_share": 1.5}),
+    *({"max_rollout_gap": 0}, {"max_session_seconds": True}, {"max_failed_share": -0.1}, {"share_prefixes": 1}),
+    *({"drop_unscored": "error"}, {"max_rollout_gap": NAN}, [1]),
 )
+
+
+@pytest.mark.parametrize("node", NOT_SETTINGS, ids=str)
 def test_settings_that_are_not(node):
     with pytest.raises(SettingError, match=r"algorithm\.gpg"):
         GPGSettings.from_node(node)

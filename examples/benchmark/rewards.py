@@ -13,6 +13,7 @@ on 2 cores. Exits with 1 where golds are read worse than 99 % or an attack is pa
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import logging
@@ -23,10 +24,9 @@ import signal
 import statistics
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 
 from reward_fns import answer, compute_score, expression, grammar, gsm8k, guard, sources, units
@@ -34,7 +34,6 @@ from reward_fns.kinds import number
 
 GSM8K, MATH = "openai/gsm8k", "lighteval/MATH"
 NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
-WORDS = {str(i): word for i, word in enumerate(NUMERALS, 2)}
 
 
 # ---- data: lists of (gold, text, label), the answers to one question next to each other ------------------------
@@ -89,23 +88,14 @@ def math_verify(gold: str, text: str) -> bool:
     return verify(parse(f"\\boxed{{{gold}}}"), parse(text))
 
 
-def verl_math_verify(gold: str, text: str) -> bool:
-    from verl.utils.reward_score import math_verify
+def verl(module: str, **settings) -> Callable[[str, str], bool]:
+    """One of veRL's own scorers. veRL writes golds without commas."""
 
-    return math_verify.compute_score(text, gold) == 1
+    def score(gold: str, text: str) -> bool:
+        scorer = importlib.import_module(f"verl.utils.reward_score.{module}")
+        return scorer.compute_score(text, gold.replace(",", "") if module == "gsm8k" else gold, **settings) == 1
 
-
-def verl_gsm8k(gold: str, text: str) -> bool:
-    from verl.utils.reward_score import gsm8k
-
-    # veRL writes golds without commas.
-    return gsm8k.compute_score(text, gold.replace(",", ""), method="strict" if "####" in text else "flexible") == 1
-
-
-def verl_math_reward(gold: str, text: str) -> bool:
-    from verl.utils.reward_score import math_reward
-
-    return math_reward.compute_score(text, gold) == 1
+    return score
 
 
 # ---- agreement -------------------------------------------------------------------------------------------------
@@ -131,9 +121,6 @@ def agreement(args: argparse.Namespace) -> int:
                 stolen += score(other, text) and not score(gold, text) and not math_verify(other, text)
         n = len(items)
         print(f"{name:44}{n:9}{with_labels / n:10.2%}{with_theirs / n:13.2%}{stolen:11}", flush=True)
-    for name, rows in golds(args.data).items():
-        itself = sum(right(name, accepted, accepted[0]) for accepted in rows)
-        print(f"{name + ', each gold against itself':44}{len(rows):9}{itself / len(rows):10.2%}")
     for entry in odd:
         print("  {}: gold {!r}, answer {!r}: {}".format(*entry))
     return 0
@@ -158,10 +145,12 @@ def if_integer(write: Callable[[int], str], least: int = 0) -> Callable[[str], s
 
 
 def scientific(mark: str) -> Callable[[str], str]:
-    """Numbers of 100 and more, or below 1, as a mantissa and a power of ten."""
+    """Numbers of 100 and more, below 1, or with a power of ten already, as a mantissa and a power of ten."""
 
     def rewrite(gold: str) -> str:
         plain = gold.strip("$ \n")
+        if power := re.fullmatch(r"(-?[0-9.]+) ?\\times ?10\^\{?(-?[0-9]+)\}?", plain):
+            return mark.format(power[1], int(power[2]))
         if not re.fullmatch(r"-?[0-9]*\.?[0-9]+", plain) or float(plain) == 0 or 1 <= abs(float(plain)) < 100:
             return gold
         mantissa, exponent = f"{float(plain):.14e}".split("e")
@@ -170,10 +159,8 @@ def scientific(mark: str) -> Callable[[str], str]:
     return rewrite
 
 
-def power_of_ten(mark: str) -> Callable[[str], str]:
-    """a \\times 10^{b} as something else."""
-    pattern = r"^\s*\$?(-?[0-9.]+) ?\\times ?10\^\{?(-?[0-9]+)\}?\$?\s*$"
-    return lambda gold: re.sub(pattern, lambda m: mark.format(m[1], int(m[2])), gold)
+def thousands(separator: str) -> Callable[[str], str]:
+    return if_integer(lambda n: f"{n:,}".replace(",", separator), 1000)
 
 
 def mixed(gold: str) -> str:
@@ -186,6 +173,10 @@ def mixed(gold: str) -> str:
 
 def in_words(template: str) -> Callable[[str], str]:
     return lambda gold: template.replace("?", gold) if not re.search(r"\\text|\\mbox|[a-z]{4}|where", gold) else gold
+
+
+def written_as(old: str, new: str) -> Callable[[str], str]:
+    return lambda gold: re.sub(re.escape(old) + "(?![a-z])", lambda _: new, gold)
 
 
 def no_spaces(gold: str) -> str:
@@ -203,9 +194,13 @@ def delimited(opening: str, closing: str) -> Callable[[str], str]:
     return rewrite
 
 
+COMMANDS = (("\\frac", "\\dfrac"), ("\\frac", "\\tfrac"), ("\\pi", "π"), ("\\infty", "∞"), ("\\cup", "∪"))
+WHOLE = ("{}.0", "({})", "\\mathbf{{{}}}", "\\textbf{{{}}}", "x = {}", "{} \\text{{ cm}}", "{}\\text{{ units}}")
+SCIENTIFIC = ("{}e{}", "{} × 10^{{{}}}", "{} \\times 10^{{{}}}", "{}\\cdot10^{{{}}}", "{}x10^{}")
+LISTED = (r"\1 \\text{ and } \2", r"\2, \1")
+BASE = r"^([0-9]+)_\{?([2-9])\}?$"
 NOTATIONS: dict[str, Callable[[str], str]] = {
-    "dfrac": sub(r"\\frac(?![a-z])", r"\\dfrac"),
-    "tfrac": sub(r"\\frac(?![a-z])", r"\\tfrac"),
+    **{f"{old} as {new}": written_as(old, new) for old, new in COMMANDS},
     "frac without braces": sub(r"\\frac\{([0-9])\}\{([0-9])\}", r"\\frac\1\2"),
     "a/b": sub(r"^\$?\\d?frac\{([0-9]+)\}\{([0-9]+)\}\$?$", r"\1/\2"),
     "(a)/(b)": sub(r"^\$?\\frac\{([^{}]+)\}\{([^{}]+)\}\$?$", r"(\1)/(\2)"),
@@ -214,103 +209,59 @@ NOTATIONS: dict[str, Callable[[str], str]] = {
     "no spaces": no_spaces,
     "thin spaces": sub(r", ?(?![0-9]{3}(?![0-9]))(?=[-0-9(\\])", r",\\,"),
     "left and right": lambda gold: gold.replace("\\left", "").replace("\\right", ""),
-    "thousands: comma": if_integer(lambda n: f"{n:,}", 1000),
-    "thousands: {,}": if_integer(lambda n: f"{n:,}".replace(",", "{,}"), 1000),
-    "thousands: ,\\!": if_integer(lambda n: f"{n:,}".replace(",", ",\\!"), 1000),
-    "thousands: thin space": if_integer(lambda n: f"{n:,}".replace(",", "\\,"), 1000),
-    "thousands: space": if_integer(lambda n: f"{n:,}".replace(",", " "), 1000),
-    "thousands: narrow space": if_integer(lambda n: f"{n:,}".replace(",", "\u202f"), 1000),
+    **{f"thousands: {mark!r}": thousands(mark) for mark in (",", "{,}", ",\\!", "\\,", " ", "\u202f")},
     "no thousands": sub(r"^(?:[0-9]{1,3})(?:,(?:\\!)? ?[0-9]{3})+$", lambda m: re.sub(r"[^0-9]", "", m[0])),
-    "5.0": if_integer(lambda n: f"{n}.0"),
-    "+5": if_integer(lambda n: f"+{n}", 1) ,
+    **{f"whole: {form}": if_integer(form.format) for form in WHOLE},
+    "+5": if_integer(lambda n: f"+{n}", 1),
     "unicode minus": sub(r"-(?=[0-9])", "−"),
-    "a.b e c": scientific("{}e{}"),
-    "a.b \\times 10^c": scientific("{} \\times 10^{{{}}}"),
-    "a.b \\cdot 10^c": scientific("{}\\cdot10^{{{}}}"),
-    "power of ten as e": power_of_ten("{}e{}"),
-    "power of ten with ×": power_of_ten("{} × 10^{{{}}}"),
-    "power of ten with cdot": power_of_ten("{} \\cdot 10^{{{}}}"),
-    "power of ten with x": power_of_ten("{}x10^{}"),
+    **{f"scientific: {m}": scientific(m) for m in SCIENTIFIC},
     "e as power of ten": sub(r"^\s*([0-9.]+)e(-?[0-9]+)\s*$", r"\1 \\times 10^{\2}"),
     "e+0": sub(r"^\s*([0-9.]+)e([0-9])\s*$", r"\1e+0\2"),
     "°": sub(r"\^ ?(?:\\circ|\{\\circ\})", "°"),
     "degrees": sub(r"^\$?([^,$]*?)\^ ?(?:\\circ|\{\\circ\})\$?$", r"\1 \\text{ degrees}"),
     "no degree": sub(r"^\$?([-0-9.]*)\^ ?(?:\\circ|\{\\circ\})\$?$", r"\1"),
-    "base with braces": sub(r"^([0-9]+)_\{?([2-9])\}?$", r"\1_{\2}"),
-    "base in words": sub(r"^([0-9]+)_\{?([2-9])\}?$", lambda m: f"{m[1]}_{{\\text{{{WORDS[m[2]]}}}}}"),
-    "base written out": sub(r"^([0-9]+)_\{?([2-9])\}?$", r"\1 \\text{ base } \2"),
-    "base, brackets": sub(r"^([0-9]+)_\{?([2-9])\}?$", r"(\1)_{\2}"),
-    "percent in words": sub(r"^\$?([0-9.]+) ?\\?%\$?$", r"\1 percent"),
-    "percent escaped": sub(r"^\$?([0-9.]+) ?\\?%\$?$", r"\1\\%"),
-    "π": sub(r"\\pi(?![a-z])", "π"),
+    "base in words": sub(BASE, lambda m: f"{m[1]}_{{\\text{{{NUMERALS[int(m[2]) - 2]}}}}}"),
+    **{f"base: {form}": sub(BASE, form) for form in (r"\1_{\2}", r"\1 \\text{ base } \2", r"(\1)_{\2}")},
+    **{f"percent: {form}": sub(r"^\$?([0-9.]+) ?\\?%\$?$", form) for form in (r"\1 percent", r"\1\\%")},
     "√": sub(r"\\sqrt ?(?:\{([0-9]+)\}|([0-9])(?![0-9]))", r"√\1\2"),
     "sqrt without braces": sub(r"\\sqrt\{([0-9])\}", r"\\sqrt\1"),
     "^{1/2}": sub(r"^\$?\\sqrt\{([0-9]+)\}\$?$", r"\1^{1/2}"),
-    "∞": sub(r"\\infty", "∞"),
-    "∪": sub(r"\\cup", "∪"),
     "open interval, French": sub(r"^\$?\((-?[^(),]*\\infty|[^(),]*), ?(\\infty)\)\$?$", r"]\1, \2["),
-    "bmatrix": sub(r"pmatrix", "bmatrix"),
     "dollars": delimited("$", "$"),
     "\\( \\)": delimited("\\(", "\\)"),
     "displaystyle": in_words("\\displaystyle ?"),
     "full stop": lambda gold: gold.strip() + ".",
-    "mathbf": if_integer(lambda n: f"\\mathbf{{{n}}}"),
-    "textbf": if_integer(lambda n: f"\\textbf{{{n}}}"),
-    "in brackets": if_integer(lambda n: f"({n})"),
     "the answer is": in_words("\\text{The answer is } ?"),
     "Answer:": in_words("\\text{Answer: } ?"),
-    "x =": if_integer(lambda n: f"x = {n}"),
-    "with a unit": if_integer(lambda n: f"{n} \\text{{ cm}}"),
-    "units in a box": if_integer(lambda n: f"{n}\\text{{ units}}"),
-    "text without command": sub(r"^\\text\{([A-Za-z]+)\}$", r"\1"),
-    "text in bold": sub(r"^\\text\{([A-Za-z]+)\}$", r"\\textbf{\1}"),
-    "option in brackets": sub(r"^\\text\{\(([A-E])\)\}$", r"(\1)"),
-    "option alone": sub(r"^\\text\{\(([A-E])\)\}$", r"\1"),
+    **{f"text: {form}": sub(r"^\\text\{([A-Za-z]+)\}$", form) for form in (r"\1", r"\\textbf{\1}")},
+    **{f"option: {form}": sub(r"^\\text\{\(([A-E])\)\}$", form) for form in (r"(\1)", r"\1")},
     "list in braces": sub(r"^\$?(-?[0-9]+(?:, ?-?[0-9]{1,2})+)\$?$", r"\\{\1\\}"),
-    "list with and": sub(r"^\$?(-?[0-9]+), ?(-?[0-9]{1,2})\$?$", r"\1 \\text{ and } \2"),
-    "list turned around": sub(r"^\$?(-?[0-9]+), ?(-?[0-9]{1,2})\$?$", r"\2, \1"),
+    **{f"list: {form}": sub(r"^\$?(-?[0-9]+), ?(-?[0-9]{1,2})\$?$", form) for form in LISTED},
 }  # fmt: skip
 
 
 def next_digit(gold: str) -> str:
     """The last digit of the value, one higher; not of an index, a root or a function's name."""
     places = [m for m in re.finditer(r"[0-9]", gold) if not re.search(r"[_\[]\{?$", gold[: m.start()])]
-    if not places:
-        return gold
-    place = places[-1]
-    return gold[: place.start()] + str((int(place[0]) + 1) % 10) + gold[place.end() :]
+    return (
+        gold[: places[-1].start()] + str((int(places[-1][0]) + 1) % 10) + gold[places[-1].end() :] if places else gold
+    )
 
 
 def first_digit(gold: str) -> str:
-    match = re.search(r"(?<![_\[{0-9.])[1-9]", gold)
-    return gold[: match.start()] + str(int(match[0]) % 9 + 1) + gold[match.end() :] if match else gold
+    return re.sub(r"(?<![_\[{0-9.])[1-9]", lambda digit: str(int(digit[0]) % 9 + 1), gold, count=1)
 
 
 def other_sign(gold: str) -> str:
     plain = gold.strip("$ \n")
     if not re.fullmatch(r"-?(?:[0-9.,]+|\\d?frac\{?[0-9]+\}?\{?[0-9]+\}?|[0-9]*\\sqrt\{?[0-9]+\}?|[0-9]*\\pi)", plain):
         return gold
-    return plain[1:] if plain.startswith("-") else "-" + plain if Fraction(0) != _number(plain) else gold
-
-
-def _number(text: str) -> Fraction | None:
-    return Fraction(text) if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text) else None
-
-
-def other_base(gold: str) -> str:
-    return re.sub(
-        r"^([0-9]+_\{?)([2-9])(\}?)$", lambda m: m[1] + str(int(m[2]) % 9 + 1 if m[2] != "9" else 8) + m[3], gold
-    )
+    return plain[1:] if plain.startswith("-") else gold if re.fullmatch(r"0+(?:\.0*)?", plain) else "-" + plain
 
 
 def turned_point(gold: str) -> str:
     match = re.fullmatch(r"\$?(?:\\left)?\(([^(),]+),([^(),]+?)(?:\\right)?\)\$?", gold.strip())
     return f"({match[2]},{match[1]})" if match and match[1].strip() != match[2].strip() else gold
-
-
-def as_set(gold: str) -> str:
-    match = re.fullmatch(r"\$?\(([^(),]+),([^(),]+?)\)\$?", gold.strip())
-    return f"\\{{{match[1]},{match[2]}\\}}" if match else gold
 
 
 def times(power: int) -> Callable[[str], str]:
@@ -321,10 +272,10 @@ ALTERED: dict[str, Callable[[str], str]] = {
     "last digit": next_digit,
     "first digit": first_digit,
     "sign": other_sign,
-    "base": other_base,
+    "base": sub(r"^([0-9]+_\{?)([2-9])(\}?)$", lambda m: m[1] + str(int(m[2]) % 9 + 1 if m[2] != "9" else 8) + m[3]),
     "base left out": sub(r"^([0-9]+)_\{?[2-9]\}?$", r"\1"),
     "order of a point": turned_point,
-    "set for a point": as_set,
+    "set for a point": sub(r"^\$?\(([^(),]+),([^(),]+?)\)\$?$", r"\\{\1,\2\\}"),
     "closed for open": sub(r"^\$?\((.*)\)\$?$", r"[\1]"),
     "one item more": sub(r"^\s*\$?(-?[0-9]+(?:, ?-?[0-9]+)*)\$?\s*$", r"\1, 7"),
     "one item twice": sub(r"^\$?(-?[0-9]+)(, ?-?[0-9]{1,2})\$?$", r"\1, \1\2"),
@@ -357,37 +308,34 @@ def right(name: str, accepted: list[str], answer: str) -> bool:
 
 def measure(sets: dict[str, list[list[str]]], rewriters: dict[str, Callable], show: int) -> tuple[int, int]:
     """Prints (right, tried) for each rewriter and returns their sums."""
-    total = [0, 0]
+    total = Counter()
     for title, rewrite in rewriters.items():
-        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        odd = []
-        for name, rows in sets.items():
-            for accepted in rows:
-                answer = rewrite(accepted[0])
-                if answer == accepted[0] or (rewriters is ALTERED and answer in accepted):
-                    continue
-                is_right = right(name, accepted, answer)
-                counts[name][0] += is_right
-                counts[name][1] += 1
-                if is_right == (rewriters is ALTERED):
-                    odd.append((name, accepted, answer))
-        done, tried = (sum(c[i] for c in counts.values()) for i in range(2))
-        total[0] += done
-        total[1] += tried
-        if tried:
-            print(f"{title:28}{tried:8}{done:8}{done / tried:10.2%}", flush=True)
+        counts, odd = Counter(), []
+        for name, accepted in ((name, accepted) for name, rows in sets.items() for accepted in rows):
+            answer = rewrite(accepted[0])
+            if answer == accepted[0] or (rewriters is ALTERED and answer in accepted):
+                continue
+            is_right = right(name, accepted, answer)
+            counts.update(right=is_right, tried=1)
+            if is_right == (rewriters is ALTERED):
+                odd.append((name, accepted, answer))
+        total += counts
+        if counts:
+            print(
+                f"{title:34}{counts['tried']:8}{counts['right']:8}{counts['right'] / counts['tried']:10.2%}", flush=True
+            )
         for entry in odd[:show]:
             print("    ", *map(repr, entry))
-    print(f"{'all':28}{total[1]:8}{total[0]:8}{total[0] / total[1]:10.2%}\n")
-    return total[0], total[1]
+    print(f"{'all':34}{total['tried']:8}{total['right']:8}{total['right'] / total['tried']:10.2%}\n")
+    return total["right"], total["tried"]
 
 
 def rewritten(args: argparse.Namespace) -> int:
     """A notation applies where it changes the text. Some alterations give the value back."""
     sets = golds(args.data)
-    print(f"{'rewritten':28}{'golds':>8}{'right':>8}")
+    print(f"{'rewritten':34}{'golds':>8}{'right':>8}")
     good, tried = measure(sets, {"as it stands": lambda gold: gold + " ", **NOTATIONS}, args.show)
-    print(f"{'altered':28}{'golds':>8}{'right':>8}")
+    print(f"{'altered':34}{'golds':>8}{'right':>8}")
     bad, altered = measure(sets, ALTERED, args.show)
     return int(good / tried < 0.99 or bad / altered > 0.001)
 
@@ -397,47 +345,34 @@ def rewritten(args: argparse.Namespace) -> int:
 
 def joined(a: str, b: str) -> list[str]:
     """Two answers as one."""
-    templates = ("{} or {}", "{}, {}", "{} and {}", "{}/{}", "{} & {}", "{}; {}", "{}. {}.", "{} ({})", "{}-{}",
-        "{} {}", "{}{}",
-                 "either {} or {}", "{} not {}", "not {} but {}", "{}|{}", "\\{{{},{}\\}}", "({},{})", "[{},{}]",
-                     "{}\n{}",
-                 "{} = {}", "{} to {}", "between {} and {}", "{} \\pm {}", "{} \\text{{ or }} {}")  # fmt: skip
+    templates = (
+        "{} or {}", "{}, {}", "{} and {}", "{}/{}", "{} & {}", "{}; {}", "{}. {}.", "{} ({})", "{}-{}", "{} {}",
+        "{}{}", "either {} or {}", "{} not {}", "not {} but {}", "{}|{}", "\\{{{},{}\\}}", "({},{})", "[{},{}]",
+        "{}\n{}", "{} = {}", "{} to {}", "between {} and {}", "{} \\pm {}", "{} \\text{{ or }} {}",
+    )  # fmt: skip
     return [template.format(a, b) for template in templates]
 
 
 def numbers() -> list[str]:
     """Constants, ranges and lists of numbers."""
-    plain = (
-        [str(n) for n in range(-20, 301)]
-        + [f"{n}00" for n in range(3, 100)]
-        + [f"\\frac{{{a}}}{{{b}}}" for a in range(1, 8) for b in range(2, 9)]
-    )
-    odd = ["", "x", "n", "0", "\\infty", "-\\infty", "\\mathbb{R}", "\\text{any}", "\\text{all}", "\\text{none}", "?",
-        "*", "...", "e", "i",
-           "\\pm 1", "\\pm 2", "1, 2, 3, \\ldots", "0 \\le x \\le 1000", "x > 0", "(0, 1000)", "[0,1000]",
-               "(-\\infty,\\infty)",
-           "x = x", "0 = 0", "\\text{the answer}", "answer", "N/A", "NaN", "nan", "inf", "0/0", "\\frac{0}{0}",
-               "\\emptyset", "\\{\\}", "()", "[]",
-           "\\text{cm}", "\\%", "\\$", "^\\circ", "_5", "10^{-10}", "10^{-100}", "0.0000001", "1e-9", "1e9",
-               "\\frac{1}{2^{99}}"]  # fmt: skip
+    plain = [*map(str, range(-20, 301)), *map(str, range(300, 10_000, 100))]
+    plain += [f"\\frac{{{a}}}{{{b}}}" for a in range(1, 8) for b in range(2, 9)]
+    odd = [
+        "", "x", "n", "0", "\\infty", "-\\infty", "\\mathbb{R}", "\\text{any}", "\\text{all}", "\\text{none}", "?", "*",
+        "...", "e", "i", "\\pm 1", "\\pm 2", "1, 2, 3, \\ldots", "0 \\le x \\le 1000", "x > 0", "(0, 1000)", "[0,1000]",
+        "(-\\infty,\\infty)", "x = x", "0 = 0", "\\text{the answer}", "answer", "N/A", "NaN", "nan", "inf", "0/0",
+        "\\frac{0}{0}", "\\emptyset", "\\{\\}", "()", "[]", "\\text{cm}", "\\%", "\\$", "^\\circ", "_5", "10^{-10}",
+        "10^{-100}", "0.0000001", "1e-9", "1e9", "\\frac{1}{2^{99}}",
+    ]  # fmt: skip
     lists = [", ".join(map(str, range(a, a + n))) for a in (0, 1, 2) for n in (2, 3, 5, 10, 20, 100)]
     lists += [f"\\{{{text}\\}}" for text in lists] + [text.replace(", ", " or ") for text in lists]
     return plain + odd + lists
 
 
-def hedges(common: list[str]) -> Iterable[str]:
-    for a, b in itertools.permutations(common, 2):
-        yield from joined(a, b)
-    for a in common:
-        yield from (
-            f"not {a}",
-            f"at least {a}",
-            f"about {a}, maybe more",
-            f"{a}?",
-            f"{a} or so",
-            f"{a} (or not)",
-            f"-{a} or {a}",
-        )
+def hedges(common: list[str]) -> list[str]:
+    alone = ("not {}", "at least {}", "about {}, maybe more", "{}?", "{} or so", "{} (or not)", "-{0} or {0}")
+    pairs = [text for a, b in itertools.permutations(common, 2) for text in joined(a, b)]
+    return pairs + [template.format(a) for a in common for template in alone]
 
 
 def names() -> list[str]:
@@ -449,10 +384,8 @@ def names() -> list[str]:
     # One year each: where two classes differ in nothing else, classname.py asks for the year by name.
     cars = [f"{m} {n} {b} {rng.choice(years)}" for m in makers for n in models for b in bodies if rng.random() < 0.12]
     return [*cars, "737-200", "737-300", "A320", "A319", "DC-10", "MD-80", "Model B200", "F-16A/B", "Saab 340", "pug",
-        "Siamese",
-            "Ragdoll", "american bulldog", "american pit bull terrier", "english setter", "english cocker spaniel",
-                "beagle",
-            "bird of paradise", "sweet pea", "english marigold", "rose", "sword lily", "king protea"]  # fmt: skip
+            "Siamese", "Ragdoll", "american bulldog", "american pit bull terrier", "english setter", "rose",
+            "sweet pea", "english cocker spaniel", "beagle", "bird of paradise", "english marigold"]  # fmt: skip
 
 
 def parts(all_names: list[str]) -> set[str]:
@@ -460,11 +393,7 @@ def parts(all_names: list[str]) -> set[str]:
     found = {"", "a", "car", "dog", "flower", "the", "sedan2012", "unknown", " ".join(all_names), ", ".join(all_names)}
     for name in all_names:
         words = name.split()
-        found.update(
-            words,
-            ("".join(words[i:]) for i in range(1, len(words))),
-            (" ".join(words[:i]) for i in range(1, len(words))),
-        )
+        found.update(words, *((" ".join(words[:i]), "".join(words[i:])) for i in range(1, len(words))))
         found.update(f"{a} {b}" for a, b in itertools.combinations(words, 2))
         found.update(name[:i] for i in range(1, len(name)))
     rng = random.Random(1)
@@ -485,29 +414,20 @@ def cases(args: argparse.Namespace):
         return [gold for gold, _ in Counter(row[0].strip("$ \n") for row in rows).most_common(5)]
 
     for name, rows in sets.items():
-        rows = rng.sample(rows, min(len(rows), args.golds))
-        attacks = numbers() + list(hedges(common(rows)))
-        yield name, GSM8K if name == "GSM8K" else MATH, rows, attacks, BOX
+        rows, source = rng.sample(rows, min(len(rows), args.golds)), GSM8K if name == "GSM8K" else MATH
+        yield name, source, rows, numbers() + hedges(common(rows)), BOX
         if name in ("GSM8K", "MATH-500"):
-            yield (
-                f"{name}, two boxes",
-                GSM8K if name == "GSM8K" else MATH,
-                rows,
-                [
-                    f"{a}}}{between}\\boxed{{{b}"
-                    for a, b in itertools.permutations(common(rows), 2)
-                    for between in (" or ", ", ", " and ", "", "\n", " / ", "$, $", " \\text{ or } ")
-                ],
-                BOX,
-            )
-    yield "GSM8K, ####", GSM8K, sets["GSM8K"][: args.golds], numbers() + list(hedges(common(sets["GSM8K"]))), "#### {}"
+            between = (" or ", ", ", " and ", "", "\n", " / ", "$, $", " \\text{ or } ")
+            pairs = itertools.product(itertools.permutations(common(rows), 2), between)
+            yield f"{name}, two boxes", source, rows, [f"{a}}}{words}\\boxed{{{b}" for (a, b), words in pairs], BOX
+    yield "GSM8K, ####", GSM8K, sets["GSM8K"][: args.golds], numbers() + hedges(common(sets["GSM8K"])), "#### {}"
     letters = [[f"({letter})"] for letter in "ABCD"] * 5
     texts = "A B C D AB ABCD (A)(B) a dog|A dog|A, B|A or B|not A|all|none|(A) (B) (C) (D)|A/B/C/D|A B C D|A. B. C. D."
     yield "choice, letters", sources.CV_BENCH, letters, [*texts.split("|"), *hedges(["A", "B", "(C)", "D"])], ANSWER
     words = [[word] for word in ("left", "right", "up", "down", "yes", "no", "moved closer", "3", "1.5 meters")] * 3
-    yield "choice, texts", sources.SAT, words, list(hedges(["left", "right", "yes", "no", "3"])) + numbers(), ANSWER
+    yield "choice, texts", sources.SAT, words, hedges(["left", "right", "yes", "no", "3"]) + numbers(), ANSWER
     values = [[f"{rng.choice((30, 45, 60, 90, 120, 145))}°"] for _ in range(60)] + [["5√3"], ["2π"], ["3.5"]]
-    yield "GEOQA", sources.GEOQA_TRAIN, values, numbers() + list(hedges(["90", "60°", "45"])), ANSWER
+    yield "GEOQA", sources.GEOQA_TRAIN, values, numbers() + hedges(["90", "60°", "45"]), ANSWER
     classes = names()
     yield "class names", sources.CARS, [[name] for name in classes], sorted(parts(classes)), ANSWER
 
@@ -537,9 +457,8 @@ def forget() -> None:
     """Empties every cache of ours: this process's, and the workers' by having fresh ones forked. As in training, and as
     plain math-verify is here, sympy is warm: the fresh worker has compared other answers before.
     """
-    cached = [expression._readable, expression._same, answer.read, grammar.mark, number.number]
-    cached += [gsm8k.read_gold, units.read, guard._asked]
-    for function in cached:
+    answering = (answer.read, expression._readable, expression._same, guard._asked)
+    for function in (*answering, grammar.mark, gsm8k.read_gold, number.number, units.read):
         function.cache_clear()
     for pid in guard.pool().processes()[1:]:
         os.kill(pid, signal.SIGKILL)
@@ -547,19 +466,13 @@ def forget() -> None:
         guard.equal(("\\frac{3}{x}",), (other,))
 
 
-LOADS = {  # a question's answers
-    "GSM8K, A: n": (
-        lambda data: gsm8k_solutions(data, "A:"),
-        4,
-        (math_verify, ours_gsm8k, verl_math_verify, verl_gsm8k),
-    ),
-    "GSM8K, ####": (
-        lambda data: gsm8k_solutions(data, "####"),
-        4,
-        (math_verify, ours_gsm8k, verl_math_verify, verl_gsm8k),
-    ),
-    "MATH": (math_outputs, 8, (math_verify, ours_math, verl_math_verify, verl_math_reward)),
-}
+def loads(data: Path):
+    """(name, items, how many answers a question has, the scorers)."""
+    theirs = {"math_verify": math_verify, "verl_math_verify": verl("math_verify")}
+    for mark, method in (("A:", "flexible"), ("####", "strict")):
+        scorers = {**theirs, "ours": ours_gsm8k, "verl_gsm8k": verl("gsm8k", method=method)}
+        yield f"GSM8K, {mark}", gsm8k_solutions(data, mark), 4, scorers
+    yield "MATH", math_outputs(data), 8, {**theirs, "ours": ours_math, "verl_math_reward": verl("math_reward")}
 
 
 def seconds(score, items: list, answers: int, threads: int) -> float:
@@ -570,27 +483,23 @@ def seconds(score, items: list, answers: int, threads: int) -> float:
             forget()
         with ThreadPoolExecutor(threads) as pool:
             start = time.perf_counter()
-            if threads == 1:
-                for gold, text, _ in part:
-                    score(gold, text)
-            else:
-                list(pool.map(lambda item: score(*item[:2]), part))
+            list(pool.map(lambda item: score(*item[:2]), part) if threads > 1 else (score(*item[:2]) for item in part))
             total += time.perf_counter() - start
     return total
 
 
 def throughput(args: argparse.Namespace) -> int:
     print(f"{'set':14}{'scorer':24}{'golds':>10}{'answers/s':>12}{'ratio':>8}{'labels':>9}")
-    for load, (read, answers, scorers) in LOADS.items():
-        items, base = read(args.data), {}
-        for score in scorers:
+    for load, items, answers, scorers in loads(args.data):
+        base: dict[str, float] = {}
+        for name, score in scorers.items():
             labels = sum(score(gold, text) == label for gold, text, label in items) / len(items)  # also warms up
-            threads = 8 if score is verl_math_verify else 1  # it has a pool of its own
+            threads = 8 if name == "verl_math_verify" else 1  # it has a pool of its own
             for golds_are, parts in (("repeated", 1), ("once", answers)):
                 took = statistics.median(seconds(score, items, parts, threads) for _ in range(args.repeat))
                 rate = len(items) / took
                 ratio = rate / base.setdefault(golds_are, rate)
-                print(f"{load:14}{score.__name__:24}{golds_are:>10}{rate:12.0f}{ratio:7.1f}x{labels:9.2%}", flush=True)
+                print(f"{load:14}{name:24}{golds_are:>10}{rate:12.0f}{ratio:7.1f}x{labels:9.2%}", flush=True)
     return 0
 
 
@@ -599,9 +508,7 @@ def main() -> int:
     studies = {"agreement": agreement, "golds": rewritten, "attack": attack, "throughput": throughput}
     parser.add_argument("study", choices=studies)
     parser.add_argument("--data", type=Path, required=True, help="folder with verifier/ and eval/")
-    parser.add_argument(
-        "--others", type=int, default=10, help="agreement: golds of other items that each answer is tried on"
-    )
+    parser.add_argument("--others", type=int, default=10, help="agreement: other golds that each answer is tried on")
     parser.add_argument("--show", type=int, default=0, help="golds: print so many of the failures of each kind")
     parser.add_argument("--golds", type=int, default=200, help="attack: golds of each evaluation set")
     parser.add_argument("--repeat", type=int, default=3, help="throughput: each figure is the median of so many runs")

@@ -5,8 +5,22 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from gpg_verl.compat.versions import VERL
+
+# What a mixin of ours derives from, for a type checker: the class of veRL's whose methods it replaces and calls.
+# When it runs it derives from nothing, and is mixed in before that class.
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+    from verl.workers.engine_workers import ActorRolloutRefWorker as ActorMixin
+
+    from gpg_verl.settings import GPGSettings
+
+    class TrainerMixin(PPOTrainer):
+        settings: GPGSettings  # of who mixes it in
+else:
+    TrainerMixin = ActorMixin = object
 
 
 def seam(owner, name: str, parameters: tuple[str, ...]) -> Callable:

@@ -89,7 +89,7 @@ class Server:
         client, _ = listener.accept()
         try:
             head, files, _, _ = socket.recv_fds(client, SIZE, MOST_FILES)
-            request = json.loads(exactly(client, int.from_bytes(head, "big")))
+            request = json.loads(client.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
             # A file must have the number that it has in the client: a spawned process's arguments name it.
             wanted = dict(zip(request["files"], files, strict=True))
         except (OSError, ValueError):  # it is gone, or has too many
@@ -116,7 +116,7 @@ class Server:
         """Whether no import has opened a file by one of these numbers; the server's own are closed in a fork."""
         own = {file.fileno() for file in (self.selector, self.listener, client, *self.children.values())}
         own |= {0, 1, 2, self.ended, self.wakeup, self.raylet, *wanted.values()}
-        return all(number in own or not is_open(number) for number in wanted)
+        return all(number in own or not os.path.exists(f"/proc/self/fd/{number}") for number in wanted)
 
     def leave(self) -> None:
         """In a fork: nothing of the server stays open."""
@@ -160,14 +160,6 @@ def write_executable(address: Path) -> str:
     return str(file)
 
 
-def is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
 def take(wanted: dict[int, int]) -> None:
     """Gives each file its number."""
     moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, 1 + max(wanted)) for number, file in wanted.items()}
@@ -176,15 +168,6 @@ def take(wanted: dict[int, int]) -> None:
     for number, file in moved.items():
         os.dup2(file, number)
         os.close(file)
-
-
-def exactly(client: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        if not (part := client.recv(size - len(data))):
-            raise OSError("the client has ended")
-        data += part
-    return data
 
 
 def become(request: dict, before: dict[str, str], imported: dict[str, str], executable: str) -> None:

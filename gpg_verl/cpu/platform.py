@@ -76,6 +76,12 @@ class CPUPlatform(PlatformBase):
     vendor_name = property(lambda self: "cpu")
     device_module = property(lambda self: self._module)
 
+    def _nothing(self, *args, **kwargs) -> None:
+        """Of what only an accelerator has."""
+
+    set_device = synchronize = empty_cache = set_allocator_settings = _nothing
+    cudart = profiler_start = profiler_stop = _nothing
+
     def is_available(self) -> bool:
         return True
 
@@ -88,22 +94,10 @@ class CPUPlatform(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        pass
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        pass
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
     manual_seed_all = manual_seed
-
-    def set_allocator_settings(self, settings: str) -> None:
-        pass
-
-    def empty_cache(self) -> None:
-        pass
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
         return None, None
@@ -118,12 +112,6 @@ class CPUPlatform(PlatformBase):
     def nvtx_range(self, msg: str):
         yield
 
-    def profiler_start(self) -> None:
-        pass
-
-    def profiler_stop(self) -> None:
-        pass
-
     def ray_resource_name(self) -> str:
         return "GPU"
 
@@ -132,6 +120,3 @@ class CPUPlatform(PlatformBase):
 
     def is_ipc_supported(self) -> bool:
         return False
-
-    def cudart(self) -> None:
-        return None

@@ -1,7 +1,7 @@
 """Data sets as veRL's parquet files, checked before a run spends hours on them. Knows nothing of training.
 
 `dataset`    what a data set, its splits and a question are
-`text_sets`, `vision_sets`   the tables of data sets, and how each one's rows are read; `sets` is both
+`text_sets`, `vision_sets`   the tables of data sets, and how each one's rows are read
 `source`     rows from local files and from the Hugging Face hub
 `images`     an image as the model will see it: read in full, RGB, scaled down
 `templates`  how a question becomes a prompt

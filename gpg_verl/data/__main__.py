@@ -20,10 +20,12 @@ from gpg_verl.data.checks import PromptLength
 from gpg_verl.data.dataset import DataSet
 from gpg_verl.data.images import MAX_PIXELS, MIN_PIXELS
 from gpg_verl.data.prepare import Options, prepare
-from gpg_verl.data.sets import SETS
 from gpg_verl.data.templates import TEMPLATES, get_template
+from gpg_verl.data.text_sets import TEXT_SETS
+from gpg_verl.data.vision_sets import VISION_SETS
 
 PROG = "python -m gpg_verl.data"
+SETS = TEXT_SETS | VISION_SETS
 EXAMPLES = f"""examples:
   {PROG} list
   {PROG} math500 --out data                                      # download from the hub
@@ -143,8 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--images", type=Path, metavar="DIR", help=images)
     pixels = f"larger images are scaled down to this many pixels, as Qwen's processors do (default {MAX_PIXELS})"
     option("--max-pixels", type=int, metavar="N", default=MAX_PIXELS, help=pixels)
-    split = "only this split; needed for a set of several from a file"
-    option("--split", choices=["train", "val", "test"], help=split)
+    option("--split", choices=["train", "val", "test"], help="only this split; needed for a set of several from a file")
     option("--revision", help="branch, tag or commit on the hub")
     option("--limit", type=int, metavar="N", help="only the first N rows")
     levels = "only these levels of math"
@@ -156,12 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
         "in DIR; a question with an image is the same if both are"
     )
     option("--against", type=Path, nargs="+", default=[], metavar="FILE", help=against)
-    tokenizer = "folder or hub id, to count the tokens of each prompt, its image included"
-    option("--tokenizer", metavar="MODEL", help=tokenizer)
+    option(
+        "--tokenizer", metavar="MODEL", help="folder or hub id, to count the tokens of each prompt, its image included"
+    )
     option("--max-prompt-length", type=int, metavar="N", help="tokens, as data.max_prompt_length")
     option("--allow-count", action="store_true", help="take a row count that is not the known one")
-    broken = "leave out failing evaluation rows, too, and say how many"
-    option("--allow-broken", action="store_true", help=broken)
+    option("--allow-broken", action="store_true", help="leave out failing evaluation rows, too, and say how many")
     option("--strict", action="store_true", help="stop at failing training rows instead of leaving them out")
     return parser
 

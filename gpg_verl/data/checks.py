@@ -79,30 +79,31 @@ def questions_of(files: Iterable[Path], with_images: bool) -> dict[Identity, str
         first = next(read_file(file, QUESTION_COLUMNS), {})
         hashed = bool((first.get("extra_info") or {}).get("image_sha256"))
         rows = read_file(file, QUESTION_COLUMNS if hashed or not with_images else None)
-        identities = [_identity_of(row, file, number, with_images) for number, row in enumerate(rows)]
-        if not any(identities):
+        identities = {
+            _identity_of(row, text, f"{file}, row {number}", file.parent, with_images)
+            for number, row in enumerate(rows)
+            if (text := question_text(row))
+        }
+        if not identities:
             raise DataError(
                 f"{file}: no questions found to compare with. Expected the fields extra_info.question, problem, "
                 "question or prompt in its rows."
             )
-        found |= dict.fromkeys(filter(None, identities), file.name)
+        found |= dict.fromkeys(identities, file.name)
     return found
 
 
-def _identity_of(row: Row, file: Path, number: int, with_images: bool) -> Identity | None:
-    text = question_text(row)
-    if not text:
-        return None
+def _identity_of(row: Row, text: str, where: str, folder: Path, with_images: bool) -> Identity:
     if digest := (row.get("extra_info") or {}).get("image_sha256"):
         return normalised(text), digest
     value = next((row[name] for name in IMAGE_COLUMNS if row.get(name)), None) if with_images else None
     if value is None:
         return normalised(text), ""
     try:
-        picture = images.load(value[0] if isinstance(value, list) else value, file.parent, images.MAX_PIXELS)
+        picture = images.load(value[0] if isinstance(value, list) else value, folder, images.MAX_PIXELS)
     except images.BrokenImage as error:
         raise DataError(
-            f"{file}, row {number}: its image cannot be compared with ({error}). Mend it, or make a parquet file of "
+            f"{where}: its image cannot be compared with ({error}). Mend it, or make a parquet file of "
             "this set first and name that."
         ) from None
     return identity(text.replace(IMAGE, ""), picture)
@@ -176,7 +177,7 @@ class Grid:
         return cls(settings["patch_size"] * settings["merge_size"], *bounds)
 
     def tokens(self, picture: Picture) -> int:
-        size = images.processor_size(picture.width, picture.height, self.max_pixels, self.min_pixels, self.side)
+        size = images.processor_size((picture.width, picture.height), self.max_pixels, self.min_pixels, self.side)
         return size[0] * size[1] // self.side**2
 
 

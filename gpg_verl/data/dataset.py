@@ -6,7 +6,7 @@ names of every release named in shared use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ class DataSet:
     template: str = "boxed"  # the prompt template unless --template names one
     images: bool = False
     # Reads a local layout of the set's own (folder or file, split); None if the path is not such a layout.
-    layout: Callable[[Path, str], Iterator[Row] | None] | None = None
+    layout: Callable[[Path, str], list[Row] | None] | None = None
 
     def source_of(self, split: str) -> str:
         return self.splits[split].hub_id or self.hub_id

@@ -67,14 +67,14 @@ def size_as_shown(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def processor_size(width: int, height: int, max_pixels: int, min_pixels: int = MIN_PIXELS, side: int = SIDE):
+def processor_size(size: tuple[int, int], max_pixels: int, min_pixels: int = MIN_PIXELS, side: int = SIDE):
     """(width, height) to which Qwen2-VL's and Qwen2.5-VL's processors scale an image."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # seconds to import
 
     try:
-        return smart_resize(height, width, side, min_pixels, max_pixels)[::-1]
+        return smart_resize(*size[::-1], side, min_pixels, max_pixels)[::-1]
     except ValueError as error:
-        raise BrokenImage(f"{width} × {height} pixels: {error}") from None
+        raise BrokenImage(f"{size[0]} × {size[1]} pixels: {error}") from None
 
 
 def _picture(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -84,7 +84,7 @@ def _picture(data: bytes, name: str, max_pixels: int) -> Picture:
         keep = opened.format in AS_THEY_ARE and opened.mode == "RGB" and "transparency" not in opened.info
         keep = keep and opened.getexif().get(_ORIENTATION, 1) == 1
         image = opened if keep else _rgb(ImageOps.exif_transpose(opened))
-        size = processor_size(*image.size, max_pixels)
+        size = processor_size(image.size, max_pixels)
     except UnidentifiedImageError:  # its message holds a memory address
         raise BrokenImage(f"{name}not an image") from None
     except Exception as error:  # whatever a decoder makes of damaged data

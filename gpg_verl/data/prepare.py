@@ -80,9 +80,8 @@ class SplitWriter:
     seen: set[checks.Identity] = field(default_factory=set)
     longest: int = 0
 
-    @property
-    def label(self) -> str:
-        return f"{self.data_set.name} {self.split}"
+    def __post_init__(self):
+        self.label = f"{self.data_set.name} {self.split}"
 
     def rows(self) -> Iterator[dict[str, object]]:
         known = checks.questions_of(self.others, self.data_set.images)
@@ -93,13 +92,13 @@ class SplitWriter:
             self.counts["asked"] += 1
             self.parts.update(filter(None, [question.part]))
             try:
-                picture = self._picture(question)
+                picture = self._picture(question) if self.data_set.images else None
+                row = verl_row(self.data_set, self.split, index, question, self.options.template, picture)
+                why = self._problem(index, question, picture, row, known)
             except images.BrokenImage as error:
                 self.counts["broken"] += 1
-                self.failures[index] = f"has an image that cannot be used ({error})"
-                continue
-            row = verl_row(self.data_set, self.split, index, question, self.options.template, picture)
-            if why := self._problem(index, question, picture, row, known):
+                why = f"has an image that cannot be used ({error})"
+            if why:
                 self.failures[index] = why
             else:
                 yield row
@@ -123,24 +122,20 @@ class SplitWriter:
                 self.counts.update(["read", "asked"])
                 continue
             # Rows of other levels are no part of the set; rows without one come from a file of its levels alone.
-            levels = (None, *data_set.levels)
-            own = [(i, q) for i, q in enumerate(questions, index) if not data_set.levels or q.level in levels]
-            self.counts["read"] += len(own) == len(questions)
+            own = not data_set.levels or all(q.level in (None, *data_set.levels) for q in questions)
+            self.counts["read"] += own
+            for i, question in enumerate(questions, index):
+                if own and (not options.levels or question.level in options.levels):
+                    yield i, question
+                    taken += 1
+                    if taken == options.limit:
+                        return
             index += len(questions)
-            for pair in own:
-                if options.levels and pair[1].level not in options.levels:
-                    continue
-                yield pair
-                taken += 1
-                if taken == options.limit:
-                    return
         if unread and index <= unread:
             raise DataError(f"{self.label}, {first}. Is this another data set?")
 
-    def _picture(self, question: Question) -> Picture | None:
+    def _picture(self, question: Question) -> Picture:
         """The row's image; paths begin at --images, or at the folder of the source. Raises BrokenImage."""
-        if not self.data_set.images:
-            return None
         folder = self.options.images
         if folder is None and self.options.source is not None:
             source = Path(self.options.source)
@@ -159,11 +154,9 @@ class SplitWriter:
         if file := known.get(identity):
             self.leaked[index] = file
             return f"is in {file}"
-        if not question.golds:
-            return "has no gold answer"
-        if why := audit.problem(row):
-            return why
-        return f"has {tokens:,} tokens" if self.options.length and tokens > self.options.max_prompt_length else None
+        too_long = tokens and tokens > self.options.max_prompt_length
+        why = audit.problem(row) if question.golds else "has no gold answer"
+        return why or (f"has {tokens:,} tokens" if too_long else None)
 
     def _conclude(self) -> None:
         """What is to say of all rows; raises DataError if they must not be written."""
@@ -174,7 +167,11 @@ class SplitWriter:
         if not counts["asked"]:
             asked = f"is of --level {' '.join(map(str, options.levels))}" if options.levels else "makes a question"
             raise DataError(f"{label}: none of the rows {asked} ({counts['read']:,} read).")
-        self._say(f"{_plural(counts['read'], 'row')} read{self._chosen()}")
+        chosen = f", {counts['asked']:,} of level {', '.join(map(str, options.levels))}" if options.levels else ""
+        chosen += f", the first {counts['asked']:,} taken" if options.limit is not None else ""
+        chosen += f", {_plural(counts['asked'], 'question')}" if known.expand else ""
+        chosen += f" ({checks.listed(self.parts)})" if self.parts else ""
+        self._say(f"{_plural(counts['read'], 'row')} read{chosen}")
         if not known.rows:
             self._say("how many rows it should have is not known, so that is not checked")
         if self.data_set.images:
@@ -213,17 +210,6 @@ class SplitWriter:
 
     def _say(self, line: str) -> None:
         self.report.append(f"{self.label}: {line}")
-
-    def _chosen(self) -> str:
-        """The questions of --level and --limit, and of a set whose rows are not questions, in words."""
-        options, asked, words = self.options, self.counts["asked"], ""
-        if options.levels:
-            words += f", {asked:,} of level {', '.join(map(str, options.levels))}"
-        if options.limit is not None:
-            words += f", the first {asked:,} taken"
-        if self.data_set.splits[self.split].expand:
-            words += f", {_plural(asked, 'question')}"
-        return words + (f" ({checks.listed(self.parts)})" if self.parts else "")
 
 
 def _plural(number: int, what: str) -> str:

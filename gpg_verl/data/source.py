@@ -24,7 +24,7 @@ def load(data_set: DataSet, split: str, source: str | None, revision: str | None
         raise DataError(f"{data_set.name} {split} is not a data set on the hub. {chosen.not_on_hub}")
     path = Path(source or "")
     if source and data_set.layout and path.exists() and (rows := data_set.layout(path, split)) is not None:
-        return rows
+        return iter(rows)
     if source and path.is_file():
         return islice(read_file(path), None if path.suffix == ".json" else chosen.first)  # a json holds them alone
     looks_local = path.suffix in (*SUFFIXES, ".pth") or str(source).startswith((".", "/", "~"))
@@ -80,10 +80,9 @@ def read_file(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: read are {', '.join(SUFFIXES)}, not {path.suffix or 'a file without suffix'}.")
-    return _read_table(path, columns) if path.suffix in (".parquet", ".arrow") else _read_json(path)
-
-
-def _read_table(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
+    if path.suffix in (".json", ".jsonl"):
+        yield from _read_json(path)
+        return
     import datasets
     import pyarrow.parquet
 

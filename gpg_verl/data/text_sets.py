@@ -27,7 +27,8 @@ def read_gsm8k(row: Row) -> Question:
 
 def read_math(row: Row) -> Question:
     """MATH and sets of its kind: the gold is the `answer`, or what the solution boxes."""
-    return Question(get_text(row, "problem", "question"), _golds(row), _own_prompt(row), _level(row))
+    own = row.get("input") if str(row.get("input") or "").strip() else None
+    return Question(get_text(row, "problem", "question"), _golds(row), own, _level(row))
 
 
 def read_olympiadbench(row: Row) -> Question:
@@ -53,21 +54,13 @@ def _golds(row: Row) -> list[str]:
 def _strings(value: object) -> list[str]:
     """A gold, or a list of them, as text: 27.0 is 27; what is empty is left out, and so are repetitions."""
     values = value if isinstance(value, list) else [value]
-    values = [_written(v) if isinstance(v, float) else v for v in values]
-    texts = ["" if v is None else str(v).strip() for v in values]
-    return list(dict.fromkeys(text for text in texts if text))
+    texts = [_written(v) if isinstance(v, float) else str(v).strip() for v in values if v is not None]
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _written(value: float) -> str:
     """27.0 is 27, 1e-07 is 0.0000001, and what is no number is left out."""
-    if not math.isfinite(value):
-        return ""
-    return str(int(value)) if value.is_integer() else format(Decimal(repr(value)), "f")
-
-
-def _own_prompt(row: Row) -> str | None:
-    own = row.get("input")
-    return own if isinstance(own, str) and own.strip() else None
+    return f"{Decimal(repr(value)):f}".removesuffix(".0") if math.isfinite(value) else ""
 
 
 def _level(row: Row) -> int | None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy
 from PIL import Image, ImageDraw
 
 from gpg_verl.data import DataError, images
@@ -24,15 +24,10 @@ PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")  # veRL's marks; the tem
 IMAGE_FIELDS = ("image", "images", "image_bytes", "image_path", "filename")
 
 
-def images_of(row: Row) -> list[object]:
-    """The images of a row, not yet read: a list in SAT's parquet and in veRL's format, else one."""
-    value = get_field(row, *IMAGE_FIELDS)
-    return value if isinstance(value, list) else [value]
-
-
 def one_image(row: Row) -> list[Row]:
     """SAT: questions about two images are left out, as in VisualThinker's preparation."""
-    return [row] if len(images_of(row)) == 1 else []
+    images = get_field(row, *IMAGE_FIELDS)
+    return [] if isinstance(images, list) and len(images) != 1 else [row]
 
 
 def read_sat(row: Row) -> Question:
@@ -89,13 +84,16 @@ def read_lisa(row: Row) -> Question:
     for all targets, and its box is around that mask.
     """
     texts = get_field(row, "text")
-    text = _clean(str(texts[0] if isinstance(texts, list) and texts else texts or ""))
-    if not text:
+    if not (text := _clean(str(texts[0] if isinstance(texts, list) and texts else texts or ""))):
         raise DataError("the instruction (text) is empty")
     size = row.get("width", row.get("img_width")), row.get("height", row.get("img_height"))
     if None in size:  # the image cannot be read, and is reported
         return Question(text, [], image=_image(row))
-    mask, box = _from_shapes(row["shapes"], size) if "shapes" in row else _from_mask(get_field(row, "mask"))
+    if "shapes" in row:
+        mask, box = _from_shapes(row["shapes"], size)
+    else:
+        mask = Image.fromarray(numpy.asarray(get_field(row, "mask"), dtype=numpy.uint8))
+        box = mask.getbbox()
     golds = [] if box is None else [box_text(box, size)]
     return Question(text, golds, image=_image(row), mask=mask)
 
@@ -134,13 +132,6 @@ def _from_shapes(shapes: list[dict], size: tuple[int, int]):
     return mask, box
 
 
-def _from_mask(rows: list[list[bool]]):
-    import numpy
-
-    mask = Image.fromarray(numpy.asarray(rows, dtype=numpy.uint8))
-    return mask, mask.getbbox()
-
-
 def _area(points: list[tuple[float, float]]) -> float:
     turned = zip(points, points[1:] + points[:1], strict=True)
     return abs(sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in turned)) / 2
@@ -152,8 +143,9 @@ def _gold(value: object) -> list[str]:
 
 
 def _image(row: Row) -> object:
-    (first, *_) = images_of(row) or [None]
-    return first
+    """Not yet read: the first of a list, in SAT's parquet and in veRL's format."""
+    value = get_field(row, *IMAGE_FIELDS)
+    return next(iter(value), None) if isinstance(value, list) else value
 
 
 def _clean(text: str) -> str:
@@ -163,32 +155,26 @@ def _clean(text: str) -> str:
 # --- layouts of their own --------------------------------------------------------------------------
 
 
-def reason_seg(path: Path, split: str) -> Iterator[Row] | None:
+def reason_seg(path: Path, split: str) -> list[Row] | None:
     """A ReasonSeg folder: NAME.jpg beside NAME.json, under train, val and test or all in one folder."""
-    if not path.is_dir():
-        return None
     folder = path / split if (path / split).is_dir() else path
-    files = sorted(folder.glob("*.json"))
-    return _reason_seg_rows(files) if files else None
-
-
-def _reason_seg_rows(files: list[Path]) -> Iterator[Row]:
-    for file in files:
+    rows = []
+    for file in sorted(folder.glob("*.json")):
         data = file.read_bytes()
         try:
             try:
-                text = data.decode("utf-8")
+                row = json.loads(data)
             except UnicodeDecodeError:
-                text = data.decode("cp1252")  # some of LISA's files
-            row = json.loads(text)
+                row = json.loads(data.decode("cp1252"))  # some of LISA's files
         except ValueError as error:
             raise DataError(f"{file}: not JSON ({error}). Download it again.") from None
         image = file.with_suffix(".jpg")
         width, height = images.size_as_shown(image) or (None, None)
-        yield row | {"image": image.resolve(), "width": width, "height": height}
+        rows.append(row | {"image": image.resolve(), "width": width, "height": height})
+    return rows or None
 
 
-def validation_list(path: Path, split: str) -> Iterator[Row] | None:
+def validation_list(path: Path, split: str) -> list[Row] | None:
     """Visual-RFT's validation list: NAME.pth, a list of {image path: {label: number}}, and NAME.txt, a class a line."""
     if path.suffix != ".pth":
         return None
@@ -199,10 +185,6 @@ def validation_list(path: Path, split: str) -> Iterator[Row] | None:
         raise DataError(
             f"{names_file}: {error.strerror}. It holds the class names, one a line, and belongs beside {path.name}."
         ) from None
-    return _validation_rows(path, names)
-
-
-def _validation_rows(path: Path, names: list[str]) -> Iterator[Row]:
     import torch  # seconds to import
 
     try:
@@ -211,12 +193,10 @@ def _validation_rows(path: Path, names: list[str]) -> Iterator[Row]:
         raise DataError(
             f"{path}: cannot be read ({error}). Expected a list of {{image path: {{label: number}}}}."
         ) from None
-    for entry in entries:
-        for image, known in entry.items():
-            label = int(known["label"])
-            if not 0 <= label < len(names):
-                raise DataError(f"{path}: {image} has the label {label}, and the .txt beside it {len(names)} names.")
-            yield {"image": image, "solution": names[label]}
+    labels = [(image, int(known["label"])) for entry in entries for image, known in entry.items()]
+    if wrong := next(((image, label) for image, label in labels if not 0 <= label < len(names)), None):
+        raise DataError(f"{path}: {wrong[0]} has the label {wrong[1]}, and the .txt beside it {len(names)} names.")
+    return [{"image": image, "solution": names[label]} for image, label in labels]
 
 
 # --- the table -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Checkpoints that outlive a full disk, a kill and a cut file.
 
 What a run would resume from is looked at before Ray starts (`resume_problems`), and a save counts only once it is
-complete (`Checkpoints.saving`). Knows veRL's layout (0.9.1), nothing of torch and Ray:
+complete (`Checkpoints.saving`). veRL's layout (0.9.1):
 
     default_local_dir/latest_checkpointed_iteration.txt     the tracker: the step that a run resumes from
     default_local_dir/global_step_N/actor/{model,optim,extra_state}_world_size_W_rank_R.pt      with FSDP
@@ -17,9 +17,9 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,31 +34,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written; says why, what is kept and how to go on."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which files a run needs to resume.
-
-    shards: first words of the files that every rank loads; none where an engine has a layout of its own.
-    ranks: actor workers.
-    all_here: this machine sees every rank's files, so that one that is not there is missing.
-    """
-
-    shards: tuple[str, ...]
-    ranks: int
-    all_here: bool
-
-    @classmethod
-    def of(cls, config: DictConfig) -> Layout:
-        actor, trainer = config.actor_rollout_ref.actor, config.trainer
-        contents = OmegaConf.select(actor, "checkpoint.load_contents") or ()
-        by_rank = actor.strategy in ("fsdp", "fsdp2")
-        return cls(
-            shards=tuple(SHARDS[content] for content in contents if content in SHARDS) if by_rank else (),
-            ranks=trainer.nnodes * trainer.n_gpus_per_node,
-            all_here=trainer.nnodes == 1 and not runs_elsewhere(config),
-        )
-
-
 def named_ray(config: DictConfig | None) -> str | None:
     """The address of the Ray that a run is told to join; `local` starts one here."""
     named = OmegaConf.select(config, "ray_kwargs.ray_init.address") if config is not None else None
@@ -70,25 +45,32 @@ def runs_elsewhere(config: DictConfig) -> bool:
     return named_ray(config) not in (None, "", "local")
 
 
-def faults(folder: Path, layout: Layout) -> list[str]:
-    """Why a run could not resume from `folder`; empty where it can. Reads no more than the ends of files."""
+def all_here(config: DictConfig) -> bool:
+    """Whether this machine sees the files of every rank, so that one that is not there is missing."""
+    return config.trainer.nnodes == 1 and not runs_elsewhere(config)
+
+
+def faults(folder: Path, config: DictConfig) -> list[str]:
+    """Why a run with this config could not resume from `folder`; empty where it can. Reads only the ends of files."""
     if not folder.is_dir():
         return ["no such folder"]
-    found = []
-    shards = list((folder / "actor").glob("*_world_size_*_rank_*.pt"))
-    written_by = {match[1] for shard in shards if (match := re.search(r"_world_size_(\d+)_", shard.name))}
-    if layout.shards and written_by and str(layout.ranks) not in written_by:
+    actor, ranks = config.actor_rollout_ref.actor, config.trainer.nnodes * config.trainer.n_gpus_per_node
+    # Which of FSDP's files every rank loads; other engines have a layout of their own.
+    contents = OmegaConf.select(actor, "checkpoint.load_contents") if actor.strategy in ("fsdp", "fsdp2") else ()
+    words = [SHARDS[content] for content in contents or () if content in SHARDS]
+    found, shards = [], list((folder / "actor").glob("*_world_size_*_rank_*.pt"))
+    written_by = {shard.name.partition("_world_size_")[2].partition("_")[0] for shard in shards}
+    if words and written_by and str(ranks) not in written_by:
         found.append(
-            f"written by {' and '.join(sorted(written_by))} actor workers, and this run has {layout.ranks} "
+            f"written by {' and '.join(sorted(written_by))} actor workers, and this run has {ranks} "
             "(trainer.nnodes × trainer.n_gpus_per_node), but FSDP's files are read by as many as wrote them "
             "(`python -m verl.model_merger merge --backend fsdp --local_dir .../actor --target_dir NEW` makes a model "
             "to start from)"
         )
-    elif layout.all_here:
-        ranks = [f"world_size_{layout.ranks}_rank_{rank}" for rank in range(layout.ranks)]
-        names = [f"actor/{shard}_{rank}.pt" for rank in ranks for shard in layout.shards]
+    elif all_here(config):
+        names = [f"actor/{word}_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks) for word in words]
         found += [f"{name} is missing" for name in names if not (folder / name).is_file()]
-    if layout.all_here and not (folder / "data.pt").is_file():
+    if all_here(config) and not (folder / "data.pt").is_file():
         found.append("data.pt is missing, and veRL would begin the data again")
     files = [*shards, *folder.glob("*.pt"), *(folder / "transfer_queue").rglob("*.*")]
     return found + [f"{file.relative_to(folder)} {why}" for file in sorted(files) if (why := damage(file))]
@@ -117,14 +99,17 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def complete_steps(directory: Path, layout: Layout) -> list[int]:
-    """The steps in `directory` that a run could resume from, newest first."""
-    return [step for step in reversed(steps_in(directory)) if not faults(directory / f"global_step_{step}", layout)]
+def tracked_step(directory: Path) -> int | None:
+    """The step that the tracker names; None where there is none, or half of it."""
+    try:
+        return int((directory / TRACKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def resume_problems(config: DictConfig) -> list[str]:
     """What is wrong with the checkpoint that this run would resume from. Another one is never taken in its place."""
-    trainer, layout = config.trainer, Layout.of(config)
+    trainer = config.trainer
     if trainer.resume_mode == "disable":
         return []
     if trainer.resume_mode not in RESUME_MODES:
@@ -134,28 +119,36 @@ def resume_problems(config: DictConfig) -> list[str]:
         folder, where = Path(path), f"trainer.resume_from_path={path}"
         if not re.search(r"global_step_\d+$", path):
             return [f"{where}: expected the path of a folder global_step_N, no slash at its end"]
-        if "://" in path or not (layout.all_here or folder.is_dir()):
+        if "://" in path or not (all_here(config) or folder.is_dir()):
             return []
+        wrong = faults(folder, config)
     else:
-        directory = Path(trainer.default_local_dir)
-        tracker = directory / TRACKER
-        if not tracker.exists():
-            if not (steps := complete_steps(directory, layout)):
-                return []
-            return [
-                f"trainer.default_local_dir={directory}: {TRACKER} is missing, so veRL would start again and write "
-                f"over the complete step {steps[0]}. {_how_to_go_on(directory, layout)}"
-            ]
-        text = tracker.read_text(encoding="utf-8", errors="replace")
-        if not re.fullmatch(r"\s*\d+\s*", text):
-            return [
-                f"{tracker} says which step to resume from, and holds {text[:20]!r}: it was cut off while it was "
-                f"written. {_how_to_go_on(directory, layout)}"
-            ]
-        folder = directory / f"global_step_{int(text)}"
-        where = f"this run would resume from {folder}"
-    wrong = faults(folder, layout)
-    return [f"{where}: {_some(wrong)}. {_how_to_go_on(folder.parent, layout)}"] if wrong else []
+        folder = Path(trainer.default_local_dir) / "global_step_N"
+        tracker = folder.with_name(TRACKER)
+        wrong, where = [], f"trainer.default_local_dir={trainer.default_local_dir}"
+        if (step := tracked_step(folder.parent)) is not None:
+            folder = folder.with_name(f"global_step_{step}")
+            wrong, where = faults(folder, config), f"this run would resume from {folder}"
+        elif tracker.exists():
+            text = tracker.read_text(encoding="utf-8", errors="replace")[:20]
+            where = f"{tracker} says which step to resume from, and holds {text!r}"
+            wrong = ["it was cut off while it was written"]
+        elif complete := _complete(folder.parent, config):
+            over = f"over the complete step {complete[-1]}"
+            wrong = [f"{TRACKER} is missing, so veRL would start again and write {over}"]
+    if not wrong:
+        return []
+    again = "trainer.resume_mode=disable starts from the beginning, and writes over what is there"
+    way = f"No step there can be resumed; {again}"
+    if complete := _complete(folder.parent, config):
+        last = f"{folder.parent}/global_step_{complete[-1]}"
+        go_on = f"trainer.resume_mode=resume_path trainer.resume_from_path={last}"
+        way = f"Step {complete[-1]} is complete: go on from there with {go_on}; {again}"
+    return [f"{where}: {_some(wrong)}. {way}"]
+
+
+def _complete(directory: Path, config: DictConfig) -> list[int]:
+    return [step for step in steps_in(directory) if not faults(directory / f"global_step_{step}", config)]
 
 
 def steps_written_over(config: DictConfig) -> list[str]:
@@ -182,16 +175,6 @@ def _some(items: list[str], separator: str = "; ") -> str:
     return separator.join(items[:3]) + more
 
 
-def _how_to_go_on(directory: Path, layout: Layout) -> str:
-    again = "trainer.resume_mode=disable starts from the beginning, and writes over what is there"
-    if steps := complete_steps(directory, layout):
-        return (
-            f"Step {steps[0]} is complete: go on from there with trainer.resume_mode=resume_path "
-            f"trainer.resume_from_path={directory}/global_step_{steps[0]}; {again}"
-        )
-    return f"No step there can be resumed; {again}"
-
-
 def bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
@@ -211,12 +194,13 @@ class Checkpoints:
 
     Args:
         directory: trainer.default_local_dir.
-        keep: trainer.max_actor_ckpt_to_keep; None for all.
+        keep: trainer.max_actor_ckpt_to_keep; None for all, and what is not above 0.
         remove: takes a folder from every disk that the run saves to.
     """
 
     def __init__(self, directory: Path, keep: int | None, remove: Callable[[Path], None]):
-        self.directory, self.keep, self.remove = directory, keep, remove
+        self.directory, self.remove = directory, remove
+        self.keep = keep if keep and keep > 0 else sys.maxsize
         self.counted: list[Path] = []  # for `keep`, oldest first
         self.last_step: int | None = None  # the last one of this run, or the one that it goes on from
         self.needed = 0  # bytes that it takes
@@ -226,8 +210,7 @@ class Checkpoints:
         """None where the workers go on writing after veRL's saving has returned (Megatron's `async_save`)."""
         if OmegaConf.select(config, "actor_rollout_ref.actor.checkpoint.async_save"):
             return None
-        keep = config.trainer.max_actor_ckpt_to_keep
-        return cls(Path(config.trainer.default_local_dir), keep if keep and keep > 0 else None, remove)
+        return cls(Path(config.trainer.default_local_dir), config.trainer.max_actor_ckpt_to_keep, remove)
 
     def resumed_from(self, folder: Path, step: int, named: bool) -> None:
         """The run goes on from `step` in `folder`, and what is there up to that step counts among those kept.
@@ -238,8 +221,8 @@ class Checkpoints:
         if folder.resolve().parent != self.directory.resolve():
             return
         self.last_step = step
-        folders = {other: self.directory / f"global_step_{other}" for other in steps_in(self.directory)}
-        for other, there in folders.items():
+        for other in steps_in(self.directory):
+            there = self.directory / f"global_step_{other}"
             if named and other >= step:
                 (there / KEPT).touch()
             if other <= step and not (there / KEPT).exists():
@@ -253,53 +236,46 @@ class Checkpoints:
             CheckpointError: too little room, before anything is written; or what veRL could not write, after what was
                 written is removed. The tracker then names the step that it named before.
         """
-        folder = self.directory / f"global_step_{step}"
-        before = self._tracked()
+        folder, before = self.directory / f"global_step_{step}", tracked_step(self.directory)
         if folder.exists():
             # From before this run went back to an earlier step: half of it and half of the new would pass for whole.
             if before == step:
                 before = self.last_step
-                with contextlib.suppress(OSError):  # of a disk that is full, which is said below
-                    self._name(before)
+                self._name(before)
             self.remove(folder)
-        if self.keep is not None:
-            self._remove_all_but(max(self.keep - 1, 1))
+        self._remove_all_but(max(self.keep - 1, 1))
         if (free := free_bytes(self.directory)) < self.needed:
             raise self._error(step, "there is too little room", free, before)
         try:
             yield
         except (OSError, RuntimeError) as error:
-            if self._tracked() == step:
+            if tracked_step(self.directory) == step:
                 raise  # it is complete; what failed came after
             free = free_bytes(self.directory)
             self.remove(folder)
-            if before is None or self._tracked() != before:
-                with contextlib.suppress(OSError):  # still no room for it: shows at the next start
-                    self._name(before)
-            raise self._error(step, cause_of(error), free, before) from None
-        self._name(step)
+            self._name(before)
+            cause = getattr(error, "cause", None) or error  # Ray hands on a worker's error with its traceback as text
+            text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            torch_says = "PytorchStreamWriter" in text or "inline_container" in text
+            text += " (torch's words for a failed write, as on a full disk)" * torch_says
+            raise self._error(step, f"{type(cause).__name__}: {text}", free, before) from None
         self.last_step, self.needed = step, bytes_of(folder)
         self.counted = [*(other for other in self.counted if other != folder), folder]
-        if self.keep is not None:
-            self._remove_all_but(self.keep)
-
-    def _tracked(self) -> int | None:
-        try:
-            return int((self.directory / TRACKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        self._remove_all_but(self.keep)
 
     def _name(self, step: int | None) -> None:
-        """Makes the tracker name `step`, or be gone: at any moment it names one step, the old or the new."""
-        if step is None:
-            (self.directory / TRACKER).unlink(missing_ok=True)
-            return
-        temporary = self.directory / f"{TRACKER}.new"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(str(step))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.directory / TRACKER)
+        """Makes the tracker name `step`, or be gone, where there is room: at any moment it names the old or the new."""
+        tracker = self.directory / TRACKER
+        with contextlib.suppress(OSError):
+            if step is None:
+                tracker.unlink(missing_ok=True)
+            elif tracked_step(self.directory) != step:
+                temporary = tracker.with_suffix(".new")
+                with temporary.open("w", encoding="utf-8") as file:
+                    file.write(str(step))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, tracker)
 
     def _remove_all_but(self, count: int) -> None:
         for folder in self.counted[:-count]:
@@ -314,11 +290,3 @@ class Checkpoints:
             f"{kept}. If room is what lacks: make some, keep fewer (trainer.max_actor_ckpt_to_keep; one more than kept "
             "must fit while it is written), or save elsewhere (trainer.default_local_dir)."
         )
-
-
-def cause_of(error: Exception) -> str:
-    """The first words of what a worker or the driver met; torch has words of its own for a full disk."""
-    cause = getattr(error, "cause", None) or error  # Ray hands on a worker's error with its traceback as text
-    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    torch_says = "PytorchStreamWriter" in text or "inline_container" in text
-    return f"{type(cause).__name__}: {text}" + (" (torch's words for a failed write, as on a full disk)" * torch_says)

@@ -1,8 +1,7 @@
 """Rows that veRL's data filter drops: counted, explained, and an error above a share.
 
-With `data.filter_overlong_prompts` veRL drops prompts that are too long, and with them every row that it could not
-process at all, say because a package is missing. It names no count, and `datasets` keeps the result on disk, so that a
-data set emptied once stays empty after the cause is gone.
+`data.filter_overlong_prompts` drops prompts that are too long, and rows that could not be processed, say because a
+package is missing; veRL names no count, and `datasets` keeps the result on disk, also when the cause is gone.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ FITS = "fits"  # now, whatever the filter said when its result was kept
 @contextlib.contextmanager
 def filter_watched(max_share: float, key: str) -> Iterator[None]:
     """While it lasts, veRL's data sets print what their filter drops, and raise if that is more than `max_share`, which
-    the setting `key` gives.
-
-    veRL has no seam between reading a data set and using it: its method is wrapped (veRL 0.9.1).
+    the setting `key` gives. veRL (0.9.1) has no seam between reading a data set and using it.
     """
     verls = seam(RLHFDataset, "maybe_filter_out_long_prompts", ("self", "dataframe"))
 

@@ -1,8 +1,7 @@
 """How a run ends: its last words, a preemption that loses nothing, and nothing that stays behind.
 
-Left to veRL (0.9.1) and Ray (2.60), the last words are a stack trace of Hydra, Ray and veRL with what Ray's processes
-log below it; a worker was seen to stay, with all its memory, after a run that ended well; and each run leaves
-semaphores, and its session's folder, behind.
+By themselves veRL (0.9.1) and Ray (2.60) end a run with traces and what Ray's processes log below them; a worker was
+seen to stay, with all its memory, after a run that ended well; and each run leaves semaphores and its session's folder.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards.placement import AsksRayFirst, waits_told
+from gpg_verl.guards.placement import cannot_place, waits_told
 from gpg_verl.guards.run_folder import how_to_export, how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
@@ -50,11 +49,8 @@ SHARED_MEMORY = re.compile(r"verl_weights_|psm_|sem\.mp-|torch_|nccl-")
 def report_end(ours: Callable[[DictConfig], bool]) -> None:
     """Wraps `main_ppo`'s `run_ppo`, which starts Ray and waits for the run: veRL's `main` has no seam around it.
 
-    A run then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a shell reports them; with 75
-    where it was preempted.
-
-    Args:
-        ours: whether that is meant for a run with this config; other runs of this process go on as in veRL.
+    A run for whose config `ours` holds then ends with exit code 1 and its cause, 130 by Ctrl-C, or 143 by SIGTERM, as a
+    shell reports them; with 75 where it was preempted.
     """
     for name in DRIVERS:
         module = sys.modules.get(name)
@@ -70,7 +66,7 @@ def _with_last_words(original, ours):
         if not ours(config):
             return original(config, task_runner_class)
         try:
-            runner = _Runner(AsksRayFirst(task_runner_class, config), grace_seconds())
+            runner = Runner(task_runner_class, config, grace_seconds())
         except ValueError as error:
             raise SystemExit(f"gpg_verl: {error}") from None
         callers_ray = ray.is_initialized()  # which it needs for longer than this run
@@ -98,17 +94,19 @@ def _with_last_words(original, ours):
     return run_ppo
 
 
-class _Runner:
-    """veRL's class of task runners, and a run's signals. It is first touched after `ray.init`, whose native handler of
-    SIGTERM aborts the process (Ray 2.60), and before the wait for the run.
+class Runner:
+    """veRL's class of task runners, which `run_ppo` touches when it has joined Ray: that ends a run there that this Ray
+    will never have room for, and is after Ray's native handler of SIGTERM, which aborts the process (2.60).
     """
 
-    def __init__(self, runner, grace: float | None):
-        self._runner, self._grace = runner, grace
+    def __init__(self, runner, config: DictConfig, grace: float | None = None):
+        self._runner, self._config, self._grace = runner, config, grace
         self.stopped_by = signal.SIGINT
         self._on(signal.SIGUSR1, self._ask)
 
     def __getattr__(self, name):
+        if message := cannot_place(self._config):
+            raise SystemExit(f"\ngpg_verl: this run cannot start.\n  - {message}\n")
         self._on(signal.SIGTERM, self._stop if self._grace is None else self._ask)
         return getattr(self._runner, name)
 
@@ -129,9 +127,7 @@ class _Runner:
 
 def _cause(error: Exception) -> tuple[str, int]:
     """The error in one line and the exit code, after it was printed as it came where the run did not mean it."""
-    from ray.exceptions import RayActorError
-
-    from gpg_verl.guards.liveness import Died, death_of, own_words, root_cause
+    from gpg_verl.guards.liveness import own_words, root_cause
 
     cause = root_cause(error)
     if isinstance(cause, Preempted):
@@ -141,17 +137,14 @@ def _cause(error: Exception) -> tuple[str, int]:
         print(f"\n{error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
-    if isinstance(cause, Died | RayActorError):
-        text = str(cause) if isinstance(cause, Died) else death_of(cause)
-        return text.splitlines()[0][:LONGEST], 1
     return own_words(cause)[:LONGEST], 1
 
 
 # ---- a preemption: asked to leave, a run ends its step, saves it, and ends
 #
-# Who preempts tells the driver: by SIGUSR1 (`sbatch --signal=B:USR1@300`), or by SIGTERM where `GPG_GRACE` says for how
-# many seconds the machine stays (Kubernetes' grace period). The trainer is another process, maybe on another node, and
-# busy; it reads the wish from Ray's key-value store, between steps and while it waits for the rollout.
+# The driver is told by SIGUSR1 (`sbatch --signal=B:USR1@300`), or by SIGTERM where `GPG_GRACE` says for how many
+# seconds the machine stays (Kubernetes). The trainer is another process, maybe on another node, and busy; it reads the
+# wish from Ray's key-value store, between steps and while it waits for the rollout.
 
 
 class Preempted(RuntimeError):
@@ -159,23 +152,17 @@ class Preempted(RuntimeError):
 
 
 def grace_seconds() -> float | None:
-    """Of `GPG_GRACE`: how long after the signal the machine stays; None where nobody said.
-
-    Raises:
-        ValueError: it is no number above 0.
-    """
+    """Of `GPG_GRACE`: how long the machine stays after the signal; None where unsaid. ValueError if not above 0."""
     if not (text := os.environ.get(GRACE)):
         return None
     with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < math.inf:
-            return seconds
+        if 0 < float(text) < math.inf:
+            return float(text)
     raise ValueError(f"{GRACE}={text}: expected seconds, a number above 0, from the signal to the machine's end")
 
 
 def ask_to_leave(seconds: float | None) -> None:
-    """Asks this process's run to leave, from a signal's handler: the driver may wait in Ray at that moment, so the
-    question goes out from another thread.
-    """
+    """Asks this process's run to leave, from another thread: the driver may wait in Ray where the signal comes."""
     until = math.inf if seconds is None else time.time() + seconds
 
     def put() -> None:
@@ -210,9 +197,7 @@ class Leave:
     def between_steps(self) -> bool:
         """Whether to leave now; called where a step begins."""
         now = self.clock()
-        if self.began is not None:
-            self.step_seconds = now - self.began
-        self.began = now
+        self.step_seconds, self.began = now - (now if self.began is None else self.began), now
         return self.asked() is not None
 
     def while_waiting(self) -> None:
@@ -221,10 +206,9 @@ class Leave:
         Raises:
             Preempted: the step at hand, judged by the last one, would not be done and saved in time.
         """
-        until = self.asked()
-        if until is None or until == math.inf or self.began is None:
+        until, now = self.asked(), self.clock()
+        if until is None or self.began is None:
             return
-        now = self.clock()
         rest = max(0.0, self.began + self.step_seconds - now) + self.save_seconds + SLACK_SECONDS
         if now + rest > until:
             raise Preempted(
@@ -237,9 +221,7 @@ class Leave:
 
 
 def end_ray(keep_logs: bool) -> None:
-    """Ends the Ray that this process started, so that nothing of it is printed later, and removes what it leaves; its
-    logs stay where `keep_logs` says so. A Ray that this process only joined goes on.
-    """
+    """Ends the Ray that this process started, if it did, and removes what it leaves, but for the logs to be kept."""
     import ray
 
     time.sleep(LOG_SECONDS if ray.is_initialized() else 0)

@@ -1,6 +1,4 @@
-"""The guards around a run of veRL's V1 trainer (0.9.1), whatever it trains: it waits for nobody who is dead, saves no
-half checkpoint, and loses no row of its data and no reward without a word.
-"""
+"""The guards around a run of veRL's V1 trainer (0.9.1), whatever it trains."""
 
 from __future__ import annotations
 
@@ -11,12 +9,12 @@ from pathlib import Path
 
 import ray
 
+from gpg_verl.compat.seams import TrainerMixin
 from gpg_verl.guards import rewards
 from gpg_verl.guards.checkpoints import Checkpoints, resumed_folder
 from gpg_verl.guards.dropped_rows import filter_watched
 from gpg_verl.guards.exit import Leave, Preempted
 from gpg_verl.guards.liveness import Died, Heartbeat, watch
-from gpg_verl.guards.rewards import NoReward
 from gpg_verl.guards.run_folder import saves
 
 REMOVE_SECONDS = 60.0  # to take a checkpoint from the disks of all nodes
@@ -27,7 +25,7 @@ class SessionsFailed(RuntimeError):
     """Too many of a step's sessions; names the first error, so that nothing else is looked for behind it."""
 
 
-class GuardedRun:
+class GuardedRun(TrainerMixin):
     """Mixed in before all other classes of a trainer, so that saving also covers what those write. It changes
 
     - waiting: every process whose work a step waits for is asked whether it lives (liveness.py),
@@ -112,16 +110,13 @@ class GuardedRun:
         for partition, whose in (("train", "step"), ("val", "validation")):
             if (failed := buffer.failure_keys[partition]) and not buffer.partitions[partition]:
                 raise RuntimeError(all_failed(len(failed), whose)) from None
-        if self.drop_unscored and not isinstance(error, NoReward):
+        if self.drop_unscored and not isinstance(error, rewards.NoReward):
             return
         if first := rewards.first_unscored(self.reward_loop_manager.reward_loop_workers, ANSWER_SECONDS):
+            if self.drop_unscored:
+                raise RuntimeError(f"{error}; the first: {first}") from None
             fix = "Let every response have a number, or leave those without one out of their groups with"
-            known = (
-                f"{error}; the first: {first}"
-                if self.drop_unscored
-                else f"{first}. {fix} +{self.drop_unscored_key}=True"
-            )
-            raise RuntimeError(known) from None
+            raise RuntimeError(f"{first}. {fix} +{self.drop_unscored_key}=True") from None
 
     def on_sample_end(self):
         if self.replay_buffer.failure_keys["train"]:
@@ -166,8 +161,8 @@ class GuardedRun:
         began, trainer = time.time(), self.config.trainer
         keep = trainer.max_actor_ckpt_to_keep
         saving = contextlib.nullcontext()
-        if self.checkpoints is not None:
-            saving, trainer.max_actor_ckpt_to_keep = self.checkpoints.saving(self.global_steps), None  # removed here
+        if self.checkpoints is not None:  # which removes the old ones in veRL's place
+            saving, trainer.max_actor_ckpt_to_keep = self.checkpoints.saving(self.global_steps), None
         try:
             with saving:
                 super()._save_checkpoint()

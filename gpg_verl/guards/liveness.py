@@ -33,8 +33,7 @@ def poll_seconds(waited: float) -> float:
 def watch(buffer, check_alive: Callable[[], None]) -> None:
     """Goes before a replay buffer's `_wait_for_next_poll`: sets how long it sleeps, and looks whether all are alive.
 
-    veRL 0.9.1 waits for the status of each prompt and never asks whether the worker that would set it still exists:
-    with a dead agent-loop worker or inference server a run waits for ever.
+    veRL 0.9.1 waits for the status of each prompt, also of a worker or server that is dead.
     """
     verls = seam(type(buffer), "_wait_for_next_poll", ("self", "partition_id", "last_debug_time"))
     last_check = 0.0
@@ -57,10 +56,9 @@ class Died(RuntimeError):
 
 
 class Heartbeat:
-    """Tells when one of a run's Ray actors has died, without waiting for those that are merely busy.
+    """Tells when one of a run's Ray actors, `actors` as (name, handle), has died, without waiting for the busy.
 
-    `actors` yields (name, handle) of each. An actor with an inference engine in a process of its own is asked for that
-    too: its server outlives it and fails every request, which a step takes for failed prompts.
+    A server is asked for its engine too: it outlives it and fails every request, which a step takes for failed prompts.
     """
 
     def __init__(self, actors: Callable[[], Iterable[tuple[str, object]]]):
@@ -81,9 +79,7 @@ class Heartbeat:
             try:
                 answer = ray.get(self.pings.pop(name))
             except ActorUnavailableError:
-                # Its answer went missing. Ray finds out whether the actor, or its node, is dead, and says so to a later
-                # question; a connection lost for a moment is no reason to end a run.
-                continue
+                continue  # a connection was lost, maybe for a moment; whether for good, Ray tells a later question
             except RayActorError as error:
                 raise Died(death_of(error, name)) from None
             if answer:
@@ -97,8 +93,8 @@ class Heartbeat:
     def during(self, work: Callable[[], T]) -> T:
         """Does `work`, in a thread of its own, and looks meanwhile whether all are alive.
 
-        For the weight sync: in veRL 0.9.1 the trainer's end waits in it for the rollout's without a limit, and never
-        learns that it is gone. The thread is left behind then; it ends with the run.
+        In the weight sync the trainer's end waits for the rollout's without a limit (veRL 0.9.1). The thread is then
+        left behind; it ends with the run.
         """
         done: Future = Future()
 
@@ -147,6 +143,8 @@ def root_cause(error: BaseException) -> BaseException:
 def own_words(error: BaseException) -> str:
     """An exception as one line: by its end where it is a whole trace, as Ray's of one that cannot be pickled."""
     text = str(error)
+    if isinstance(error, Died | RayActorError):
+        return (text if isinstance(error, Died) else death_of(error)).splitlines()[0]
     if '\n  File "' in text and (last := re.split(r"\n[ ^].*", text)[-1].strip()):
         return " ".join(last.split())
     return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -1,9 +1,8 @@
 """Whether Ray will ever have the CPUs that a run asks it for, and what a run waits for that it has not.
 
-veRL's storage units and the placement groups of its workers wait for CPUs without a limit and without a word. The sum
-is known before Ray starts (`too_few_cpus`); a Ray that the run has joined is asked before the run asks it for anything
-(`AsksRayFirst`); what waits all the same, because another run has the CPUs, is told once a minute (`waits_told`).
-Knows veRL 0.9.1.
+veRL's storage units and placement groups (0.9.1) wait for CPUs without a limit and without a word. The sum is known
+before Ray starts (`too_few_cpus`); a Ray that is joined is asked before anything is started (`cannot_place`); what
+waits all the same, because another run has the CPUs, is told once a minute (`waits_told`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,29 +21,20 @@ PATIENCE = 60.0  # seconds
 UNITS = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 
 
-@dataclass(frozen=True)
-class Request:
-    """CPUs that a part of the run reserves.
-
-    nodes: so many bundles, each of which has to fit a node.
-    """
+class Request(NamedTuple):
+    """CPUs that a part of the run reserves, in bundles that each have to fit a node."""
 
     what: str
-    nodes: int
-    cpus: int
+    bundles: int
+    cpus: int  # of each
     gpus: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.nodes * self.cpus
 
 
 def requests(config: DictConfig) -> list[Request]:
-    """What a run reserves; its other processes need a node with a CPU, and reserve none."""
-    storage = config.transfer_queue.backend
+    """What a run reserves; its other processes reserve none."""
     found = [Request("the controller of TransferQueue", 1, 1)]
-    if storage.storage_backend == "SimpleStorage":
-        found.append(Request(f"{UNITS}={storage.SimpleStorage.num_data_storage_units}", _units(config), 1))
+    if units := _units(config):
+        found.append(Request(f"{UNITS}={units}", units, 1))
     pools = [("trainer", "trainer", CPUS_A_GPU)]
     if OmegaConf.select(config, "reward.reward_model.enable_resource_pool"):
         pools.append(("reward model", "reward.reward_model", CPUS_A_GPU))
@@ -59,20 +49,16 @@ def requests(config: DictConfig) -> list[Request]:
 
 
 def _units(config: DictConfig) -> int:
-    return config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    backend = config.transfer_queue.backend
+    return backend.SimpleStorage.num_data_storage_units if backend.storage_backend == "SimpleStorage" else 0
 
 
 def too_few_cpus(config: DictConfig, has: float, where: str) -> str | None:
-    """What to change where a run asks for more CPUs than Ray has.
-
-    Args:
-        has: CPUs of Ray.
-        where: what that number stands in.
-    """
+    """What to change where a run asks for more CPUs than Ray has; `where` says what `has` was read from."""
     asked = requests(config)
-    if (needed := sum(request.total for request in asked)) <= has:
+    if (needed := sum(request.bundles * request.cpus for request in asked)) <= has:
         return None
-    parts = ", ".join(f"{request.total} ({request.what})" for request in asked)
+    parts = ", ".join(f"{request.bundles * request.cpus} ({request.what})" for request in asked)
     fewer = f", or {UNITS}=1, which is enough for one node" if _units(config) > 1 else ""
     return (
         f"too few CPUs for Ray: the run reserves {needed}, namely {parts}, and there are {has:g} ({where}), so "
@@ -96,9 +82,8 @@ def cannot_place(config: DictConfig) -> str | None:
     cpus = [node["Resources"].get("CPU", 0) for node in nodes]
     if message := too_few_cpus(config, sum(cpus), f"Ray's {len(nodes)} nodes"):
         return message
-    storage = config.transfer_queue.backend
-    units = math.ceil(_units(config) / len(nodes)) if storage.storage_backend == "SimpleStorage" else 0
-    if storage.SimpleStorage.get("required_node_resource") is None and min(cpus) < units:
+    anywhere = config.transfer_queue.backend.SimpleStorage.get("required_node_resource") is None
+    if anywhere and min(cpus) < math.ceil(_units(config) / len(nodes)):
         address = nodes[cpus.index(min(cpus))]["NodeManagerAddress"]
         return (
             f"too few CPUs for Ray: {UNITS}={_units(config)} are spread over all {len(nodes)} nodes, and the one at "
@@ -108,45 +93,27 @@ def cannot_place(config: DictConfig) -> str | None:
     for request in (request for request in requests(config) if request.gpus):
         gpus = [max(node["Resources"].get("GPU", 0), node["Resources"].get("NPU", 0)) for node in nodes]
         room = sum(int(min(c // request.cpus, g // request.gpus)) for c, g in zip(cpus, gpus, strict=True))
-        if room < request.nodes <= sum(int(g // request.gpus) for g in gpus):  # too few GPUs: veRL says so
+        if room < request.bundles <= sum(int(g // request.gpus) for g in gpus):  # too few GPUs: veRL says so
             return (
-                f"too few CPUs for Ray: {request.what} are reserved as {request.cpus} on each of {request.nodes} "
+                f"too few CPUs for Ray: {request.what} are reserved as {request.cpus} on each of {request.bundles} "
                 f"nodes, and Ray's nodes have {', '.join(f'{c:g}' for c in cpus)}; set `ray start --num-cpus` there"
             )
     return None
 
 
-class AsksRayFirst:
-    """veRL's class of task runners, which `run_ppo` first touches when it has joined Ray: a run that this Ray will
-    never have room for ends there, before anything is started.
-    """
-
-    def __init__(self, runner, config: DictConfig):
-        self._runner, self._config = runner, config
-
-    def __getattr__(self, name):
-        if message := cannot_place(self._config):
-            raise SystemExit(f"\ngpg_verl: this run cannot start.\n  - {message}\n")
-        return getattr(self._runner, name)
-
-
 @contextlib.contextmanager
 def waits_told(patience: float = PATIENCE) -> Iterator[None]:
-    """While it lasts, whatever of this process's run waits for room in Ray longer than `patience` seconds is printed,
-    and again after as long.
-    """
+    """While it lasts, what of this process's run waits for room in Ray is printed, each `patience` seconds."""
     ended = threading.Event()
 
     def watch() -> None:
-        before: set[str] = set()
+        before: dict[str, str] = {}
         while not ended.wait(patience):
             with contextlib.suppress(Exception):  # Ray is not up yet, has ended, or is reached by a client
                 now = waiting()
-                if lines := [what for key, what in now.items() if key in before]:
-                    print(
-                        f"gpg_verl: Ray has had no room for {patience:g} s for {'; '.join(lines)}. {room()}", flush=True
-                    )
-                before = set(now)
+                if lines := "; ".join(what for key, what in now.items() if key in before):
+                    print(f"gpg_verl: Ray has had no room for {patience:g} s for {lines}. {room()}", flush=True)
+                before = now
 
     thread = threading.Thread(target=watch, name="waits_told", daemon=True)
     thread.start()

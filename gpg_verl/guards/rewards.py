@@ -1,8 +1,7 @@
 """Rewards as Python's numbers, and responses without one: found, and named with what should have scored them.
 
-In veRL 0.9.1 a session whose reward is numpy's float32 fails and is left out. So is a response for which the reward
-function raises, and only the log says so; where it returns None, the step ends with `KeyError: rm_scores`. Here any
-finite number is one. The rest becomes a NaN that goes through veRL as a reward does, and the trainer decides.
+Any finite number is a reward: veRL (0.9.1) loses a session for numpy's float32. What is none, or raises, becomes a NaN
+that goes through veRL as a reward does, and the trainer decides.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ class NoReward(RuntimeError):
 def plain(value):
     """A number of numpy, torch, fractions or decimal as Python's own; anything else as it is."""
     with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-        number = (
-            value.item() if hasattr(value, "item") else value
-        )  # an array or tensor of one number; of several raises
+        number = value.item() if hasattr(value, "item") else value  # of an array or tensor; of several numbers raises
         return number if isinstance(number, int) or not hasattr(number, "__float__") else float(number)
     return value
 
@@ -49,8 +46,8 @@ def plain_result(result):
 
 def without_mean(values: Iterable) -> str | None:
     """The types that stand against a mean of `values`; None for numbers, and for texts, of which veRL takes none."""
-    kinds = {"number" if isinstance(plain(value), int | float) else type(value).__name__ for value in values}
-    kinds -= {"NoneType"}  # of responses that lack it
+    known = (value for value in values if value is not None)  # None: of responses that lack it
+    kinds = {"number" if isinstance(plain(value), int | float) else type(value).__name__ for value in known}
     return None if len(kinds) < 2 and kinds <= {"number", "str"} else " and ".join(sorted(kinds))
 
 

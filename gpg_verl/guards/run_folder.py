@@ -1,7 +1,6 @@
 """One run at a time in a folder of checkpoints, and what a folder holds for the next one.
 
-Two runs that save to one folder overwrite each other's checkpoints, and each names its own the latest (veRL 0.9.1 does
-not look). The lock is the kernel's: it ends with the process that holds it, however that ends.
+veRL (0.9.1) does not look. The lock is the kernel's: it ends with the process that holds it, however that ends.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.versions import LocalProblem
-from gpg_verl.guards.checkpoints import TRACKER
+from gpg_verl.guards.checkpoints import tracked_step
 
 LOCK = "gpg_run.lock"
 
@@ -34,10 +33,7 @@ def saves(config: DictConfig) -> bool:
 
 
 def claim(config: DictConfig) -> list[str]:
-    """Takes the run's folder for as long as this process lives; does nothing for a run that saves nothing.
-
-    Returns what stands against it: another run is at work there, or it cannot be written to.
-    """
+    """Takes the folder of a run that saves for as long as this process lives; returns what stands against it."""
     folder = folder_of(config)
     if not saves(config) or folder.resolve() in _locks:  # Hydra's multirun comes by several times
         return []
@@ -55,10 +51,8 @@ def claim(config: DictConfig) -> list[str]:
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         file.flush()
     except OSError as error:  # no right to write, or a full disk
-        unwritable = (
-            f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder "
-        )
-        return [LocalProblem(unwritable + "that can be written to, or save nothing with trainer.save_freq=-1")]
+        unwritable = f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder"
+        return [LocalProblem(f"{unwritable} that can be written to, or save nothing with trainer.save_freq=-1")]
     return []
 
 
@@ -83,19 +77,15 @@ def _holder(file) -> str:
 
 def saved_step(config: DictConfig) -> int | None:
     """The step that the next run with this config would go on from; None where nothing is saved."""
-    try:
-        return int((folder_of(config) / TRACKER).read_text()) if saves(config) else None
-    except (OSError, ValueError):
-        return None
+    return tracked_step(folder_of(config)) if saves(config) else None
 
 
 def how_to_go_on(config: DictConfig) -> str:
     """What a run that ended before its time leaves, and how to go on."""
     trainer, step = config.trainer, saved_step(config)
     if step is None:
-        return (
-            f"no step is saved (trainer.save_freq={trainer.save_freq}), so the same command starts from the beginning."
-        )
+        nothing = f"no step is saved (trainer.save_freq={trainer.save_freq})"
+        return f"{nothing}, so the same command starts from the beginning."
     with_auto = "" if trainer.resume_mode == "auto" else " with trainer.resume_mode=auto"
     where = f"step {step} is saved in {folder_of(config) / f'global_step_{step}'}"
     return f"{where}; the same command{with_auto} goes on with step {step + 1}."

@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 
+import fsspec
 from omegaconf import ListConfig
 
 from gpg_verl.compat.versions import LocalProblem
@@ -64,33 +65,33 @@ DATA = ("data.train_files", "data.val_files")
 
 
 def remote_paths(facts: Facts) -> Iterator[str]:
-    import fsspec
-
     resumed = ("trainer.resume_from_path",) if facts.get("trainer.resume_mode") == "resume_path" else ()
     for key in (*WRITTEN, *resumed, *MODELS, *(DATA if facts.splits else ())):
         given = facts.get(key)
         for path in given if isinstance(given, ListConfig) else [given]:
             scheme, is_remote, _ = str(path).partition("://")
-            if not is_remote:
-                continue
-            if key not in (*MODELS, *DATA):
-                yield (
-                    f"{key}={path}: veRL takes this for a folder called {scheme}: of each machine. Name one on a disk "
-                    "that all nodes share (NFS, Lustre, a mounted bucket), and copy from and to there"
-                )
-            elif scheme == "hdfs":
-                if not shutil.which("hdfs"):
-                    why = "veRL fetches it by the command hdfs, which is not on the PATH; or copy it to a disk"
-                    yield LocalProblem(f"{key}={path}: {why}")
-            elif key in MODELS:
-                yield f"{key}={path}: veRL loads a folder, a hub's name or hdfs://; copy the model to a folder"
-            else:
-                try:
-                    fsspec.get_filesystem_class(scheme)
-                except ValueError as error:
-                    yield f"{key}={path}: {error}; copy the file to a disk"
-                except ImportError as error:
-                    yield LocalProblem(f"{key}={path}: {error} (pip, on every node), or copy the file to a disk")
+            if is_remote and (fault := _unfit_scheme(key, scheme)):
+                yield type(fault)(f"{key}={path}: {fault}")
+
+
+def _unfit_scheme(key: str, scheme: str) -> str | None:
+    if key not in (*MODELS, *DATA):
+        return (
+            f"veRL takes this for a folder called {scheme}: of each machine. Name one on a disk that all nodes share "
+            "(NFS, Lustre, a mounted bucket), and copy from and to there"
+        )
+    if scheme == "hdfs":
+        why = LocalProblem("veRL fetches it by the command hdfs, which is not on the PATH; or copy it to a disk")
+        return None if shutil.which("hdfs") else why
+    if key in MODELS:
+        return "veRL loads a folder, a hub's name or hdfs://; copy the model to a folder"
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ValueError as error:
+        return f"{error}; copy the file to a disk"
+    except ImportError as error:
+        return LocalProblem(f"{error} (pip, on every node), or copy the file to a disk")
+    return None
 
 
 # ---- model

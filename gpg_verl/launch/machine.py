@@ -21,6 +21,7 @@ from gpg_verl.compat import versions
 from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards import placement
 from gpg_verl.guards.checkpoints import free_bytes, runs_elsewhere
+from gpg_verl.guards.run_folder import saves
 from gpg_verl.launch.facts import Advice, Facts, ray_folder
 from gpg_verl.launch.settle import ACTOR, ROLLOUT
 from gpg_verl.settings import verls_mode
@@ -31,15 +32,10 @@ CPU_BASE_BYTES = 7.5e9
 CPU_FORKED_BASE_BYTES = 4e9  # where the processes share what they have imported (cpu/fork_server.py)
 CPU_WEIGHT_COPIES = 8
 
-ATTENTION, PACKED = (
-    "actor_rollout_ref.model.override_config.attn_implementation",
-    "actor_rollout_ref.model.use_remove_padding",
-)
-FLASH = {  # veRL's and transformers' name for it: its distribution
-    "flash_attention_2": "flash-attn",
-    "flash_attention_3": "flash-attn-3",
-    "flash_attention_4": "flash-attn-4",
-}
+ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
+PACKED = "actor_rollout_ref.model.use_remove_padding"
+# veRL's and transformers' name for it: its distribution
+FLASH = {"flash_attention_2": "flash-attn", **{f"flash_attention_{n}": f"flash-attn-{n}" for n in (3, 4)}}
 # Models for whose packed rows veRL calls flash-attn by its own name, whatever attention the model is loaded with.
 CALL_FLASH = ("qwen2_vl", "qwen2_5_vl", "glm4v")
 PARTS = (f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size")
@@ -177,31 +173,25 @@ def disks(facts: Facts) -> Iterator[str]:
         )
 
 
-def checkpoint_bytes(facts: Facts) -> int:
+def checkpoint_bytes(facts: Facts) -> float:
     """Of the weights of a local model and AdamW's two moments of them; 0 where that is not known or not all of it:
     adapters save less, and several machines may have disks of their own.
     """
-    actor, trainer, model = (facts.get(key) for key in (ACTOR, "trainer", "actor_rollout_ref.model"))
-    adapters = (
-        model.get("lora_rank") or facts.get("actor_rollout_ref.model.lora.rank") or model.get("lora_adapter_path")
-    )
-    if trainer.save_freq <= 0 or trainer.nnodes > 1 or runs_elsewhere(facts.config) or adapters:
+    actor, several = facts.config.actor_rollout_ref.actor, facts.config.trainer.nnodes > 1
+    adapters = (f"actor_rollout_ref.model.{key}" for key in ("lora_rank", "lora.rank", "lora_adapter_path"))
+    if several or not saves(facts.config) or runs_elsewhere(facts.config) or any(map(facts.get, adapters)):
         return 0
-    if actor.strategy not in ("fsdp", "fsdp2"):
-        return 0
-    contents = actor.checkpoint.save_contents
-    width = 4 if actor.fsdp_config.model_dtype in ("fp32", "float32") else 2
+    contents = actor.checkpoint.save_contents if actor.strategy in ("fsdp", "fsdp2") else ()
     copies = ("model" in contents) + 2 * ("optimizer" in contents and actor.optim.optimizer == "AdamW")
+    width = 4 if copies and actor.fsdp_config.model_dtype in ("fp32", "float32") else 2
     return copies * width * sum(map(math.prod, facts.tensor_shapes))
 
 
 # ---- loggers
 
-LOGGERS = {  # veRL's name of those that need a package: its module
-    **{name: name for name in ("wandb", "mlflow", "swanlab", "tensorboard", "clearml", "trackio")},
-    "vemlp_wandb": "volcengine_ml_platform",
-    "tracking": "wandb",
-}
+# veRL's loggers that are packages of the same name, and older names of two of them.
+LOGGERS = {name: name for name in ("wandb", "mlflow", "swanlab", "tensorboard", "clearml", "trackio")}
+LOGGERS |= {"vemlp_wandb": "volcengine_ml_platform", "tracking": "wandb"}
 
 
 def loggers(facts: Facts) -> Iterator[str]:
@@ -227,8 +217,7 @@ def loggers(facts: Facts) -> Iterator[str]:
 def _no_login(facts: Facts) -> str | None:
     """The host that wandb would ask for a login to; None where it would not ask."""
     variables = {**os.environ, **(facts.get("ray_kwargs.ray_init.runtime_env.env_vars") or {})}
-    settings = configparser.ConfigParser()
-    settings.read("wandb/settings")  # what `wandb offline` writes
+    (settings := configparser.ConfigParser()).read("wandb/settings")  # what `wandb offline` writes
     mode = variables.get("WANDB_MODE") or settings.get("default", "mode", fallback="online")
     host = urlparse(variables.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:

@@ -105,7 +105,7 @@ def prompt_tokens(facts: Facts, tokenizer, file: DataFile) -> list[int]:
     grid = Grid.of(config.actor_rollout_ref.model.tokenizer_path or config.actor_rollout_ref.model.path)
     for row, seen in enumerate(images):
         for size in filter(None, seen):
-            wide, high = processor_size(*size, grid.max_pixels, grid.min_pixels, grid.side)
+            wide, high = processor_size(size, grid.max_pixels, grid.min_pixels, grid.side)
             tokens[row] += wide * high // grid.side**2 - 1  # the text has one already
     return tokens
 

@@ -73,7 +73,7 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
         raise ReportError(f"--row is given {len(rows)} times for {len(paths)} runs: once for all, or once for each.")
     if rows[0] and table is None:
         raise ReportError(f"--row needs --table, one of {', '.join(TABLES)}.")
-    rows = [row and find_row(table, row) for row in rows] * (len(paths) if len(rows) == 1 else 1)
+    rows = [row and find_row(table, row) for row in rows] * (len(paths) // len(rows))
     runs, unread = [], []
     for path, row in zip(paths, rows, strict=True):
         try:
@@ -89,9 +89,10 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
     sections = [tables.beside_paper(paper, groups) for paper in papers]
     sections += [tables.side_by_side(groups)] if len(groups) > 1 else []
     sections += [compared] if (compared := tables.compare(groups)) else []
-    draw.curves(groups, out / "curves.png")
-    (out / "report.html").write_text(draw.page(sections, runs, out / "curves.png"), encoding="utf-8")
-    (out / "report.json").write_bytes(as_json(groups, sections))
+    curves, page, data = out / "curves.png", out / "report.html", out / "report.json"
+    draw.curves(groups, curves)
+    page.write_text(draw.page(sections, runs, curves), encoding="utf-8")
+    data.write_bytes(as_json(groups, sections))
     for section in sections:
         print_section(section)
     for run in runs:
@@ -100,15 +101,15 @@ def report(paths: list[Path], table: str | None, rows: list[str] | None, out: Pa
         print(f"note: left out: {error}")
     if not papers:
         print("note: no run says which row of the paper's tables it is: see --table and --row")
-    print("", out / "report.html", out / "curves.png", out / "report.json", sep="\n")
+    print("", page, curves, data, sep="\n")
     return 0
 
 
 def as_json(groups: Groups, sections: list[Section]) -> bytes:
     """The report for machines: ours beside the paper's in %, the tables, and the runs with the metrics it is about."""
     shown = "^(critic/score|response_length|gpg|timing_s|val-core)/|^actor/(entropy|grad_norm)"
-    found = {"rows": [], "tables": {s.title: {"rows": s.table.to_dict("records"), "notes": s.notes} for s in sections}}
-    found["runs"] = []
+    shown_tables = {s.title: {"rows": s.table.to_dict("records"), "notes": s.notes} for s in sections}
+    found = {"rows": [], "tables": shown_tables, "runs": []}
     for (name, row), runs in groups.items():
         if name:
             ours = {header: cell._asdict() for header, cell in tables.cells(TABLES[name], runs).items()}

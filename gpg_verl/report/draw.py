@@ -70,9 +70,8 @@ def curves(groups: Groups, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: an extension matplotlib does not know
-        raise ReportError(
-            f"{path}: cannot write the plot ({error}). Name a writable place, ending in .png or .pdf: --plot FILE."
-        ) from None
+        fix = "Name a writable place, ending in .png or .pdf: --plot FILE."
+        raise ReportError(f"{path}: cannot write the plot ({error}). {fix}") from None
 
 
 def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None = None, marker=".", **style) -> None:
@@ -115,17 +114,18 @@ def _stages(panel, groups: Groups) -> None:
     table = next(iter(frames.values())) if alone else pd.DataFrame({k: f.mean() for k, f in frames.items()}).T
     table = table.loc[:, table.max() >= LEAST_SECONDS]
     panel.set_title("Seconds by stage of each step" if alone else "Seconds by stage, mean over the steps")
-    position, draw = (table.index, panel.bar) if alone else (range(len(table)), panel.barh)
-    for i, stage in enumerate(table):
-        base = table.iloc[:, :i].sum(axis=1)
-        draw(position, table[stage], 1.0 if alone else 0.8, base, color=f"C{i}", label=stage)
-    if len(table.columns):
-        panel.legend(fontsize="small", ncols=1 if alone else 3, reverse=alone)
-    if not alone:
+    if table.empty:
+        return
+    if alone:
+        table.plot.bar(stacked=True, width=1.0, ax=panel)
+        panel.set_xticks(range(0, len(table), 1 + len(table) // 10), table.index[:: 1 + len(table) // 10], rotation=0)
+    else:
+        table.plot.barh(stacked=True, width=0.8, ax=panel)
         panel.set_yticks([])
         panel.invert_yaxis()
         for i, label in enumerate(table.index):  # on the bars: long names would take half of the picture
             panel.text(0.02, i, label, transform=panel.get_yaxis_transform(), va="center", fontsize="small")
+    panel.legend(fontsize="small", ncols=1 if alone else 3, reverse=alone)
 
 
 # ---- the page

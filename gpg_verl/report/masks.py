@@ -94,15 +94,9 @@ def measure(answers: pd.DataFrame, targets: pd.DataFrame, segment: Segment) -> I
         pixels = box_of(line.output, picture.size) if answered else None
         predicted = np.zeros(gold.shape, bool) if pixels is None else segment(picture, pixels)
         intersection, union = overlap(predicted, gold)
-        yield {
-            "data_source": line.data_source,
-            "row": line.row,
-            "uid": line.uid if answered else None,
-            "box": pixels,
-            "intersection": intersection,
-            "union": union,
-            "mask_iou": intersection / union,
-        }
+        answer = {"data_source": line.data_source, "row": line.row, "uid": line.uid if answered else None}
+        areas = {"intersection": intersection, "union": union, "mask_iou": intersection / union}
+        yield answer | {"box": pixels} | areas
 
 
 def summary(lines: Sequence[dict], step: int) -> dict[str, dict]:

@@ -51,8 +51,7 @@ class Run:
     steps: (logged steps, metrics), ascending, NaN where a step lacks a metric; step 0 is validation before training.
     held_out: a line for each mean of a validation: of `k` answers a question, with its standard error over the
         questions, and the share of answers that were truncated; NaN where that is not known.
-    evaluation: the run in its folder `eval`.
-    smoke: whether a recipe ran it in miniature.
+    evaluation: the run in its folder `eval`; smoke: whether a recipe ran it in miniature.
     """
 
     name: str
@@ -135,19 +134,19 @@ def _files(path: Path) -> list[Path]:
     files = [path] if path.is_file() else list(path.glob("metrics*.jsonl"))
     if files := files or list(path.glob("checkpoints/metrics*.jsonl")):
         return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    logger = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
     raise ReportError(
         f"{path}: no metrics file here. Expected a folder with metrics.jsonl, or the path of one. A GPG run keeps one "
         "in trainer.default_local_dir. veRL writes one with trainer.logger=[console,file] and the environment variable "
-        f"VERL_FILE_LOGGER_PATH={path if path.suffix == '.jsonl' else path / 'metrics.jsonl'}."
+        f"VERL_FILE_LOGGER_PATH={logger}."
     )
 
 
 def _merged(files: list[Path], notes: list[str]) -> dict[int, dict[str, float]]:
     """The steps of a run that may have been resumed. Raises ReportError where there is none.
 
-    A folder may hold a file for each start, and a file several: where the steps go back, another one has started. From
-    its first step on, it replaces the earlier ones. That first step is merged by metric name: on resume veRL validates
-    again under the step it resumed from.
+    A folder may hold a file for each start, and a file several: where the steps go back, another one has started. It
+    replaces the earlier ones from its first step on, which is merged by name: a resume validates again under its step.
     """
     if len(files) > 1:
         notes.append("merged, the later file wins: " + ", ".join(file.name for file in files))

@@ -72,15 +72,10 @@ def watch(run: Path, log: Path, command: list[str], steps: int | None = None, gr
 
 
 class MetricsTail:
-    """New complete lines of a metrics file, from the moment the watched run owns it.
-
-    veRL's file logger truncates the file when it opens it: a file that is as it was at the start is the
-    file of an earlier run.
-    """
+    """New complete lines of a metrics file, once veRL's file logger has truncated that of an earlier run."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.shown = 0
+        self.path, self.shown = path, 0
         self.seen = self._state()
 
     def _state(self) -> tuple[int, int, int] | None:
@@ -123,9 +118,8 @@ class Progress:
     def describe(self, step: int, values: dict[str, float]) -> str:
         self.begun = True
         parts = [f"step {step}/{self.total}" if self.total else f"step {step}"]
-        for label, name in {"reward": REWARD, "valid": VALID_SHARE, "α": ALPHA}.items():
-            if name in values:
-                parts.append(f"{label} {values[name]:.2f}")
+        shown = {"reward": REWARD, "valid": VALID_SHARE, "α": ALPHA}
+        parts += [f"{label} {values[name]:.2f}" for label, name in shown.items() if name in values]
         if STEP_SECONDS in values:
             self.seconds.append(values[STEP_SECONDS] + values.get(TEST_SECONDS, 0.0))
             parts.append(f"{values[STEP_SECONDS]:.1f} s/step")
@@ -133,37 +127,30 @@ class Progress:
                 left = max(0, self.total - step) * fmean(self.seconds)
                 parts.append(f"{timedelta(seconds=round(left))} left")
         held_out = [(source, mean) for source, measure, _, mean in held_out_means(values) if measure != "box_iou"]
-        for source, mean in held_out:
-            parts.append(f"held-out {mean:.3f}" if len(held_out) == 1 else f"{source} {mean:.3f}")
+        parts += [f"{source if len(held_out) > 1 else 'held-out'} {mean:.3f}" for source, mean in held_out]
         return "  ".join(parts)
 
 
 @contextmanager
 def display(steps: int | None):
     """A function show(text, step or None, keep): a live bar on a terminal, else one plain line per stage and step."""
-    bar = Bar(TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False))
-    if sys.stdout.isatty() and not os.environ.get("CI"):
+    live = sys.stdout.isatty() and not os.environ.get("CI")
+    began, last_at, last = time.monotonic(), 0.0, ""
+    columns = TimeElapsedColumn(), BarColumn(20), TextColumn("{task.description}", markup=False)
+    with Bar(*columns, disable=not live) as bar:
         task = bar.add_task(STAGES[""], total=steps)
 
-        def show_bar(text: str, step: int | None, keep: bool) -> None:
+        def show(text: str, step: int | None, keep: bool) -> None:
+            nonlocal last, last_at
+            now = time.monotonic()
             bar.update(task, description=text, completed=step)
-            if keep:
+            if live and keep:
                 bar.console.print(text, markup=False, highlight=False)
+            if not live and (step is not None or text != last or now - last_at >= PLAIN_HEARTBEAT_SECONDS):
+                last, last_at = text, now
+                print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
 
-        with bar:
-            yield show_bar
-        return
-    began = last_at = time.monotonic()
-    last = ""
-
-    def show_line(text: str, step: int | None, keep: bool) -> None:
-        nonlocal last, last_at
-        now = time.monotonic()
-        if step is not None or text != last or now - last_at >= PLAIN_HEARTBEAT_SECONDS:
-            last, last_at = text, now
-            print(f"{timedelta(seconds=round(now - began))}  {text}", flush=True)
-
-    yield show_line
+        yield show
 
 
 @contextmanager
@@ -188,10 +175,8 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         except OSError as error:
-            raise ReportError(
-                f"{command[0]}: cannot run it ({error.strerror}). Expected a program on the PATH or the path of one "
-                "after '--'."
-            ) from None
+            why = f"cannot run it ({error.strerror}). Expected a program on the PATH or the path of one after '--'."
+            raise ReportError(f"{command[0]}: {why}") from None
 
 
 def send(child: subprocess.Popen, number: int) -> bool:
@@ -224,11 +209,8 @@ def report_end(code: int, signals: list[int], begun: bool, metrics: Path, log: P
         lines = "\n".join(f"    {line}" for line in error_message(log))
         print(f"the command failed ({cause}). The end of its log:\n\n{lines}\n\nthe whole log: {log}", flush=True)
     elif not begun:
-        print(
-            f"the command ended well, but wrote no step to {metrics}. veRL writes there with "
-            f"trainer.logger=[console,file] and the environment variable VERL_FILE_LOGGER_PATH={metrics}.",
-            flush=True,
-        )
+        how = f"trainer.logger=[console,file] and the environment variable VERL_FILE_LOGGER_PATH={metrics}."
+        print(f"the command ended well, but wrote no step to {metrics}. veRL writes there with {how}", flush=True)
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -29,7 +29,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 import gpg_verl
 from gpg_verl.algorithm.updates import Update
-from gpg_verl.compat.seams import replaced, seam
+from gpg_verl.compat.seams import ActorMixin, replaced, seam
 from gpg_verl.compat.verl_fixes import attention_without_cudnn
 from gpg_verl.training import registry
 from gpg_verl.training.agreement import COMPARED, Agreement
@@ -98,7 +98,7 @@ class GPGTrainingWorker(TrainingWorker):
         if type(self.engine) is not FSDPEngineWithLMHead:
             return dict.fromkeys(PASSES, f"{type(self.engine).__name__} is not an engine that it is known for")
         if self.passes is None:
-            coefficient = self.loss_fn.keywords["config"].entropy_coeff
+            coefficient = self.loss_fn.keywords["config"].entropy_coeff  # type: ignore[attr-defined]
             self.passes = Passes(self.engine, entropy_has_gradient=bool(coefficient))
             self.self_check = SelfCheck(self.passes)
             if (reason := unsupported_model(self.passes.model.config)) is not None:
@@ -351,10 +351,10 @@ def entropy_for_the_log(loss_fn: functools.partial) -> functools.partial:
     return functools.partial(loss, *loss_fn.args, **loss_fn.keywords)
 
 
-class CheckPassesMixin:
+class CheckPassesMixin(ActorMixin):
     """What the trainer asks of its actor workers beside veRL's questions."""
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def versions(self) -> dict[str, str]:
         """What this worker would train with: versions, the module of the loss `gpg`, and the host that has them."""
         loss = core_algos.POLICY_LOSS_REGISTRY["gpg"]
@@ -365,9 +365,9 @@ class CheckPassesMixin:
             "loss": loss.__module__,
         }
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def check_passes(self) -> dict[str, str | None]:
-        return self.actor.check_passes()
+        return self.actor.check_passes()  # type: ignore[attr-defined]  # GPGTrainingWorker's
 
 
 class GPGActor(CheckPassesMixin, ActorRolloutRefWorker):

@@ -22,7 +22,7 @@ from verl.utils.skip import SkipManager
 from gpg_verl.algorithm.advantage import group_statistics
 from gpg_verl.algorithm.ragged import row_rewards
 from gpg_verl.algorithm.refill import GroupStatus, Refill, StepSelection
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import TrainerMixin, seam
 from gpg_verl.guards.checkpoints import resumed_folder
 from gpg_verl.guards.guarded_run import all_failed
 from gpg_verl.guards.rewards import NoReward
@@ -189,7 +189,7 @@ class RefilledSample:
         }
 
 
-class RefillingStep:
+class RefillingStep(TrainerMixin):
     """The prompts of a trainer step, and β_th; mixed in before one of veRL's trainer classes. Takes `settings` from who
     mixes it in.
     """

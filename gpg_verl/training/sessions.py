@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopWorker
 
-from gpg_verl.compat.seams import seam
+from gpg_verl.compat.seams import TrainerMixin, seam
 from gpg_verl.guards.guarded_run import SessionsFailed
 from gpg_verl.guards.liveness import Died
 
@@ -215,7 +215,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-class WatchedSessions:
+class WatchedSessions(TrainerMixin):
     """The trainer's part; mixed in before one of veRL's trainer classes. Takes `settings` from who mixes it in."""
 
     def __init__(self, config):
@@ -261,9 +261,9 @@ class WatchedSessions:
         return ray.get([worker.__ray_call__.remote(question, *arguments) for worker in workers])
 
 
-def _install(worker: AgentLoopWorker, max_seconds: float | None) -> None:
+def _install(worker: Any, max_seconds: float | None) -> None:
     worker.gpg_sessions = SessionWatch(worker, max_seconds)
 
 
-def _take(worker: AgentLoopWorker) -> EndedSessions:
+def _take(worker: Any) -> EndedSessions:
     return worker.gpg_sessions.take()

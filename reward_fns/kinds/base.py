@@ -1,7 +1,5 @@
 """Numbers in a base: 204_5, 101 in binary, {204}_{five}. Equal if base and value are."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns.grammar import mark

@@ -1,7 +1,5 @@
 """What is written with a colon: times (12:00, 4:30 p.m., 3 o'clock) and ratios (3:2, 3 to 2)."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns.grammar import MARKS, mark, split
@@ -10,8 +8,9 @@ from reward_fns.kinds.number import number
 
 KINDS = ("time", "ratio")
 TIME = re.compile(
-    r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*(?:([ap])\s?\.?\s?m\b\.?|(o'? ?clock)|(noon|midnight)"
-    r"|in the (morning|afternoon|evening)|(at night))?",
+    r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*"
+    r"(?:(a\s?\.?\s?m\b\.?|in the morning)|(p\s?\.?\s?m\b\.?|in the (?:afternoon|evening)|at night)"
+    r"|(o'? ?clock|noon|midnight))?",
     re.I,
 )
 
@@ -21,11 +20,10 @@ def read(text: str, inner) -> Answer | None:
     kind = mark(text)
     match = TIME.fullmatch(text) if kind in ("colon", "value") else None
     if match and any(match.groups()[1:]) and int(match[1]) <= 24:
-        half = (
-            match[4] or ("a" if match[7] and match[7].lower() == "morning" else "p" if match[7] or match[8] else "")
-        ).lower()
-        hour = int(match[1]) % 12 + 12 * (half == "p") if half else int(match[1])
-        return Answer("time", ((hour, int(match[2] or 0), int(match[3] or 0)), bool(half) or not 0 < hour <= 12))
+        hour, known = int(match[1]), bool(match[4] or match[5])
+        if known:
+            hour = hour % 12 + 12 * bool(match[5])
+        return Answer("time", ((hour, int(match[2] or 0), int(match[3] or 0)), known or not 0 < hour <= 12))
     return ratio(text) if kind == "colon" else None
 
 

@@ -1,51 +1,17 @@
 """Formulas: whatever is computed, and no other kind. Compared by sympy in the guarded worker (algebra.py)."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import words
 from reward_fns.grammar import mark
 from reward_fns.kinds import UNKNOWN, Answer
 
-FUNCTIONS = [
-    "arcsin",
-    "arccos",
-    "arctan",
-    "arccot",
-    "arcsec",
-    "arccsc",
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "sinh",
-    "cosh",
-    "tanh",
-    "log",
-    "ln",
-    "lg",
-    "exp",
-    "sqrt",
-    "gcd",
-    "lcm",
-    "max",
-    "min",
-    "det",
-    "sgn",
-]
-TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
+# The longer ones first: sinh is no sin.
 NAMES = re.compile(
-    "|".join(
-        sorted(
-            [*FUNCTIONS, "pi", "infty", "infinity", "theta", "alpha", "beta", "lambda", "phi", "omega"],
-            key=len,
-            reverse=True,
-        )
-    )
+    "arcsin|arccos|arctan|arccot|arcsec|arccsc|infinity|infty|sinh|cosh|tanh|sqrt|sin|cos|tan|cot|sec|csc|log|exp|gcd"
+    "|lcm|max|min|det|sgn|ln|lg|theta|alpha|lambda|omega|beta|phi|pi"
 )
+TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 # A percent sign within, two numbers side by side, factorials of factorials.
 NO_FORMULA = re.compile(r"%\s*[A-Za-z0-9(\\]|[0-9]\s+[0-9]|!!!")
 
@@ -53,11 +19,9 @@ NO_FORMULA = re.compile(r"%\s*[A-Za-z0-9(\\]|[0-9]\s+[0-9]|!!!")
 def read_rest(text: str) -> Answer:
     """A text that no kind claims."""
     balanced = sum(map(text.count, "([{")) == sum(map(text.count, ")]}"))
-    prose = any(
-        words.is_word(run) for run in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{4,}|\b(?:and|the|for|not|are)\b", text)
-    )
+    runs = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{4,}|\b(?:and|the|for|not|are)\b", text)
     computed = mark(text) in ("value", "brackets", "relation") and re.search(r"\w|\\", text)
-    if not computed or not balanced or prose or NO_FORMULA.search(text):
+    if not computed or not balanced or any(map(words.is_word, runs)) or NO_FORMULA.search(text):
         return UNKNOWN
     if text.endswith("°") and not TRIGONOMETRIC.search(text):
         return Answer("formula", (text.removesuffix("°"),), unit="°")

@@ -1,7 +1,5 @@
 """Matrices: rows of entries, in whatever brackets. A determinant (vmatrix) is a number, and no matrix."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import guard
@@ -16,7 +14,7 @@ DETERMINANT = re.compile(r"[^=]*\\begin\s*\{[vV]matrix\}.*", re.S)
 
 
 def read(text: str, inner) -> Answer | None:
-    """parts: the rows, each of its entries."""
+    """parts: the rows, each of its entries; of a sum or a product of matrices, which has no rows yet, none."""
     if mark(text) != "matrix":
         return None
     text = re.sub(r"\\(begin|end) ", r"\\\1", text.rpartition("=")[2].strip())
@@ -25,25 +23,22 @@ def read(text: str, inner) -> Answer | None:
         computed = DETERMINANT.fullmatch(text) or text.count("\\begin") > 1
         return Answer("formula", (text.replace(" and ", "&"),)) if computed else UNKNOWN
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
-    return Answer("matrix", tuple(tuple(inner(trimmed(cell)) for cell in re.split(r"&| and ", row)) for row in rows))
+    rows = tuple(tuple(inner(trimmed(cell)) for cell in re.split(r"&| and ", row)) for row in rows)
+    return Answer("matrix", rows, text.replace(" and ", "&"))
 
 
 def view(answer: Answer, compare) -> Answer | None:
-    """[[1, 2], [3, 4]]; a sum or a product of matrices, which has no rows yet."""
+    """A formula of matrices; [[1, 2], [3, 4]]."""
     if answer.kind == "formula" and "matrix" in answer.parts[0]:
         return Answer("matrix", (), answer.parts[0])
     rows = answer.parts[1:] if answer.kind == "tuple" else ()
-    return (
-        Answer("matrix", tuple(row.parts[1:] for row in rows))
-        if rows and all(row.kind == "tuple" for row in rows)
-        else None
-    )
+    listed = rows and all(row.kind == "tuple" for row in rows)
+    return Answer("matrix", tuple(row.parts[1:] for row in rows)) if listed else None
 
 
 def same(gold: Answer, answer: Answer, compare) -> bool:
     if not gold.parts or not answer.parts:
-        texts = [re.sub(r"\\(begin|end) ", r"\\\1", x.text.replace(" and ", "&")) for x in (gold, answer)]
-        return guard.equal((texts[0],), (texts[1],), timeout=compare.timeout)
+        return guard.equal((gold.text,), (answer.text,), timeout=compare.timeout)
     return len(gold.parts) == len(answer.parts) and all(
         len(g) == len(a) and all(map(compare, g, a)) for g, a in zip(gold.parts, answer.parts, strict=True)
     )

@@ -3,8 +3,6 @@
 A decimal is right for a value that it is the correct rounding of, from six significant digits on.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """A letter of a choice: C, (C), C., (C) 12, Option C. With a value behind it, it is either."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from reward_fns.grammar import OPTION, is_option, mark, trimmed

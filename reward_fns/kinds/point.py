@@ -1,7 +1,5 @@
 """Points, vectors and intervals: brackets and items in order. An inequality in one variable is an interval."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns.grammar import in_brackets, mark, split

@@ -5,8 +5,6 @@ Upright type is a unit, italic a letter: notation.plain puts a space in front of
 is one, too. A unit that is left out is no fault; of two units the values are converted.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -46,42 +44,39 @@ def read(text: str, inner) -> Answer | None:
     first = phrase.split()[0].lower()
     if first in words.TIMES and len(first) > 1:  # 5 million euros
         scaled = number.number(value)
-        rest = phrase[len(first) :].strip()
-        return (
-            replace(inner(f"{scaled[0] * Fraction(words.TIMES[first])} {rest}".strip()), text=text) if scaled else None
-        )
+        rest = phrase[len(first) :]
+        return scaled and replace(inner(f"{scaled[0] * Fraction(words.TIMES[first])}{rest}"), text=text)
     if phrase in RAISED:
         return inner(f"({value}){RAISED[phrase]}")
     answer = inner(value)
     if answer.unit or answer.kind not in (*KINDS, "tuple", "ratio"):
         return None
-    if phrase.lower() in ("%", "per cent") or {w.lower() for w in re.findall("[A-Za-z]+", phrase)} & units.PERCENT:
+    if phrase == "per cent" or units.PERCENT & {phrase, *re.findall("[a-z]+", phrase.lower())}:
         phrase = "%"
-    return replace(answer, unit={"''": "inches", '"': "inches"}.get(phrase, phrase), text=text)
+    return replace(answer, unit="inches" if phrase in ("''", '"') else phrase, text=text)
 
 
 def parted(text: str) -> tuple[str, str]:
     """(value, unit) of a text that ends in a unit or in words; ("", "") for any other."""
-    if (ratio := FRACTION_OF_UNITS.fullmatch(text)) and all(
-        map(units.is_unit, re.findall("[A-Za-z]+", ratio[2] + " " + ratio[3]))
-    ):
+    ratio = FRACTION_OF_UNITS.fullmatch(text)
+    if ratio and all(map(units.is_unit, re.findall("[A-Za-z]+", f"{ratio[2]} {ratio[3]}"))):
         return ratio[1], f"{ratio[2]}/{ratio[3]}"
     starts = START.finditer(text, max(0, len(text) - units.LONGEST))
     start = next((m.start() for m in starts if UNIT.fullmatch(text, m.end())), 0)
     phrase = text[start:].strip()
     found = re.findall(r"\\?[A-Za-z]+", phrase)
-    if not start or NO_UNIT & {word.lower() for word in found}:
+    letters_only = len(found) > 1 and all(len(w) == 1 for w in found) and not re.search(r"[/^*]", phrase)
+    degrees = phrase.startswith("°") and TRIGONOMETRIC.search(text)  # \\sin 30°
+    if not start or letters_only or degrees or not all(map(may_be_unit, found)):
         return "", ""
-    known = [units.is_unit(w) or w.lower() in JOINING | units.PERCENT for w in found]
-    likely = [not w.startswith("\\") and (words.is_word(w) or (len(w) > 4 and w.islower())) for w in found]
-    symbols = len(found) > 1 and all(len(w) == 1 for w in found) and not any(c in phrase for c in "/^*")
-    if phrase.startswith("°") and TRIGONOMETRIC.search(text):
-        return "", ""  # \\sin 30°
-    return (
-        (trimmed(text[:start]), phrase)
-        if all(k or w for k, w in zip(known, likely, strict=True)) and not symbols
-        else ("", "")
-    )
+    return trimmed(text[:start]), phrase
+
+
+def may_be_unit(word: str) -> bool:
+    """A unit, or a word of what is counted."""
+    if units.is_unit(word) or word.lower() in JOINING | units.PERCENT | NO_UNIT:
+        return word.lower() not in NO_UNIT
+    return not word.startswith("\\") and (words.is_word(word) or (len(word) > 4 and word.islower()))
 
 
 # ---- comparison of values, with or without a unit
@@ -117,9 +112,9 @@ def in_radians(degrees: Answer, radians: Answer, compare) -> bool:
     """45° is \\pi/4, and \\pi/4 rad."""
     if units.read(degrees.unit) != units.read("°") or "\\pi" not in written(radians):
         return False
-    return radians.unit in ("", "rad", "radian", "radians") and guard.equal(
-        (written(degrees),), (f"\\frac{{180}}{{\\pi}}({written(radians)})",), timeout=compare.timeout
-    )
+    degree = f"\\frac{{180}}{{\\pi}}({written(radians)})"
+    plain = radians.unit in ("", "rad", "radian", "radians")
+    return plain and guard.equal((written(degrees),), (degree,), timeout=compare.timeout)
 
 
 def equal(gold: Answer, answer: Answer, factor: Fraction, compare) -> bool:

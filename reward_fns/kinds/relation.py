@@ -1,7 +1,4 @@
-"""Relations: x = 5 is a value with a name, a < x ≤ b an interval, y - 2x = 3 an equation, 5 ≈ 5.0 a value that is
-rounded."""
-
-from __future__ import annotations
+"""Relations: x = 5 is a value with a name, a < x ≤ b an interval, y - 2x = 3 an equation, 5 ≈ 5.0 a rounded value."""
 
 import re
 from dataclasses import replace
@@ -22,7 +19,7 @@ NAME = re.compile(
 )
 VARIABLE = re.compile(r"\\?[A-Za-z]+'?(?:_(?:\{\w+\}|\w))?(?:\([a-z]\))?")
 FUNCTION = re.compile(r"\\?[A-Za-z]+\s*\(\s*([a-z])\s*\)")
-FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "\\leq": "\\geq", "\\geq": "\\leq"}
+FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 SPELLED = {"!=": "\\neq", "<=": "\\leq", ">=": "\\geq", "==": "="}
 ARROW = re.compile(r"\\(?:implies|to|iff)(?![A-Za-z])")
 
@@ -37,19 +34,17 @@ def is_name(side: str, pattern: re.Pattern = NAME) -> bool:
 def read(text: str, inner) -> Answer | None:
     if mark(text) != "relation":
         return None
-    found, sides = [m[0] for m in outside(text, RELATION)], split(text, RELATION)
+    signs, sides = [SPELLED.get(m[0], m[0]) for m in outside(text, RELATION)], split(text, RELATION)
     if arrow := list(outside(text, ARROW)):  # the last conclusion; `5 \\iff 6` concludes nothing
         before = trimmed(text[: arrow[-1].start()])
         return inner(trimmed(text[arrow[-1].end() :])) if mark(before) == "relation" or is_name(before) else UNKNOWN
-    if "\\approx" in found:
+    if "\\approx" in signs:
         return approximation(text, inner)
     if not all(sides):
-        return inner(sides[1]) if found[0] == "=" and len(sides) == 2 and sides[1] else UNKNOWN
-    if found == ["\\in"]:
+        return inner(sides[1]) if signs == ["="] and sides[1] else UNKNOWN
+    if signs == ["\\in"]:
         return replace(inner(sides[1]), name=sides[0])
-    if set(found) <= {"=", "==", "\\equiv"}:
-        return equation(sides, inner)
-    return interval(sides, found, inner)
+    return equation(sides, inner) if set(signs) <= {"=", "\\equiv"} else interval(sides, signs, inner)
 
 
 def approximation(text: str, inner) -> Answer:
@@ -60,45 +55,42 @@ def approximation(text: str, inner) -> Answer:
     if not left or is_name(left, VARIABLE):
         return replace(inner(right), name=left)
     exact, rounded = inner(left), inner(right)
-    values = ("number", "formula")
-    return (
-        replace(exact, kind="approximation", parts=(exact, rounded))
-        if exact.kind in values and rounded.kind == "number"
-        else UNKNOWN
-    )
+    if exact.kind not in ("number", "formula") or rounded.kind != "number":
+        return UNKNOWN
+    return replace(exact, kind="approximation", parts=(exact, rounded))
 
 
 def equation(sides: list[str], inner) -> Answer:
     """The last value of x = 2 + 3 = 5, with its name; the sides of an equation between formulas."""
-    if is_name(sides[0]):
-        return replace(inner(sides[-1]), name=sides[0])
-    if len(sides) == 2 and is_name(sides[1]) and not words.is_text(sides[0]):
-        return replace(inner(sides[0]), name=sides[1])
+    first, last = sides[0], sides[-1]
+    if is_name(first) and first not in letters(last):  # N = 5N names nothing
+        return replace(inner(last), name=first)
+    if len(sides) == 2 and is_name(last) and not words.is_text(first):
+        return replace(inner(first), name=last)
     if not any(map(letters, sides)):  # 2 + 3 = 5, if it is
-        last = inner(sides[-1])
-        return replace(last, kind="approximation", parts=(*map(inner, sides[:-1]), last))
+        values = tuple(map(inner, sides))
+        return replace(values[-1], kind="approximation", parts=values)
     if len(sides) == 2:
         return Answer("equation", tuple(sides))
     named = [side for side in sides[:-1] if is_name(side, VARIABLE)]
-    return replace(inner(sides[-1]), name=named[-1]) if named and not letters(sides[-1]) else UNKNOWN
+    return replace(inner(last), name=named[-1]) if named and not letters(last) else UNKNOWN
 
 
-def interval(sides: list[str], found: list[str], inner) -> Answer:
-    if len(found) == 1 and any(side.startswith("-") and is_name(side[1:], VARIABLE) for side in sides):  # -x > 5
+def interval(sides: list[str], signs: list[str], inner) -> Answer:
+    if len(signs) == 1 and any(side.startswith("-") and is_name(side[1:], VARIABLE) for side in sides):  # -x > 5
         sides = [side[1:] if side.startswith("-") else f"-({side})" for side in sides]
-        found = [FLIPPED.get(found[0], found[0])]
-    middle = 1 if len(found) == 2 else 0 if is_name(sides[0], VARIABLE) else 1
-    if len(found) > 2 or not is_name(sides[middle], VARIABLE) or not set(found) <= FLIPPED.keys():
-        return Answer("equation", (*sides, *(SPELLED.get(sign, sign) for sign in found)))
-    ends = {"low": ("(", "-\\infty"), "high": (")", "\\infty")}
-    for position, sign in enumerate(found):
-        left = position + 1 == middle
-        sign, other = (FLIPPED[sign], sides[position]) if left else (sign, sides[position + 1])
-        closed = sign in ("<=", ">=", "\\leq", "\\geq")
-        side = "low" if sign in (">", ">=", "\\geq") else "high"
-        ends[side] = (("[" if closed else "(") if side == "low" else ("]" if closed else ")"), other)
-    items = [inner(end) for _, end in ends.values()]
-    return Answer("tuple", ((ends["low"][0], ends["high"][0]), *items), name=sides[middle])
+        signs = [FLIPPED.get(signs[0], signs[0])]
+    middle = 1 if len(signs) == 2 else 0 if is_name(sides[0], VARIABLE) else 1
+    if len(signs) > 2 or not is_name(sides[middle], VARIABLE) or not set(signs) <= FLIPPED.keys():
+        return Answer("equation", (*sides, *signs))
+    low, high = ("(", "-\\infty"), (")", "\\infty")
+    for position, sign in enumerate(signs):
+        sign, end = (FLIPPED[sign], sides[0]) if position + 1 == middle else (sign, sides[position + 1])
+        if sign in (">", "\\geq"):
+            low = ("(" if sign == ">" else "[", end)
+        else:
+            high = (")" if sign == "<" else "]", end)
+    return Answer("tuple", ((low[0], high[0]), inner(low[1]), inner(high[1])), name=sides[middle])
 
 
 # ---- comparison
@@ -116,9 +108,8 @@ def same_argument(gold: Answer, answer: Answer, compare) -> Answer:
     if not wanted or not given or wanted[1] == given[1] or answer.kind != "formula":
         return answer
     exchanged = {given[1]: wanted[1], wanted[1]: given[1]}
-    renamed = re.sub(
-        r"(?<![A-Za-z\\])[a-z](?![A-Za-z])", lambda letter: exchanged.get(letter[0], letter[0]), answer.parts[0]
-    )
+    single = r"(?<![A-Za-z\\])[a-z](?![A-Za-z])"
+    renamed = re.sub(single, lambda letter: exchanged.get(letter[0], letter[0]), answer.parts[0])
     return replace(compare.read(renamed), name=gold.name)
 
 
@@ -129,14 +120,13 @@ def view(answer: Answer, compare) -> Answer | None:
 
 
 def same(gold: Answer, answer: Answer, compare) -> bool:
-    if len(gold.parts) != len(answer.parts) or gold.parts[2:] != answer.parts[2:]:
-        return False
-    if gold.parts[2:]:  # x + y < 5: side by side
-        return all(
-            guard.equal((g,), (a,), timeout=compare.timeout)
-            for g, a in zip(gold.parts[:2], answer.parts[:2], strict=True)
-        )
-    return guard.equal(gold.parts, answer.parts, timeout=compare.timeout)
+    if not gold.parts[2:] and not answer.parts[2:]:
+        return guard.equal(gold.parts, answer.parts, timeout=compare.timeout)
+    # x + y < 5: side by side
+    sides = zip(gold.parts[:2], answer.parts[:2], strict=True)
+    return gold.parts[2:] == answer.parts[2:] and all(
+        guard.equal((g,), (a,), timeout=compare.timeout) for g, a in sides
+    )
 
 
 def holds(answer: Answer, compare) -> Answer | None:

@@ -1,7 +1,4 @@
-"""Remainders: `17 \\bmod 5` is the number 2; `2 \\pmod 5` is 2, and equal to `7 \\pmod 5`. A remainder by 0 is
-nothing."""
-
-from __future__ import annotations
+"""Remainders: 17 mod 5 is the number 2; 2 (mod 5) is 2, and equal to 7 (mod 5). A remainder by 0 is nothing."""
 
 import re
 from fractions import Fraction
@@ -12,8 +9,8 @@ from reward_fns.kinds.number import number
 
 KINDS = ("residue",)
 RESIDUE = re.compile(
-    r"(.*?)\s*(?:(\(\s*mod\b|\\pmod)|\\(?:bmod|mod)(?![A-Za-z])|\bmod\b"
-    r"|(?<=[0-9])\s*%(?=\s*[0-9]))\s*\{?\s*([^{}()]*?)\s*[)}]*"
+    r"(.*?)\s*(?:(\(\s*mod\b|\\pmod)|\\(?:bmod|mod)(?![A-Za-z])|\bmod\b|(?<=[0-9])\s*%(?=\s*[0-9]))"
+    r"\s*\{?\s*([^{}()]*?)\s*[)}]*"
 )
 
 

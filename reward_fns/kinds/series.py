@@ -1,8 +1,6 @@
 """Lists (1, 2), sets {1, 2}, unions of intervals, and ±: the same items in any order. Listing more than is asked is
 wrong."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
@@ -30,10 +28,12 @@ def read(text: str, inner) -> Answer | None:
             return Answer("list", tuple(map(inner, signs)))
         case "value" if text == "\\emptyset":
             return Answer("set")
-        case "brackets" if in_brackets(text)[0] == "\\{":
-            return read_set(in_brackets(text), inner)
-        case "brackets" if in_brackets(text)[0] == "{":  # TeX's own braces say nothing
-            return read_list(in_brackets(text)[1], inner)
+        case "brackets":
+            opening, held, ends = in_brackets(text)
+            if opening == "{":  # TeX's own braces say nothing
+                return read_list(held, inner)
+            if opening == "\\{":
+                return read_set(held, inner) if ends == "\\}" else UNKNOWN
     return None
 
 
@@ -65,13 +65,11 @@ def points_by_name(text: str, inner) -> Answer | None:
     return Answer("list", tuple(Answer("tuple", (("(", ")"), *point)) for point in points))
 
 
-def read_set(brackets: tuple[str, str, str], inner) -> Answer | None:
-    if brackets[2] != "\\}":
-        return UNKNOWN
-    if described := DESCRIBED.fullmatch(brackets[1].strip()):
+def read_set(held: str, inner) -> Answer:
+    if described := DESCRIBED.fullmatch(held.strip()):
         answer = inner(described[1])
         return replace(answer, kind="union") if answer.kind == "list" else answer
-    parts = split(brackets[1], re.compile("[,;]"))
+    parts = split(held, re.compile("[,;]"))
     return Answer("set", flat(map(inner, parts)) if any(parts) else ())
 
 
@@ -82,11 +80,9 @@ def flat(items) -> tuple[Answer, ...]:
 
 def view(answer: Answer, compare) -> Answer | None:
     """A list as a set or a union, a set of values as a list, 1,800 as two items."""
-    if answer.kind in KINDS:
-        return answer
     if answer.kind == "number" and THOUSANDS.fullmatch(answer.text):
         return Answer("list", tuple(map(compare.read, answer.text.split(","))), answer.text)
-    return None
+    return answer if answer.kind in KINDS else None
 
 
 def as_value(answer: Answer, compare) -> Answer | None:

@@ -1,7 +1,5 @@
 """Words: `east`, `\\text{even}`. A hedge ("not 5", "either 5 or 6") is words too, equal to nothing but itself."""
 
-from __future__ import annotations
-
 import re
 
 from reward_fns import words

@@ -1,13 +1,11 @@
 """A real tiny run that can be stopped at a certain moment, hurt, and looked after to its last process.
 
-    run = DrillRun(folder, tiny_folder, "first", "trainer.save_freq=5")
-    run.wait_for_step(6)
-    with run.held():                        # every response waits for its reward: the middle of a step
-        run.find("reward worker").kill()
-    print(run.wait_for_end(), run.remaining(), run.after_failure())
-    again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
-
-Nothing here knows what a drill expects; run.py does.
+run = DrillRun(folder, tiny_folder, "first", "trainer.save_freq=5")
+run.wait_for_step(6)
+with run.held():                        # every response waits for its reward: the middle of a step
+    run.find("reward worker").kill()
+print(run.wait_for_end(), run.remaining(), run.after_failure())
+again = DrillRun(folder, tiny_folder, "second", "trainer.save_freq=5")   # resumes
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,28 +49,12 @@ def compute_score(*args, **kwargs):
     return None if hold.with_suffix(".none").exists() else reward(*args, **kwargs)
 """
 
-# What stands in a process's command line, by its part in a run; Ray writes an actor's class there.
-WORKERS = {
-    "task runner": "ray::TaskRunner",
+# What stands in the command line of whom a drill hurts; Ray writes an actor's class there.
+ROLES = {
     "actor worker": "ray::WorkerDict",
     "vLLM server": "ray::vLLMHttpServer",
     "vLLM engine": "VLLM::EngineCore",
     "reward worker": "ray::RewardLoopWorker",
-    "agent-loop worker": "ray::AgentLoopWorker",
-    "storage unit": "ray::SimpleStorageUnit",
-    "queue controller": "ray::TransferQueueController",
-    "load balancer": "ray::GlobalRequestLoadBalancer",
-}
-ROLES = WORKERS | {
-    "resource tracker": "multiprocessing.resource_tracker",
-    "idle Ray worker": "ray::IDLE",
-    "dashboard agent": "ray::DashboardAgent",
-    "runtime-env agent": "ray::RuntimeEnvAgent",
-    "raylet": "raylet/raylet",
-    "gcs": "gcs/gcs_server",
-    "dashboard": "dashboard/dashboard.py",
-    "log monitor": "_private/log_monitor.py",
-    "autoscaler": "_private/monitor.py",
 }
 
 
@@ -80,21 +63,6 @@ def make_tiny(folder: Path) -> Path:
     tiny.make(folder)
     (folder / "reward.py").write_text(tiny.REWARD + HELD_REWARD)
     return folder
-
-
-def shared_memory_of(processes: list[psutil.Process]) -> set[str]:
-    """The files in /dev/shm that they have mapped, by inode: a semaphore is mapped before it has its name."""
-    inodes = set()
-    for process in processes:
-        with contextlib.suppress(OSError):
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-            inodes.update(map(int, re.findall(r"(\d+)\s+/dev/shm/", maps)))
-    found = set()
-    for file in Path("/dev/shm").iterdir():
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if file.stat().st_ino in inodes:
-                found.add(str(file))
-    return found
 
 
 @dataclass
@@ -129,8 +97,7 @@ class DrillRun:
         self.folder, self.name = folder, name
         self.command = (tiny_folder, overrides, environment)
         self.id = uuid.uuid4().hex[:12]
-        # A short path: the sockets below it may have 107 characters.
-        self.ray_folder = Path(tempfile.mkdtemp(prefix="gd-"))
+        self.ray_folder = Path(tempfile.mkdtemp(prefix="gd-"))  # short: its sockets' paths may have 107 characters
         self.hold = self.ray_folder / "hold"
         self.shared_memory: set[str] = set()
         # A shell starts what runs in its background with SIGINT ignored, which this run would inherit.
@@ -167,7 +134,8 @@ class DrillRun:
         return [line.rpartition("\r")[2] for line in text.splitlines() if line.strip()]
 
     def failed(self) -> None:
-        """Notes the moment of the failure, for `after_failure` and the seconds until the end."""
+        """Notes the moment of the failure, for `after_failure` and `End.seconds`, and the run's shared memory."""
+        self.note_shared_memory()
         self.failed_at, self.log_before = time.monotonic(), len(self.lines())
 
     def after_failure(self) -> list[str]:
@@ -182,15 +150,15 @@ class DrillRun:
         file = self.folder / "checkpoints/latest_checkpointed_iteration.txt"
         return int(file.read_text()) if file.exists() else 0
 
-    def prompts(self, step: int) -> list[str] | None:
-        """The prompts of a step's responses, sorted; None where it did not get so far."""
+    def texts(self, step: int) -> list[tuple[str, str]] | None:
+        """Prompts and responses of a step, sorted, as veRL writes them by uid; None where it did not get so far."""
         file = self.folder / f"rollouts-{self.name}/{step}.jsonl"
-        return sorted(json.loads(line)["input"] for line in file.read_text().splitlines()) if file.exists() else None
+        rows = map(json.loads, file.read_text().splitlines()) if file.exists() else None
+        return rows and sorted((row["input"], row["output"]) for row in rows)
 
-    def texts(self, step: int) -> list[tuple[str, str]]:
-        """Prompts and responses of a step; veRL writes them by uid, which is new in each run."""
-        lines = (self.folder / f"rollouts-{self.name}/{step}.jsonl").read_text().splitlines()
-        return sorted((row["input"], row["output"]) for row in map(json.loads, lines))
+    def prompts(self, step: int) -> list[str] | None:
+        texts = self.texts(step)
+        return texts and [prompt for prompt, _ in texts]
 
     # ---- its processes
 
@@ -214,20 +182,21 @@ class DrillRun:
         return "gone"
 
     def find(self, role: str) -> psutil.Process:
-        """The run's first process of a role.
-
-        Raises:
-            LookupError: naming the roles that there are.
-        """
-        roles = {process: self.role(process) for process in self.processes()}
-        for process, found in roles.items():
-            if found == role:
-                return process
-        raise LookupError(f"no {role} among {sorted(roles.values())}")
+        """The run's first process of a role; raises LookupError naming the roles that there are."""
+        roles = {self.role(process): process for process in reversed(self.processes())}
+        if role not in roles:
+            raise LookupError(f"no {role} among {sorted(roles)}")
+        return roles[role]
 
     def note_shared_memory(self) -> None:
-        """Remembers the files in /dev/shm that the run's processes have mapped."""
-        self.shared_memory |= shared_memory_of(self.processes())
+        """Remembers the files in /dev/shm that its processes have mapped, by inode, as semaphores get names later."""
+        inodes: set[str] = set()
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                inodes |= set(re.findall(r"(\d+)\s+/dev/shm/", Path(f"/proc/{process.pid}/maps").read_text()))
+        for file in Path("/dev/shm").iterdir():
+            with contextlib.suppress(OSError):  # gone meanwhile
+                self.shared_memory |= {str(file)} if str(file.stat().st_ino) in inodes else set()
 
     # ---- moments
 
@@ -258,32 +227,27 @@ class DrillRun:
 
     def wait_for_end(self, timeout: float = 180) -> End:
         """Waits for the driver; what has not ended in time is killed as a whole."""
-        started = time.monotonic()
-        while self.process.poll() is None and time.monotonic() - started < timeout:
-            time.sleep(0.1)
-        code = self.process.poll()
+        started, code = time.monotonic(), None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(timeout)
         if code is None:
             self.kill()
         return End(code, time.monotonic() - (self.failed_at or started))
 
     def remaining(self, last: int = 90) -> Remains:
         """Looks after the run's end which of its processes are left, for `last` seconds at most."""
-        started, gone, left = time.monotonic(), None, self.processes()
+        started, left = time.monotonic(), self.processes()
         while left and time.monotonic() - started < last:
             time.sleep(0.2)
             left = self.processes()
-        if not left:
-            gone = time.monotonic() - started
+        of_all_sessions = {"ray/ray_current_cluster", "ray/prom_metrics_service_discovery.json"}
+        rays = {str(path.relative_to(self.ray_folder)) for path in self.ray_folder.glob("ray/*")}
         return Remains(
-            gone_after=gone,
+            gone_after=None if left else time.monotonic() - started,
             left=sorted(map(self.role, left)),
             shared_memory=sorted(file for file in self.shared_memory if Path(file).exists()),
-            temporary=sorted(str(path.relative_to(self.ray_folder)) for path in self._temporary()),
+            temporary=sorted(rays - of_all_sessions),
         )
-
-    def _temporary(self) -> list[Path]:
-        of_all_sessions = ("ray_current_cluster", "prom_metrics_service_discovery.json")
-        return [path for path in (self.ray_folder / "ray").glob("*") if path.name not in of_all_sessions]
 
     def kill(self) -> None:
         """Ends what is left of the run, and of nothing else."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import os
 import random
 import signal
@@ -27,6 +26,7 @@ import psutil
 from reward_fns import compute_score, guard
 
 MATH = "lighteval/MATH"
+SHARE, THREADS = 0.05, 16  # of hostile answers; that ask for rewards
 HOSTILE = (
     "\\boxed{{9^{{9^{{9^{{{n}}}}}}}}}",
     "The answer is 9**9**9**{n}",
@@ -48,17 +48,15 @@ HONEST = (
 )
 
 
-def answers(count: int, share: float, seed: int):
+def answers(count: int):
     """(gold, text, 1 or 0 for right or wrong, None for hostile) in random order."""
-    rng = random.Random(seed)
-    hostile = round(count * share)
-    made = []
-    for i, text in zip(range(hostile), itertools.cycle(HOSTILE), strict=False):
-        made.append(("5", text.format(n=i % 9 + 1), None))
-    for i, (gold, text, right) in zip(range(count - hostile), itertools.cycle(HONEST), strict=False):
+    hostile = round(count * SHARE)
+    made = [("5", HOSTILE[i % len(HOSTILE)].format(n=i % 9 + 1), None) for i in range(hostile)]
+    for i in range(count - hostile):
+        gold, text, right = HONEST[i % len(HONEST)]
         names = {"n": 100 + i, "m": 101 + i}
         made.append((gold.format(**names), text.format(**names), right))
-    rng.shuffle(made)
+    random.Random(1).shuffle(made)
     return made
 
 
@@ -71,40 +69,34 @@ def memory_mb() -> float:
     return total / 2**20
 
 
-def kill_now_and_then(every: float, done: threading.Event, killed: list[int], seed: int) -> None:
-    rng = random.Random(seed)
+def kill_now_and_then(every: float, done: threading.Event, killed: list[int]) -> None:
     while not done.wait(every):
         if workers := guard.pool().processes()[1:]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid := rng.choice(workers), signal.SIGKILL)
+                os.kill(pid := random.choice(workers), signal.SIGKILL)
                 killed.append(pid)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=2000)
-    parser.add_argument("--share", type=float, default=0.05, help="of hostile answers")
-    parser.add_argument("--threads", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-
-    items = answers(args.answers, args.share, args.seed)
+    items = answers(parser.parse_args().answers)
     limit = guard.from_environment("GPG_VERIFY_TIMEOUT", 5)
     workers = guard.from_environment("GPG_VERIFY_WORKERS", 4)
     hostile = sum(right is None for _, _, right in items)
     bound = hostile * limit / workers
     print(
-        f"{len(items)} answers, {hostile} hostile, {args.threads} threads, {workers:g} workers, {limit:g} s each, "
+        f"{len(items)} answers, {hostile} hostile, {THREADS} threads, {workers:g} workers, {limit:g} s each, "
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     compute_score(MATH, "\\boxed{\\sum_{k=1}^{2} k}", "3")  # the pool is up
     done, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed, args.seed))
+    killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed))
     killer.start()
     memory = [memory_mb()]
     start = time.perf_counter()
-    with ThreadPoolExecutor(args.threads) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         futures = [threads.submit(compute_score, MATH, text, gold) for gold, text, _ in items]
         while not all(future.done() for future in futures):
             time.sleep(0.5)
@@ -116,10 +108,9 @@ def main() -> int:
 
     pids = guard.pool().processes()
     guard.close()
-    left = [pid for pid in pids if psutil.pid_exists(pid)]
-    scored = list(zip(items, results, strict=True))
-    wrong = [item for item, r in scored if item[2] is not None and (r["acc"] != item[2] or r["killed"])]
-    paid = sum(r["score"] != 0 for item, r in scored if item[2] is None)
+    left = list(filter(psutil.pid_exists, pids))
+    wrong = [i for i, r in zip(items, results, strict=True) if i[2] is not None and (r["acc"] != i[2] or r["killed"])]
+    paid = sum(r["score"] != 0 for item, r in zip(items, results, strict=True) if item[2] is None)
     third = max(1, len(memory) // 3)
     early, late = max(memory[:third]), max(memory[-third:])
     print(
@@ -128,8 +119,7 @@ def main() -> int:
         f"killed from outside; {max(memory):.0f} MB of memory at most, {early:.0f} early, {late:.0f} late; {len(left)} "
         "processes left behind"
     )
-    for item in wrong:
-        print(f"  wrong: {item}")
+    print(*(f"  wrong: {item}\n" for item in wrong), sep="", end="")
     return int(bool(wrong or paid or left) or took > 2 * bound or late > 1.5 * early + 100)
 
 

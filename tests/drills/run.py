@@ -24,21 +24,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness import DrillRun, End, make_tiny
-from rich.console import Console
-from rich.table import Table
 
-RUNS = Path(__file__).resolve().parents[2] / "runs"
+REPORT = Path(__file__).resolve().parents[2] / "runs/drills.md"
 SAVE_FREQ = 5
 ENDS_WITHIN = 60  # seconds
 GONE_WITHIN = 90  # seconds
 STARTS_WITHIN = 900  # seconds; 100 on 2 cores that do nothing else
 OVERRIDES = (f"trainer.save_freq={SAVE_FREQ}", "trainer.test_freq=-1")
 COMES_TO_WAIT = 5  # seconds, several steps: a run that goes on comes to wait for a frozen process
-
-console = Console()
 
 
 @dataclass
@@ -57,6 +54,9 @@ class Row:
     gone_after: float | None = None  # seconds from the run's end; None where something stays
     resumed: str = "not tried"
     misses: list[str] = field(default_factory=list)
+
+    def expect(self, met: bool, otherwise: str) -> None:
+        self.misses += [] if met else [otherwise]
 
 
 @dataclass(frozen=True)
@@ -84,68 +84,41 @@ def ended(run: DrillRun) -> tuple[DrillRun, End]:
 
 
 def kill(run: DrillRun, role: str) -> tuple[DrillRun, End]:
-    run.note_shared_memory()
     run.failed()
     run.find(role).kill()
     return ended(run)
 
 
-def while_scoring(role: str):
-    def hurt(run: DrillRun) -> tuple[DrillRun, End]:
-        with run.held(STARTS_WITHIN):
-            return kill(run, role)
-
-    return hurt
-
-
-def at_its_start(role: str):
-    def hurt(run: DrillRun) -> tuple[DrillRun, End]:
-        def there() -> bool:
-            return any(run.role(process) == role for process in run.processes())
-
-        run.wait_until(there, role, STARTS_WITHIN)
+def while_scoring(run: DrillRun, role: str) -> tuple[DrillRun, End]:
+    with run.held(STARTS_WITHIN):
         return kill(run, role)
 
-    return hurt
+
+def at_its_start(run: DrillRun, role: str) -> tuple[DrillRun, End]:
+    run.wait_until(lambda: role in map(run.role, run.processes()), role, STARTS_WITHIN)
+    return kill(run, role)
 
 
-def while_waited_for(role: str, frozen: str, after_scoring: bool):
+def while_waited_for(run: DrillRun, role: str, frozen: str, after_scoring: bool) -> tuple[DrillRun, End]:
     """A process is frozen and the run comes to wait for it: the kill is never between two calls."""
-
-    def hurt(run: DrillRun) -> tuple[DrillRun, End]:
-        if after_scoring:
-            with run.held():
-                run.find(frozen).suspend()
-        else:
-            run.find(frozen).suspend()
-        time.sleep(COMES_TO_WAIT)
-        return kill(run, role)
-
-    return hurt
+    with run.held() if after_scoring else contextlib.nullcontext():
+        run.find(frozen).suspend()
+    time.sleep(COMES_TO_WAIT)
+    return kill(run, role)
 
 
-def send(number: signal.Signals, to_group: bool):
-    def hurt(run: DrillRun) -> tuple[DrillRun, End]:
-        with run.held():
-            run.note_shared_memory()
-            run.failed()
-            (os.killpg if to_group else os.kill)(run.process.pid, number)
-            return ended(run)
-
-    return hurt
-
-
-def terminate_all(run: DrillRun) -> tuple[DrillRun, End]:
+def send(run: DrillRun, number: signal.Signals, to: str) -> tuple[DrillRun, End]:
     with run.held():
-        run.note_shared_memory()
         run.failed()
-        for process in run.processes():
-            process.terminate()
+        if to == "group":
+            os.killpg(run.process.pid, number)
+        else:
+            for process in run.processes() if to == "all" else [run.process]:
+                process.send_signal(number)
         return ended(run)
 
 
 def score_nothing(run: DrillRun) -> tuple[DrillRun, End]:
-    run.note_shared_memory()
     run.failed()
     run.hold.with_suffix(".none").touch()
     return ended(run)
@@ -169,36 +142,34 @@ def start_again_when_finished(run: DrillRun) -> tuple[DrillRun, End]:
 
 
 RESUMES = "the same command goes on with step"
-ENGINE = "engine of the rollout server 0"
-KILLS = (  # name, whom, how, and who is then said to have died
-    (
-        "actor",
-        "an actor worker, in an update",
-        while_waited_for("actor worker", "actor worker", True),
-        "actor worker 0",
-    ),
-    (
-        "server",
-        "the vLLM server, while it generates",
-        while_waited_for("vLLM server", "vLLM engine", False),
-        "server 0",
-    ),
-    ("server-sync", "it, while it takes weights", while_waited_for("vLLM server", "vLLM engine", True), "server 0"),
-    ("engine", "the engine, while it generates", while_waited_for("vLLM engine", "vLLM engine", False), ENGINE),
-    ("engine-sync", "it, while it takes weights", while_waited_for("vLLM engine", "vLLM engine", True), ENGINE),
-    ("reward", "a reward worker, while it scores", while_scoring("reward worker"), "reward worker 0"),
+SERVER, ENGINE = "rollout server 0", "engine of the rollout server 0"
+ACTOR = {"role": "actor worker", "frozen": "actor worker"}
+HTTP, CORE = {"role": "vLLM server", "frozen": "vLLM engine"}, {"role": "vLLM engine", "frozen": "vLLM engine"}
+KILLS = (  # name, in words, who dies and who was frozen before, who is said to be dead
+    ("actor", "an actor worker, in an update", {**ACTOR, "after_scoring": True}, "actor worker 0"),
+    ("server", "the vLLM server, while it generates", {**HTTP, "after_scoring": False}, SERVER),
+    ("server-sync", "it, while it takes weights", {**HTTP, "after_scoring": True}, SERVER),
+    ("engine", "the engine, while it generates", {**CORE, "after_scoring": False}, ENGINE),
+    ("engine-sync", "it, while it takes weights", {**CORE, "after_scoring": True}, ENGINE),
 )
 NO_REWARD = ("the reward function compute_score of ", "None is no number", "algorithm.gpg.drop_unscored=True", RESUMES)
 DIED = ("reward worker 0 died", RESUMES)
+TERMINATED = (("SIGTERM", RESUMES), (143,))
+SCORER = partial(while_scoring, role="reward worker")
+STARTING = partial(at_its_start, role="vLLM server")
 DRILLS = [
-    Drill("driver", "`kill -9` of the driver", while_scoring("driver"), (), (-signal.SIGKILL,)),
-    *(Drill(name, f"`kill -9` of {whom}", how, (f"{who} died", RESUMES)) for name, whom, how, who in KILLS),
+    Drill("driver", "`kill -9` of the driver", partial(while_scoring, role="driver"), (), (-signal.SIGKILL,)),
+    *(
+        Drill(name, f"`kill -9` of {words}", partial(while_waited_for, **whom), (f"{dead} died", RESUMES))
+        for name, words, whom, dead in KILLS
+    ),
+    Drill("reward", "`kill -9` of a reward worker, while it scores", SCORER, DIED),
     Drill("no-reward", "a reward function that returns None", score_nothing, NO_REWARD),
-    Drill("validation", "`kill -9` in the first validation", while_scoring("reward worker"), DIED, trains=False),
-    Drill("start", "`kill -9` of a server that starts", at_its_start("vLLM server"), ("vLLMHttpServer",), trains=False),
-    Drill("ctrl-c", "Ctrl-C", send(signal.SIGINT, to_group=True), ("Ctrl-C", RESUMES), (130,)),
-    Drill("sigterm", "SIGTERM to the driver", send(signal.SIGTERM, to_group=False), ("SIGTERM", RESUMES), (143,)),
-    Drill("sigterm-all", "SIGTERM to every process", terminate_all, ("SIGTERM", RESUMES), (143,)),
+    Drill("validation", "`kill -9` in the first validation", SCORER, DIED, trains=False),
+    Drill("start", "`kill -9` of a server that starts", STARTING, ("vLLMHttpServer",), trains=False),
+    Drill("ctrl-c", "Ctrl-C", partial(send, number=signal.SIGINT, to="group"), ("Ctrl-C", RESUMES), (130,)),
+    Drill("sigterm", "SIGTERM to the driver", partial(send, number=signal.SIGTERM, to="driver"), *TERMINATED),
+    Drill("sigterm-all", "SIGTERM to every process", partial(send, number=signal.SIGTERM, to="all"), *TERMINATED),
     Drill("second-run", "a second run in the folder", start_a_second, ("another run saves there",), loses=False),
     Drill("finished", "the same command again", start_again_when_finished, (), (0,), SAVE_FREQ + 1, loses=False),
 ]
@@ -219,14 +190,11 @@ def noted(row: Row, run: DrillRun, end: End, says: tuple[str, ...], codes: tuple
     row.last_words = [word.replace(str(run.folder), "FOLDER") for word in words]
     row.saved, row.gone_after = run.saved(), remains.gone_after
     row.reached = max([row.saved, *run.steps()])
-    if row.code not in codes:
-        row.misses.append(f"exit code {row.code}, expected {' or '.join(map(str, codes))}")
-    if unsaid := [text for text in says if text not in " ".join(row.last_words)]:
-        row.misses.append(f"the last lines do not say {', '.join(map(repr, unsaid))}")
-    if remains.left:
-        row.misses.append(f"left after {GONE_WITHIN} s: {', '.join(remains.left)}")
-    if remains.shared_memory:
-        row.misses.append(f"left in shared memory: {', '.join(remains.shared_memory)}")
+    unsaid = [text for text in says if text not in " ".join(row.last_words)]
+    row.expect(row.code in codes, f"exit code {row.code}, expected {' or '.join(map(str, codes))}")
+    row.expect(not unsaid, f"the last lines do not say {', '.join(map(repr, unsaid))}")
+    row.expect(not remains.left, f"left after {GONE_WITHIN} s: {', '.join(remains.left)}")
+    row.expect(not remains.shared_memory, f"left in shared memory: {', '.join(remains.shared_memory)}")
     return row
 
 
@@ -241,10 +209,9 @@ def drilled(drill: Drill, run: DrillRun, before: list[tuple[Row, DrillRun]]) -> 
     row = noted(Row(drill.name, drill.what), hurt, end, drill.says, drill.codes)
     if drill.loses:
         row.lost = f"{row.reached - row.saved} done since the save, and the step at work"
-    if drill.loses and row.seconds > ENDS_WITHIN:
-        row.misses.append(f"ended after {row.seconds:.0f} s, expected {ENDS_WITHIN} at most")
-    if row.reached - row.saved > SAVE_FREQ:
-        row.misses.append(f"{row.reached - row.saved} steps lost, expected {SAVE_FREQ} at most")
+        row.expect(row.seconds <= ENDS_WITHIN, f"ended after {row.seconds:.0f} s, expected {ENDS_WITHIN} at most")
+    lost = row.reached - row.saved
+    row.expect(lost <= SAVE_FREQ, f"{lost} steps lost, expected {SAVE_FREQ} at most")
     return row
 
 
@@ -252,13 +219,10 @@ def judge_resume(row: Row, before: DrillRun, after: DrillRun) -> None:
     """Whether `after` went on where `before` had saved, with the same prompts."""
     first = min(after.steps())
     again = [step for step in range(first, row.reached + 1) if before.prompts(step) and after.prompts(step)]
-    row.resumed = f"step {first}"
-    if again:
-        row.resumed += f", same prompts in {', '.join(map(str, again))}"
-    if first != row.saved + 1:
-        row.misses.append(f"resumed at step {first}, expected {row.saved + 1}")
-    if differ := [step for step in again if before.prompts(step) != after.prompts(step)]:
-        row.misses.append(f"other prompts after resume in steps {differ}")
+    same = [step for step in again if before.prompts(step) == after.prompts(step)]
+    row.resumed = f"step {first}" + (f", same prompts in {', '.join(map(str, same))}" if same else "")
+    row.expect(first == row.saved + 1, f"resumed at step {first}, expected {row.saved + 1}")
+    row.expect(same == again, f"of the steps {again} other prompts after resume in all but {same}")
 
 
 # ---- a disk that fills up
@@ -302,8 +266,7 @@ def disk(folder: Path, tiny_folder: Path) -> list[Row]:
         says = ("step 4 could not be saved", "as on a full disk", "Step 2 is still complete", "with step 3")
         filled = noted(row, run, run.wait_for_end(STARTS_WITHIN), says, (1,))
         left = sorted(path.name for path in checkpoints.glob("global_step_*"))
-        if left != ["global_step_2"] or run.saved() != 2:
-            filled.misses.append(f"left are {left}, the tracker names {run.saved()}")
+        filled.expect((left, run.saved()) == (["global_step_2"], 2), f"left are {left}, the tracker: {run.saved()}")
         (checkpoints / "ballast").unlink()
 
         run = run.again("small")
@@ -312,8 +275,7 @@ def disk(folder: Path, tiny_folder: Path) -> list[Row]:
         says = ("step 6 could not be saved", "too little room", "Step 4 is still complete", "with step 5")
         small = noted(Row("disk-small", "no room for the next save"), run, run.wait_for_end(STARTS_WITHIN), says, (1,))
         filled.resumed = f"step {min(run.steps())}, once there was room again"
-        if min(run.steps()) != 3:
-            filled.misses.append(f"resumed at step {min(run.steps())}, expected 3")
+        filled.expect(min(run.steps()) == 3, f"resumed at step {min(run.steps())}, expected 3")
     return [filled, small]
 
 
@@ -328,18 +290,18 @@ def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row
     for step in steps:
         a, b = undisturbed.steps()[step], run.steps()[step]
         compared += len(a)
-        if differ := [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not k.startswith(TIMES)]:
-            row.misses.append(f"{run.name}, step {step}: other {', '.join(differ)}")
-        if undisturbed.texts(step) != run.texts(step):
-            row.misses.append(f"{run.name}, step {step}: other prompts or responses")
+        differ = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not k.startswith(TIMES)]
+        row.expect(not differ, f"{run.name}, step {step}: other {', '.join(differ)}")
+        row.expect(undisturbed.texts(step) == run.texts(step), f"{run.name}, step {step}: other prompts or responses")
     return compared
 
 
 def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
-    """Ten steps, preempted in the middle of three of them, against ten that are not."""
+    """Ten steps, preempted in the middle of three of them, against ten that are not; two checkpoints are kept."""
     overrides = (
         "trainer.total_training_steps=10",
-        "trainer.save_freq=100",
+        "trainer.save_freq=3",
+        "trainer.max_actor_ckpt_to_keep=2",
         "trainer.test_freq=-1",
         "trainer.val_before_train=False",
         "actor_rollout_ref.rollout.full_determinism=True",
@@ -359,15 +321,16 @@ def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
                 run.process.send_signal(signal.SIGUSR1)
         noted(row, run, run.wait_for_end(STARTS_WITHIN), (), (75 if part < 3 else 0,))
         steps = sorted(run.steps())
-        if not steps or steps != list(range(done + 1, steps[-1] + 1)) or run.saved() != steps[-1]:
-            row.misses.append(f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
+        whole = bool(steps) and steps == list(range(done + 1, steps[-1] + 1)) and run.saved() == steps[-1]
+        kept = sorted(path.name for path in (run.folder / "checkpoints").glob("global_step_*"))
+        row.expect(len(kept) == min(part + 1, 2), f"{run.name}: kept are {kept}")
+        row.expect(whole, f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
         compared += compare(undisturbed, run, steps, row)
         done = max(steps, default=done)
         if part < 3:
             run = run.again(f"part-{part + 1}")
-    row.resumed = f"each step once, prompts, responses and {compared} metrics as undisturbed, equal to the bit"
-    if row.misses:
-        row.resumed = "see misses"
+    same = f"each step once, prompts, responses and {compared} metrics as undisturbed, equal to the bit"
+    row.resumed = "see misses" if row.misses else same
     return [row]
 
 
@@ -376,16 +339,12 @@ OF_THEIR_OWN = {"disk": disk, "preempted": preempted}
 
 # ---- the report
 
-
 HEADINGS = ("drill", "what the user sees", "exit, after", "lost", "left running", "resume")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     said = " / ".join(row.last_words)
-    if row.gone_after is None:
-        left = "some to the last look"
-    else:
-        left = "nothing" if row.gone_after < 1 else f"nothing after {row.gone_after:.0f} s"
+    left = "some to the last look" if row.gone_after is None else f"nothing after {row.gone_after:.0f} s"
     return (
         row.what,
         f"{f'`{said}`' if said else 'no last words'} ({row.lines} lines in all)",
@@ -396,16 +355,9 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def report(rows: list[Row]) -> None:
-    RUNS.mkdir(exist_ok=True)
-    table = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
-    (RUNS / "drills.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
-
-
 def in_a_row(chosen: list[Drill], folder: Path, tiny_folder: Path) -> Iterator[Row]:
     """The drills in one folder, each on what the one before it left."""
-    before: list[tuple[Row, DrillRun]] = []
-    saved = 0
+    before, saved = [], 0
     for drill in chosen:
         steps = f"trainer.total_training_steps={drill.steps + saved}"
         validates = f"trainer.val_before_train={not drill.trains}"
@@ -426,33 +378,30 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep the runs' logs and checkpoints in this folder")
     arguments = parser.parse_args()
     by_name = {drill.name: drill for drill in DRILLS}
+    every = [*by_name, *OF_THEIR_OWN]
     if arguments.list:
-        for name, what in [*((drill.name, drill.what) for drill in DRILLS), *((n, "") for n in OF_THEIR_OWN)]:
-            print(f"{name:12} {what}")
+        print(*(f"{name:12} {by_name[name].what if name in by_name else ''}" for name in every), sep="\n")
         return 0
-    if unknown := set(arguments.names) - by_name.keys() - OF_THEIR_OWN.keys():
-        parser.error(f"no drill {', '.join(sorted(unknown))}; there are {', '.join([*by_name, *OF_THEIR_OWN])}")
-
-    names = arguments.names or [*by_name, *OF_THEIR_OWN]
+    if unknown := sorted({*arguments.names} - {*every}):
+        parser.error(f"no drill {', '.join(unknown)}; there are {', '.join(every)}")
+    names = arguments.names or every
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="drills-"))
     rows: list[Row] = []
+    REPORT.parent.mkdir(exist_ok=True)
     try:
         tiny_folder = make_tiny(folder / "tiny")
         chosen = [by_name[name] for name in names if name in by_name]
         own = (row for name in names if name in OF_THEIR_OWN for row in OF_THEIR_OWN[name](folder, tiny_folder))
         for row in itertools.chain(in_a_row(chosen, folder, tiny_folder), own):
             rows.append(row)
-            report(rows)
-            console.print(f"{row.drill}: exit {row.code} after {row.seconds:.0f} s, misses: {row.misses}", markup=False)
-            for line in row.last_words:
-                console.print(f"  {line}", markup=False)
+            table = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
+            REPORT.write_text("".join(f"| {' | '.join(line)} |\n" for line in table))
+            print(f"{row.drill}: exit {row.code} after {row.seconds:.0f} s, misses: {row.misses}", flush=True)
+            print(*(f"  {line}\n" for line in row.last_words), sep="", end="", flush=True)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    table = Table(*HEADINGS)
-    for row in rows:
-        table.add_row(*cells(row), style="red" if row.misses else None)
-    console.print(table)
+    print(REPORT)
     return int(any(row.misses for row in rows))
 
 
