@@ -125,6 +125,9 @@ NOT_VERLS = (
     "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
+    "actor_rollout_ref.actor.veomni.",
+    "actor_rollout_ref.model.override_config.",
+    "reward.custom_reward_function.reward_kwargs",
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
 OTHER_CONFIGS = {

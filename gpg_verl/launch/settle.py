@@ -150,8 +150,8 @@ class Settled:
         with open_dict(self.config):
             OmegaConf.update(self.config, key, value, force_add=True)
 
-    def contradicts(self, key: str, why: str, what: str = "algorithm.adv_estimator=gpg") -> None:
-        self.contradictions.append(f"{key}={self.get(key)} contradicts {what}: {why}")
+    def contradicts(self, key: str, why: str, what: str = "contradicts algorithm.adv_estimator=gpg") -> None:
+        self.contradictions.append(f"{key}={self.get(key)} {what}: {why}")
 
     def read_settings(self) -> None:
         try:
@@ -187,7 +187,7 @@ class Settled:
         if self.settings.beta_th > 0:
             for key, why in AGAINST_REFILL.items():
                 if self.get(key) and not (key == COLOCATED and self.get(OWN_DEVICES)):
-                    self.contradicts(key, why, f"algorithm.gpg.beta_th={self.settings.beta_th:g}")
+                    self.contradicts(key, why, f"contradicts algorithm.gpg.beta_th={self.settings.beta_th:g}")
             if self.get("data.gen_batch_size") != 1:
                 self.put("data.gen_batch_size", 1, "β_th asks for single prompts")
 
