@@ -321,30 +321,14 @@ def make_sam(folder: Path) -> None:
     from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
     side, patch, hidden = 64, 8, 16
+    vision = {"hidden_size": 32, "output_channels": hidden, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": side, "patch_size": patch, "mlp_dim": 64, "num_pos_feats": hidden // 2}
+    vision |= {"global_attn_indexes": [1], "window_size": 4}
+    prompts = {"hidden_size": hidden, "image_size": side, "patch_size": patch}
+    decoder = {"hidden_size": hidden, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": hidden}
     torch.manual_seed(0)
-    SamModel(
-        SamConfig(
-            vision_config={
-                "hidden_size": 32,
-                "output_channels": hidden,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": side,
-                "patch_size": patch,
-                "mlp_dim": 64,
-                "global_attn_indexes": [1],
-                "window_size": 4,
-                "num_pos_feats": hidden // 2,
-            },
-            prompt_encoder_config={"hidden_size": hidden, "image_size": side, "patch_size": patch},
-            mask_decoder_config={
-                "hidden_size": hidden,
-                "mlp_dim": 32,
-                "num_attention_heads": 2,
-                "iou_head_hidden_dim": hidden,
-            },
-        )
-    ).save_pretrained(folder)
+    config = SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    SamModel(config).save_pretrained(folder)
     SamImageProcessorPil(
         size={"longest_edge": side},
         pad_size={"height": side, "width": side},

@@ -36,14 +36,9 @@ class TruncationRewardManager(NaiveRewardManager):
 
 
 def is_truncated(*, prompt: int, response: int, ended: bool, response_length: int, max_model_len: int | None) -> bool:
-    """Whether generation ran into a limit. All lengths in tokens.
-
-    Args:
-        prompt, response: this row's.
-        ended: the response's last token is the tokenizer's end-of-sequence token. A model may end with other tokens of
-            its generation config; at exactly the limit such an end is taken for a cut.
-        response_length: `data.max_response_length`.
-        max_model_len: `actor_rollout_ref.rollout.max_model_len`; None: prompt and response have room.
+    """Whether generation ran into a limit: `data.max_response_length`, or `rollout.max_model_len` of prompt and
+    response together (None: they have room). Lengths in tokens; `ended`: the last one is the tokenizer's end of
+    sequence. A model may end with other tokens of its generation config: at exactly the limit that is taken for a cut.
     """
     full = max_model_len is not None and prompt + response >= max_model_len
     return (response >= response_length or full) and not ended

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +31,47 @@ def is_gpg(config: DictConfig) -> bool:
 
 class SettingError(ValueError):
     """A setting of `algorithm.gpg` that is unknown or has a value that is not allowed."""
+
+
+def _setting(default, accepts: Callable[[Any], bool], allowed: str, read: Callable = lambda value: value) -> Any:
+    """A setting: which values it `accepts` (in words: `allowed`), and how one is read."""
+    return field(default=default, metadata={"accepts": accepts, "allowed": allowed, "read": read})
+
+
+def _one_of(default: str, allowed: tuple[str, ...]) -> Any:
+    def read(value) -> str:  # YAML reads `f_norm=1` as a number
+        return "1" if isinstance(value, float) and value == 1 else str(value)
+
+    def accepts(value) -> bool:
+        return not isinstance(value, bool) and read(value) in allowed
+
+    return _setting(default, accepts, f"allowed are {' and '.join(allowed)}", read)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _share(default: float, zero: str) -> Any:
+    def accepts(value) -> bool:
+        return _is_number(value) and 0 <= value <= 1  # nan is not
+
+    return _setting(default, accepts, f"a share from 0 ({zero}) to 1", float)
+
+
+def _count(default: int) -> Any:
+    return _setting(default, lambda value: type(value) is int and value >= 1, "a whole number from 1")
+
+
+def _above_zero(allowed: str) -> Any:
+    def accepts(value) -> bool:
+        return value is None or (_is_number(value) and value > 0)
+
+    return _setting(None, accepts, allowed, lambda value: None if value is None else float(value))
+
+
+def _flag(default: bool) -> Any:
+    return _setting(default, lambda value: isinstance(value, bool), "allowed are True and False")
 
 
 @dataclass(frozen=True)
@@ -57,19 +98,19 @@ class GPGSettings:
     share_prefixes: compute what a group's rows have in common once, wherever that is exact.
     """
 
-    f_norm: str = "1"
-    alpha: str = "sample"
-    beta_th: float = 0.0
-    max_batches: int = 20
-    allow_kl: bool = False
-    drop_truncated: bool = False
-    drop_unscored: bool = False
-    max_skipped_steps: int = 20
-    max_dropped_share: float = 0.05
-    max_failed_share: float = 0.1
-    max_session_seconds: float | None = None
-    max_rollout_gap: float | None = None
-    share_prefixes: bool = True
+    f_norm: str = _one_of("1", F_NORMS)
+    alpha: str = _one_of("sample", ALPHAS)
+    beta_th: float = _share(0.0, "off")
+    max_batches: int = _count(20)
+    allow_kl: bool = _flag(False)
+    drop_truncated: bool = _flag(False)
+    drop_unscored: bool = _flag(False)
+    max_skipped_steps: int = _count(20)
+    max_dropped_share: float = _share(0.05, "none")
+    max_failed_share: float = _share(0.1, "none")
+    max_session_seconds: float | None = _above_zero("seconds above 0")
+    max_rollout_gap: float | None = _above_zero("a difference of log-probs above 0, inf for any")
+    share_prefixes: bool = _flag(True)
 
     @classmethod
     def from_node(cls, node: Mapping | None) -> GPGSettings:
@@ -78,75 +119,12 @@ class GPGSettings:
             return cls()
         if not isinstance(node, Mapping | DictConfig):
             raise SettingError(f"algorithm.gpg={node!r} is not a group of settings: use +algorithm.gpg.key=value")
-        known = [field.name for field in fields(cls)]
-        values: dict[str, Any] = {}
-        for key in node:
+        known = {setting.name: setting.metadata for setting in fields(cls)}
+        for key, value in node.items():
             if key not in known:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"; did you mean algorithm.gpg.{close[0]}?" if close else ""
                 raise SettingError(f"algorithm.gpg.{key} is unknown, known are {', '.join(known)}{hint}")
-            read, allowed = _READERS[key]
-            try:
-                values[key] = read(node[key])
-            except ValueError:
-                raise SettingError(f"algorithm.gpg.{key}={node[key]!r}: {allowed}") from None
-        return cls(**values)
-
-
-def _one_of(*allowed: str) -> tuple[Callable[[Any], str], str]:
-    def read(value: Any) -> str:
-        # YAML reads `f_norm=1` as a number.
-        text = str(int(value)) if isinstance(value, float) and value == 1 else str(value)
-        if isinstance(value, bool) or text not in allowed:
-            raise ValueError
-        return text
-
-    return read, f"allowed are {' and '.join(allowed)}"
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError
-    return float(value)
-
-
-def _share(value: Any) -> float:
-    if not 0 <= _number(value) <= 1:  # nan is not
-        raise ValueError
-    return float(value)
-
-
-def _above_zero(value: Any) -> float | None:
-    if value is not None and not _number(value) > 0:
-        raise ValueError
-    return None if value is None else float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-# Of each setting: a function that reads its value or raises ValueError, and what is allowed.
-_READERS = {
-    "f_norm": _one_of(*F_NORMS),
-    "alpha": _one_of(*ALPHAS),
-    "beta_th": (_share, "a share from 0 (off) to 1"),
-    "max_batches": (_count, "a whole number from 1"),
-    "allow_kl": (_flag, "allowed are True and False"),
-    "drop_truncated": (_flag, "allowed are True and False"),
-    "drop_unscored": (_flag, "allowed are True and False"),
-    "max_skipped_steps": (_count, "a whole number from 1"),
-    "max_dropped_share": (_share, "a share from 0 (none) to 1"),
-    "max_failed_share": (_share, "a share from 0 (none) to 1"),
-    "max_session_seconds": (_above_zero, "seconds above 0"),
-    "max_rollout_gap": (_above_zero, "a difference of log-probs above 0, inf for any"),
-    "share_prefixes": (_flag, "allowed are True and False"),
-}
+            if not known[key]["accepts"](value):
+                raise SettingError(f"algorithm.gpg.{key}={value!r}: {known[key]['allowed']}")
+        return cls(**{key: known[key]["read"](value) for key, value in node.items()})

@@ -9,9 +9,10 @@ they are asked.
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 
-from reward_fns import extract, notation, prose, words
+from reward_fns import extract, guard, notation, prose, words
 from reward_fns.kinds import (
     UNKNOWN,
     Answer,
@@ -81,14 +82,17 @@ class Comparison:
 
     read = staticmethod(read_plain)
 
+    def formulas(self, gold: str, answer: str, factor: Fraction = Fraction(1), tolerance: float = 0.0) -> bool:
+        """Whether gold = factor · answer, by sympy."""
+        return guard.equal((gold,), (answer,), factor, tolerance, timeout=self.timeout)
+
     def __call__(self, gold: Answer, answer: Answer) -> bool:
         """Whether `answer` is right where `gold` is."""
         if relation.names_differ(gold, answer):
             return False
         answer = relation.same_argument(gold, answer, self)
-        if (gold.kind, gold.text, gold.unit) == (answer.kind, answer.text, answer.unit) and any(
-            map(str.isalnum, gold.text)
-        ):
+        alike = (gold.kind, gold.text, gold.unit) == (answer.kind, answer.text, answer.unit)
+        if alike and any(map(str.isalnum, gold.text)):
             return not DIVIDED_BY_ZERO.search(gold.text)
         if "approximation" in (gold.kind, answer.kind):
             gold, answer = (relation.holds(x, self) if x.kind == "approximation" else x for x in (gold, answer))
@@ -99,16 +103,14 @@ class Comparison:
                 return self(*stated)  # (A) 5 is 5
         if (theirs := self.view(gold, answer)) is not None:
             return COMPARED_BY[gold.kind].same(gold, theirs, self)
-        mine = (
-            self.view(answer, gold) if gold.kind != "time" else None
-        )  # a ratio may look like a time, a time is no ratio
+        mine = None if gold.kind == "time" else self.view(answer, gold)  # a ratio may look like a time, a time is none
         return mine is not None and COMPARED_BY[answer.kind].same(mine, answer, self)
 
     def view(self, gold: Answer, answer: Answer) -> Answer | None:
         """`answer` as one of gold's kind; None if it cannot be meant so."""
         module = COMPARED_BY.get(gold.kind)
-        if gold.kind == answer.kind or module is None:
-            return answer if module else None
+        if module and gold.kind == answer.kind:
+            return answer
         return module.view(answer, self) if hasattr(module, "view") else None
 
 

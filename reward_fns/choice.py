@@ -35,9 +35,7 @@ _LEAD = re.compile(
 
 def judge(text: str, gold, settings) -> Verdict:
     accepted = golds.texts(gold)
-    answer = extract.tagged_or_whole(text)
-    if (boxes := extract.contents(answer)) is not None:
-        answer = ", ".join(boxes)
+    answer = extract.tagged_answer(text)
     return Verdict(_right(accepted, answer, settings), answer)
 
 

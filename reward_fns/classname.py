@@ -34,7 +34,7 @@ ORIGINS = {
     "adult", "puppy", "kitten", "male", "female", "red", "pink", "white", "yellow", "blue", "purple", "orange", "black",
     "brown",
 }  # fmt: skip
-_TWO = re.compile(r"[A-Za-z0-9)]\s*[+=]\s*[A-Za-z(]")
+_TWO = re.compile(r"[A-Za-z0-9)]\s*[+=|&]\s*[A-Za-z(]")
 # Cars of two years that differ in nothing else.
 _YEAR_NEEDED = {
     "audis4sedan", "bentleycontinentalgtcoupe", "dodgecaliberwagon", "dodgedurangosuv", "fordf150regularcab",
@@ -48,9 +48,7 @@ MOST_WORDS = 40
 
 def judge(text: str, gold, settings) -> Verdict:
     names = _names(gold)
-    answer = extract.tagged_or_whole(text)
-    if (boxes := extract.contents(answer)) is not None:
-        answer = ", ".join(boxes)
+    answer = extract.tagged_answer(text)
     remarks = {word for remark in _BRACKETS.findall(answer) for word in _words(remark)}
     given = [_words(answer)] + ([_words(_BRACKETS.sub(" ", answer))] if remarks <= FILLER | ORIGINS else [])
     return Verdict(not _TWO.search(answer) and any(_says(words, name) for words in given for name in names), answer)

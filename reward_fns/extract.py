@@ -38,7 +38,7 @@ _HEDGES = re.compile(
 _LABEL = re.compile(r"[.,;]?\s*\(?(?:[a-h]|[1-9]|i{1,3}|iv)[.):]", re.IGNORECASE)
 # (b), Part 2, Second part, - y: what a part of an answer is called.
 _PART = re.compile(
-    r"(?:^|(?<=[\s*_#(.]))(?:\(?(?P<letter>[a-h])\)|(?:part|question|problem)\s*\(?(?P<part>[0-9]|[a-h]|i{1,3}|iv)\b\)?"
+    r"(?:^|(?<=[\s*_#(.]))(?:\(?(?P<letter>[a-h])\)|(?:part|question|problem|answer)\s*\(?(?P<part>[0-9]|[a-h]|i{1,3}|iv)\b\)?"
     r"|(?:the )?(?P<ordinal>first|second|third|fourth|fifth)\s+(?:part|question|answer)"
     r"|(?<=[-*•] )(?P<item>\w{1,20})\s*:)",
     re.IGNORECASE,
@@ -178,6 +178,12 @@ def tagged_or_whole(text: str) -> str:
     if answer is None:
         answer = "" if in_thinking(text) else _after_thinking(text)
     return answer.strip() if len(answer) <= LONGEST_ANSWER else ""
+
+
+def tagged_answer(text: str) -> str:
+    """The same, or what the boxes in it hold."""
+    answer = tagged_or_whole(text)
+    return answer if (boxes := contents(answer)) is None else ", ".join(boxes)
 
 
 def in_thinking(text: str) -> bool:

@@ -1,8 +1,14 @@
 """Format rewards: 1 if the text has the shape that the prompt asks for, else 0. Each tag counts exactly once."""
 
+import re
 from collections.abc import Callable
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def _shaped(text: str, pattern: str) -> bool:
+    text = text.strip()
+    return all(text.count(tag) == 1 for tag in _TAGS) and re.fullmatch(pattern, text, re.DOTALL) is not None
 
 
 def think_line(text: str) -> bool:
@@ -12,25 +18,12 @@ def think_line(text: str) -> bool:
 
 def think_answer_lines(text: str) -> bool:
     """General text: a think block, then an answer block, tags on their own lines."""
-    text = text.strip()
-    return (
-        text.startswith("<think>\n")
-        and text.endswith("\n</answer>")
-        and "\n</think>\n<answer>\n" in text
-        and all(text.count(tag) == 1 for tag in _TAGS)
-    )
+    return _shaped(text, r"<think>(?=\n).*\n</think>\n<answer>(?=\n).*\n</answer>")
 
 
 def think_answer(text: str) -> bool:
     """Vision: the same blocks, with any white space between them."""
-    text = text.strip()
-    between = text.partition("</think>")[2].lstrip()
-    return (
-        text.startswith("<think>")
-        and text.endswith("</answer>")
-        and between.startswith("<answer>")
-        and all(text.count(tag) == 1 for tag in _TAGS)
-    )
+    return _shaped(text, r"<think>.*</think>\s*<answer>.*</answer>")
 
 
 def think_answer_opened(text: str) -> bool:

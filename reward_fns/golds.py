@@ -1,5 +1,6 @@
 """Gold answers as text, however veRL and parquet bring them: text, bytes, numbers, numpy's and lists of these."""
 
+import contextlib
 import json
 import math
 from decimal import Decimal
@@ -29,19 +30,10 @@ def _texts(gold, depth: int) -> list[str]:
         gold = gold.decode("utf-8", "replace")
     if isinstance(gold, str) and gold.strip().lower() in ("nan", "<na>"):
         return []  # a missing value that became text
-    if isinstance(gold, str):
-        return _json_list(gold) if gold.startswith('["') else [gold]
-    if isinstance(gold, bool) or (isinstance(gold, float) and not math.isfinite(gold)):
-        return []
-    if isinstance(gold, int | float | Fraction) or (isinstance(gold, Decimal) and gold.is_finite()):
-        return [str(gold)]
-    if isinstance(gold, list | tuple | set | frozenset) and depth < 3:
-        return [text for item in gold for text in _texts(item, depth + 1)]
-    return []
-
-
-def _json_list(text: str) -> list[str]:
-    try:
-        return [str(gold) for gold in json.loads(text)]
-    except ValueError:
-        return [text]
+    if isinstance(gold, str) and gold.startswith('["'):
+        with contextlib.suppress(ValueError):
+            return [str(item) for item in json.loads(gold)]
+    if isinstance(gold, list | tuple | set | frozenset):
+        return [text for item in gold for text in _texts(item, depth + 1)] if depth < 3 else []
+    number = isinstance(gold, int | float | Fraction | Decimal) and not isinstance(gold, bool) and math.isfinite(gold)
+    return [str(gold)] if number or isinstance(gold, str) else []

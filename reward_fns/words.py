@@ -9,7 +9,7 @@ HEDGES = {
     "maybe", "perhaps", "possibly", "probably", "might", "between", "unknown", "unclear", "unsure", "guess", "except",
     "unless", "without", "but", "undetermined", "undecided", "something", "anything", "versus", "vs", "instead",
     "rather", "wrong", "incorrect", "impossible", "alternatively", "otherwise", "about", "approximately", "almost",
-    "nearly", "ish", "around", "roughly", "circa",
+    "nearly", "ish", "around", "roughly", "circa", "estimated",
 }  # fmt: skip
 _BOUND = re.compile(
     r"(?<!\\)\bapprox\b|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than [^a-z]|\bat (?:least|most)\b"
@@ -75,13 +75,10 @@ def is_text(text: str) -> bool:
 
 def with_digits(text: str) -> str:
     """`There are twenty-one chairs` is `There are 21 chairs`."""
-    match = _COUNT.match(text)
-    if match is None:
+    if (match := _COUNT.match(text)) is None:
         return text
     tens, ones = _NUMERALS[match[2].lower()], _NUMERALS[match[3].lower()] if match[3] else 0
-    if match[3] and not (tens >= 20 and 0 < ones < 10):
-        return text
-    return f"{match[1]}{tens + ones}{text[match.end() :]}"
+    return f"{match[1]}{tens + ones}{text[match.end() :]}" if not match[3] or (tens >= 20 and 0 < ones < 10) else text
 
 
 def without_phrases(text: str) -> str:

@@ -18,6 +18,7 @@ import resource
 import select
 import signal
 import socket
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -91,14 +92,9 @@ def _bound_this_process(forker: int, memory_mb: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != forker:
         os._exit(0)
-    with open("/proc/self/statm") as statm:
-        now = int(statm.read().split()[0]) * resource.getpagesize()
-    # What the process has already, and the allowance.
-    for limit, value in (
-        (resource.RLIMIT_AS, now + (memory_mb << 20)),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    most = now + (memory_mb << 20)  # what the process has already, and the allowance
+    for limit, value in ((resource.RLIMIT_AS, most), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
 
 

@@ -68,6 +68,22 @@ def one(tiny_folder):
         yield actors
 
 
+def run_bash(*words: str, apart: bool = False, **variables: str) -> subprocess.CompletedProcess:
+    """Runs `bash …` in the checkout as a user of this Python would; `apart`: errors are not among the output."""
+    keep = {name: os.environ[name] for name in ("HOME", "LANG", "PYTHONPATH") if name in os.environ}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", *words],
+        cwd=Path(__file__).parents[1],
+        env={**keep, "PATH": path, "PY": sys.executable, **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if apart else subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+
+
 def run_python(*arguments: str, cwd: Path, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python …` as a user would, with output and errors together."""
     inherited = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}

@@ -96,7 +96,7 @@ class Case:
             tree = build_tree(self.whole, start, end, self.where)
             own = np.concatenate([np.arange(*self.where.offsets[row : row + 2]) for row in self.whole.rows[start:end]])
             row = np.searchsorted(self.where.offsets, own, side="right") - 1
-            sequences = branch_sequences(tree)
+            sequences = branch_sequences(tree.branches())
             ours.layout = Layout.of(tree, sequences, [torch.from_numpy(x) for x in sequences])
             source = own[tree.source]
             positions = torch.from_numpy(source - self.where.offsets[row[tree.source]])[None]
@@ -212,8 +212,8 @@ def test_where_there_is_no_gpu_it_is_blocks():
 
 
 def a_key_too_few(monkeypatch):
-    def one_less(tree):
-        keys, queries, sizes = attention.branch_sequences(tree)
+    def one_less(branches):
+        keys, queries, sizes = attention.branch_sequences(branches)
         keys = keys.copy()
         keys[sizes[-2]] = keys[sizes[-2] + 1]  # the last branch does not see the first token
         return keys, queries, sizes
@@ -222,8 +222,8 @@ def a_key_too_few(monkeypatch):
 
 
 def siblings_seen(monkeypatch):
-    def all_before(tree):
-        starts, ends = zip(*((start, end) for start, end, _ in tree.branches()), strict=True)
+    def all_before(branches):
+        starts, ends, _ = zip(*branches, strict=True)
         return (
             np.concatenate([np.arange(end) for end in ends]),
             np.cumsum([0, *np.subtract(ends, starts)]),

@@ -15,11 +15,7 @@ REFILL = ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "
     ("script", "arguments", "says"),
     [
         ("driver.py", ["--rows", "64", "--tokens", "16", "--repeat", "1"], "selection, balancing, bookkeeping"),
-        (
-            "refill.py",
-            ["--prompts", "8", "--shares", "0.5", "--thresholds", "1", "--seeds", "2"],
-            "DAPO       generated ",
-        ),
+        ("refill.py", REFILL, "DAPO       generated "),
     ],
 )
 def test_it_runs_in_small(script, arguments, says, tmp_path):

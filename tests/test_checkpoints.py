@@ -21,7 +21,7 @@ from gpg_verl.guards.checkpoints import (
     resume_problems,
     steps_written_over,
 )
-from gpg_verl.guards.exit import LONGEST
+from gpg_verl.guards.exit import MAX_CAUSE_CHARS
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.preflight import look
 
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(saves, words, first, directory, 
     assert words in message
     assert "step 3 could not be saved" in message
     assert "bytes were free there" in message
-    assert len(message) < LONGEST  # or gpg_verl's last words would lose its end
+    assert len(message) < MAX_CAUSE_CHARS  # or gpg_verl's last words would lose its end
     assert ("No step before it is saved" if first else "Step 2 is still complete") in message
     left = [] if first else ["global_step_1", "global_step_2", TRACKER]
     assert sorted(path.name for path in directory.iterdir()) == left
@@ -182,7 +182,7 @@ def run_on(directory: Path, keep: int | None, *, resumed: int | str | None, save
     [
         # (step that a run goes on from, steps that it saves); a text: the user named it. Steps 1 and 2 are there.
         (None, [(2, [3, 4])], [1, 2, 3, 4]),
-        (0, [(2, [3, 4])], [1, 2, 3, 4]),  # as veRL takes it
+        (-1, [(2, [3, 4])], [1, 2, 3, 4]),  # as veRL takes it
         (1, [(2, [3])], [3]),
         (2, [(2, [3])], [2, 3]),
         (3, [(2, [3])], [1, 2, 3]),

@@ -46,8 +46,7 @@ REPLACED = {
     "gpg_verl.training.trainer:GPGTrainerSync": STEP,
     "gpg_verl.training.trainer:GPGTrainerColocateAsync": STEP,
     "gpg_verl.training.trainer:GPGTrainerSeparateAsync": STEP,
-    "gpg_verl.training.actor:GPGTrainingWorker": """__init__ _postprocess_output infer_batch set_loss_fn
-        train_mini_batch""",
+    "gpg_verl.training.actor:GPGTrainingWorker": "__init__ _postprocess_output infer_batch train_mini_batch",
     "gpg_verl.training.actor:GPGActor": "actor_worker_cls",
     "gpg_verl.training.actor:GPGDetachedActor": "actor_worker_cls",
     "gpg_verl.determinism:AgentLoopManagerSeeded": "__init__ generate_sequences",
@@ -76,7 +75,6 @@ SEAMS = {
     f"{V1}.replay_buffer": "replay_buffer._accumulate_eviction_metrics",
     "verl.workers.engine.base:BaseEngine": "actor.lr_scheduler_step",
     f"{FSDP}:FSDPEngine": "actor.lr_scheduler_step",
-    "verl.utils.torch_functional": "actor.entropy_from_logits",
     f"{FSDP}:FSDPEngineWithLMHead": """passes.prepare_model_inputs passes.prepare_model_outputs
         passes.optimizer_step""",
     FSDP: "passes.prepare_micro_batches",
@@ -179,7 +177,7 @@ def type_check(tmp_path_factory) -> Callable[..., list[str]]:
         options = [f"--cache-dir={cache}", "--no-error-summary", *shadows]
         command = [sys.executable, "-m", "mypy", *options, *USES_VERL]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode in (0, 1), done.stdout + done.stderr
+        assert done.returncode == 0 or (done.returncode == 1 and done.stdout), done.stdout + done.stderr
         # A note belongs to the error above it.
         return re.sub(r"\n[^\n]*: note: ", "; ", done.stdout).splitlines()
 

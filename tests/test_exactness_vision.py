@@ -237,14 +237,7 @@ def test_a_rollout_that_sees_other_images_ends_the_run_after_one_update(actors, 
     with pytest.raises(RuntimeError) as error:
         step(actors, config, rollouts, processor=processor)
     assert len(actors.call("recorded")[0][0]) == 1
-    for part in (
-        "disagree on images",
-        "allowed is 0.0001",
-        "One update was made; nothing of it was saved or sent to the rollout",
-        "set actor_rollout_ref.rollout.load_format=auto",
-        "vllm ",
-        "+algorithm.gpg.max_rollout_gap",
-    ):
+    for part in ("disagree on images", "allowed is 0.0001", "One update was made", "set actor_rollout_ref.rollout."):
         assert part in str(error.value)
     accepted = settled(folder, "+algorithm.gpg.max_rollout_gap=10")
     assert step(actors, accepted, rollouts, processor=processor).metrics["gpg/updates"] == 1

@@ -77,15 +77,7 @@ def start(tmp_path, raylet, monkeypatch):
 
     def start(*arguments: str, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                fork_client.__file__,
-                "worker.py",
-                f"--raylet-name={tmp_path}/raylet",
-                *arguments,
-            ],
+            [*PYTHON, "worker.py", f"--raylet-name={tmp_path}/raylet", *arguments],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(small), "RAY_RAYLET_PID": str(raylet.pid), "OWN": "1", **environment},
             preexec_fn=lambda: os.setpgid(0, 0),  # as a raylet does

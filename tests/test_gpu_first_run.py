@@ -4,7 +4,6 @@ measurement of the gradient, on this machine's CPU.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -12,22 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu_first_run as page
 import pytest
-from conftest import run_python
+from conftest import run_bash, run_python
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = "examples/gpu_first_run.sh"
-
-specification = importlib.util.spec_from_file_location("gpu_first_run", ROOT / "examples/gpu_first_run.py")
-page = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(page)
 
 
 def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    variables = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PY": sys.executable, **variables}
-    return subprocess.run(
-        ["bash", SCRIPT, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=300
-    )
+    return run_bash("examples/gpu_first_run.sh", *arguments, apart=True, **variables)
 
 
 @pytest.mark.parametrize(

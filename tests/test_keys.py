@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 
-PACKAGE = Path(__file__).parents[1] / "gpg_verl"
 UIDS = st.text("ab_-09", min_size=1, max_size=8)
 
 
@@ -44,18 +40,3 @@ def test_the_order_of_dispatch():
     names = ["p_1_0_0", "p_2_10_0", "p_2_9_1", "p_2_9_0", "unknown_0_0"]
     order = in_dispatch_order(keys(*names), {"p_2": 0, "p_1": 1})
     assert [names[i] for i in order] == ["unknown_0_0", "p_2_9_0", "p_2_9_1", "p_2_10_0", "p_1_0_0"]
-
-
-def test_nobody_else_takes_a_key_apart():
-    """But the report, which reads veRL's files and runs without the training's packages."""
-    splits = ("split", "rsplit", "partition", "rpartition")
-    found = {
-        f"{file.relative_to(PACKAGE)}:{node.lineno}"
-        for file in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in splits
-        and [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)] == ["_"]
-    }
-    assert {place.partition(":")[0] for place in found} == {"training/keys.py", "report/runs.py"}, found

@@ -51,14 +51,10 @@ def png(pixels: np.ndarray) -> bytes:
 def data_file(file: Path, masks: list[np.ndarray | None], source: str = TEST) -> Path:
     """As `python -m gpg_verl.data lisa` writes it, in the columns that matter here."""
     image = png(np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), np.uint8))
-    rows = [
-        {
-            "data_source": source,
-            "images": [{"bytes": image, "path": None}],
-            "extra_info": {"index": index, "mask": None if mask is None else png(mask)},
-        }
-        for index, mask in enumerate(masks)
-    ]
+    rows = []
+    for index, mask in enumerate(masks):
+        extra_info = {"index": index, "mask": None if mask is None else png(mask)}
+        rows.append({"data_source": source, "images": [{"bytes": image, "path": None}], "extra_info": extra_info})
     pq.write_table(pa.Table.from_pylist(rows), file)
     return file
 
@@ -72,16 +68,14 @@ def dump(run: Path, outputs: dict[int, list[str]], step: int = 0, source: str = 
             score = compute_score(source, text, "(0,0),(500,500)", {"index": row})
             lines.append(json.dumps({"output": text, "uid": f"u{row}_{n}_0", "step": step, **score}))
     (run / "validation" / f"{step}.jsonl").write_text("\n".join(lines) + "\n")
-    (run / "metrics.jsonl").write_text(
-        json.dumps({"step": step, "data": {f"val-core/{source}/acc/mean@1": 0.5}}) + "\n"
-    )
+    metrics = {"step": step, "data": {f"val-core/{source}/acc/mean@1": 0.5}}
+    (run / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     return run
 
 
 @pytest.mark.parametrize(
     ("predicted", "target", "ignored", "intersection", "union"),
     [
-        ((0, 0, 10, 10), (0, 0, 10, 10), None, 100, 100),
         ((0, 0, 10, 10), (5, 0, 15, 10), None, 50, 150),
         ((0, 0, 10, 10), (20, 0, 30, 10), None, 0, 200),
         ((0, 0, 0, 0), (20, 0, 30, 10), None, 0, 100),  # no box

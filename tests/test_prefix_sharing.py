@@ -186,58 +186,30 @@ def test_positions_tell_tokens_apart_where_they_do_not_just_count(positions, col
     assert symbols.reshape(5, -1).shape[1] == columns
 
 
-# ---- what goes the plain way
-
-
-def reasons(folder, *overrides, model=None):
-    from gpg_verl.training.shortcuts import model_config, unsupported
-
-    config = settled(folder, *overrides)
-    if model is not None:
-        config.actor_rollout_ref.model.path = str(model)
-    found = unsupported(config, model=model_config(config))
-    return found["trees"], found["rows"]
+# ---- what goes the plain way: models by their configuration, tests/test_self_check.py
 
 
 @pytest.mark.parametrize(
-    ("overrides", "trees", "rows"),
+    ("override", "model", "trees", "rows"),
     [
-        ([], None, None),
-        (["+algorithm.gpg.share_prefixes=False"], "share_prefixes=False", None),
-        ([f"{MODEL}.use_fused_kernels=True"], "use_fused_kernels=True", "use_fused_kernels=True"),
-        (
-            [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
-            "ulysses_sequence_parallel_size=2",
-            "ulysses_sequence_parallel_size=2",
-        ),
+        ("data.seed=1", {}, None, None),
+        ("+algorithm.gpg.share_prefixes=False", {}, "share_prefixes=False", None),
+        (f"{MODEL}.use_fused_kernels=True", {}, "use_fused_kernels=True", "use_fused_kernels=True"),
+        (f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2", {}, *["ulysses_sequence_parallel_size=2"] * 2),
+        ("data.seed=1", {"use_sliding_window": True, "sliding_window": 8}, "sliding_attention", None),
     ],
 )
-def test_settings_that_go_the_plain_way(tiny_folder, overrides, trees, rows):
-    for seen, expected in zip(reasons(tiny_folder, *overrides), (trees, rows), strict=True):
-        assert seen == expected if expected is None else expected in seen
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "expected"),
-    [
-        ("qwen2", {}, None),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding_attention"),
-        ("mistral", {"sliding_window": 4096}, "sliding window of 4096"),
-        ("mistral", {"sliding_window": None}, None),
-        ("gemma2", {}, "sliding_attention"),
-        ("qwen3_next", {}, "linear_attention"),
-        ("mamba", {}, "layers of mamba"),
-        ("falcon_h1", {}, "layers of hybrid"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
-    ],
-)
-def test_models_that_go_the_plain_way(tiny_folder, tmp_path, kind, values, expected):
+def test_settings_and_models_that_go_the_plain_way(tiny_folder, tmp_path, override, model, trees, rows):
     from transformers import AutoConfig
 
-    AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)
-    trees, rows = reasons(tiny_folder, model=tmp_path)
-    assert rows is None
-    assert trees == expected if expected is None else expected in trees
+    from gpg_verl.training.shortcuts import model_config, unsupported
+
+    config = settled(tiny_folder, override)
+    AutoConfig.for_model("qwen2", max_window_layers=0, **model).save_pretrained(tmp_path)
+    config.actor_rollout_ref.model.path = str(tmp_path)
+    found = unsupported(config, model=model_config(config))
+    for seen, expected in ((found["trees"], trees), (found["rows"], rows)):
+        assert seen == expected if expected is None else expected in seen
 
 
 def test_the_first_lines_of_a_run_say_it(tiny_folder):

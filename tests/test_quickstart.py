@@ -1,6 +1,5 @@
 """The quickstart's scripts: the data, the reward, and what of the model's conversion needs no download."""
 
-import importlib.util
 import time
 import zipfile
 from pathlib import Path
@@ -11,20 +10,8 @@ import pytest
 from gguf import GGUFWriter
 from hypothesis import given
 from hypothesis import strategies as st
+from quickstart import data, model, reward
 from tokenizers import pre_tokenizers
-
-ROOT = Path(__file__).parents[1]
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"quickstart_{name}", ROOT / f"examples/quickstart/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data, model, reward = script("data"), script("model"), script("reward")
-
 
 # --- data
 
@@ -144,19 +131,6 @@ def test_unpermute_against_llama_cpp(heads, head_dim, hidden):
     # convert_hf_to_gguf.py, LlamaModel.permute
     gguf = weight.reshape(heads, 2, head_dim // 2, hidden).swapaxes(1, 2).reshape(weight.shape)
     assert (model.unpermute(gguf, heads) == weight).all()
-
-
-@pytest.mark.parametrize(
-    ("gguf", "hf"),
-    [
-        ("token_embd.weight", "model.embed_tokens.weight"),
-        ("output_norm.weight", "model.norm.weight"),
-        ("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"),
-        ("blk.29.ffn_norm.weight", "model.layers.29.post_attention_layernorm.weight"),
-    ],
-)
-def test_names(gguf, hf):
-    assert model.hf_name(gguf) == hf
 
 
 def test_tokenizer_splits_digits_and_keeps_any_text():

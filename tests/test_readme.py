@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
+from conftest import run_bash
 
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.preflight import look, validate
@@ -53,18 +53,7 @@ COMMANDS = sorted({command for page in PAGES for command in commands(text_of(pag
 
 def run(command: str, *, code: int = 0, says: str = "", **variables: str) -> str:
     """Runs a command line in the shell; `python`, `pip`, ... are those of this environment."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    keep = {name: os.environ[name] for name in ("HOME", "LANG", "PYTHONPATH") if name in os.environ}
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=ROOT,
-        env={**keep, "PATH": path, "COLUMNS": "200", **variables},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
-    )
+    done = run_bash("-c", command, COLUMNS="200", **variables)
     assert done.returncode == code, done.stdout
     assert says in done.stdout
     return done.stdout
@@ -79,7 +68,7 @@ def with_help(command, folder):
 
 
 def dry(command, folder):
-    printed = run(command.replace("MODEL", "some/model").replace("ROW", "gpg_alpha"), DRY_RUN="1", PY=sys.executable)
+    printed = run(command.replace("MODEL", "some/model").replace("ROW", "gpg_alpha"), DRY_RUN="1")
     assert "python -m verl.trainer.main_ppo" in printed
 
 

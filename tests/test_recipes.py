@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import smoke
 import tiny
+from conftest import run_bash
 
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.preflight import look, validate
@@ -38,24 +37,10 @@ RUNS = {  # name of the run, and so of its folder: the script with its row
 VISION = [name for name, script in RUNS.items() if script.startswith("vision/")]
 
 
-def bash(*words: str, **variables: str) -> subprocess.CompletedProcess:
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
-    return subprocess.run(
-        ["bash", *words],
-        cwd=ROOT,
-        env={**keep, "PY": sys.executable, **variables},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-        check=False,
-    )
-
-
 def run(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     """A run of RUNS, or eval.sh."""
     script, *row = RUNS.get(name, "eval.sh").split()
-    return bash(f"examples/{script}", *row, *arguments, **variables)
+    return run_bash(f"examples/{script}", *row, *arguments, **variables)
 
 
 @functools.cache  # most tests look at the same commands
@@ -77,7 +62,7 @@ def without_run(overrides: list[str], script: str) -> dict[str, str]:
 
 def usage(file: Path) -> list[str]:
     """What a recipe says it can be called with."""
-    done = bash(str(file), "--help")
+    done = run_bash(str(file), "--help")
     assert done.returncode == 0
     first, *calls = done.stdout.splitlines()
     assert first.startswith(f"usage: bash {file.relative_to(ROOT)} ROW")
@@ -104,7 +89,7 @@ def test_there_is_a_recipe_for_every_run():
 )
 def test_a_row_that_is_none_ends_with_those_that_there_are(words, message):
     (file,) = (file for file in SCRIPTS if file.name == words[0])
-    done = bash(str(file), *words[1:], RUN="runs/never", DRY_RUN="1")
+    done = run_bash(str(file), *words[1:], RUN="runs/never", DRY_RUN="1")
     assert done.returncode == 2
     first, _, *calls = done.stdout.splitlines()
     assert first == message
@@ -153,7 +138,7 @@ def test_a_smoke_run_has_the_recipes_own_groups(script):
 @pytest.mark.parametrize("script", RUNS)
 def test_a_recipe_says_which_row_it_is(script):
     file, *row = RUNS[script].split()
-    done = bash("-c", '. "$0" "$@" >/dev/null; claim', f"examples/{file}", *row, DRY_RUN="1", EVAL="0")
+    done = run_bash("-c", '. "$0" "$@" >/dev/null; claim', f"examples/{file}", *row, DRY_RUN="1", EVAL="0")
     claim = json.loads(done.stdout)
     if "table" in claim:
         assert find_row(claim["table"], claim["row"]) == claim["row"]
@@ -339,7 +324,7 @@ def test_what_is_wrong_beside_the_model_ends_before_anything_is_made(tmp_path, s
 @pytest.mark.parametrize("smoke", ["0", "1"])
 def test_a_run_in_miniature_leaves_a_mark_for_the_report(tmp_path, smoke):
     code = 'set -euo pipefail; . examples/lib.sh; NNODES=1; verl "$0" 2 a=b'
-    result = bash("-c", code, str(tmp_path), SMOKE=smoke, PY="true")  # a Python that does nothing
+    result = run_bash("-c", code, str(tmp_path), SMOKE=smoke, PY="true")  # a Python that does nothing
     assert result.returncode == 0, result.stdout
     assert (tmp_path / "smoke").exists() is (smoke == "1")
 
@@ -357,7 +342,7 @@ def test_a_smoke_models_tokenizer_is_one_that_verl_takes():
 def library(folder: Path, script: str) -> subprocess.CompletedProcess:
     """A script that uses lib.sh, with raw data in the folder."""
     begin = "set -euo pipefail; NAME=test; . examples/lib.sh; "
-    return bash("-c", begin + script, SOURCES=f"{folder}/raw", DATA=f"{folder}/data")
+    return run_bash("-c", begin + script, SOURCES=f"{folder}/raw", DATA=f"{folder}/data")
 
 
 def test_a_smoke_runs_raw_data_is_what_the_data_tool_reads(tmp_path):

@@ -363,14 +363,13 @@ def test_watch_a_run_to_its_end(tmp_path, capsys, monkeypatch, file):
     assert (tmp_path / "logs" / "train.log").read_text() == "Ray starts\n"
 
 
+FAILS = "import sys; print('OSError: disk full'); sys.exit(3)"
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"),
     [
-        (
-            "import sys; print('OSError: disk full'); sys.exit(3)",
-            3,
-            ["exit code 3", "    OSError: disk full\n", "the whole log: {run}/logs/train.log"],
-        ),
+        (FAILS, 3, ["exit code 3", "    OSError: disk full\n", "the whole log: {run}/logs/train.log"]),
         ("", 0, ["wrote no step to {run}/metrics.jsonl", "VERL_FILE_LOGGER_PATH={run}/metrics.jsonl"]),
     ],
 )

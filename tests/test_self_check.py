@@ -25,32 +25,25 @@ from gpg_verl.training.shortcuts import unsupported_model
 
 # Sizes, by the names that configurations have for them.
 SIZES = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embed_dim", "word_embed_proj_dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff", "decoder_ffn_dim", "encoder_ffn_dim"), 48),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 512),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k"), 2),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16),
-    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts", "first_k_dense_replace"), 1),
-    "vocab_size": 99,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "encoder_attention_heads": 4,
-    "zero_expert_num": 0,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 16,
-    "qk_head_dim": 16,
-    **dict.fromkeys(("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"), 0.0),
-    **dict.fromkeys(("dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "layerdrop"), 0.0),
-    "residual_dropout": 0.0,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    name: size
+    for names, size in (
+        ("vocab_size", 99),
+        ("max_position_embeddings n_positions n_ctx max_seq_len seq_length", 512),
+        ("intermediate_size n_inner ffn_dim d_ff decoder_ffn_dim encoder_ffn_dim", 48),
+        ("hidden_size n_embd d_model dim embed_dim word_embed_proj_dim", 32),
+        ("moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size", 16),
+        ("q_lora_rank kv_lora_rank v_head_dim qk_head_dim", 16),
+        ("head_dim qk_rope_head_dim qk_nope_head_dim", 8),
+        ("num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads", 4),
+        ("num_experts num_local_experts n_routed_experts moe_num_experts", 4),
+        ("num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers", 2),
+        ("num_key_value_heads num_experts_per_tok moe_topk moe_k eos_token_id", 2),
+        ("n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace bos_token_id", 1),
+        ("zero_expert_num pad_token_id", 0),
+        ("attention_dropout attn_pdrop attention_probs_dropout_prob hidden_dropout_prob dropout layerdrop", 0.0),
+        ("activation_dropout hidden_dropout resid_pdrop embd_pdrop residual_dropout", 0.0),
+    )
+    for name in names.split()
 }
 SPECIAL = ("head_dim", "pad_token_id", "bos_token_id", "eos_token_id")  # taken where a configuration has none
 
@@ -189,6 +182,7 @@ REFUSED = {
     "has layers of chunked_attention": "llama4_text",
     "has layers of linear_attention": "minimax olmo_hybrid qwen3_5_text qwen3_next",
     "has layers of mamba": "falcon_mamba mamba",
+    "has layers of hybrid": "falcon_h1",
     "has state-space layers": "rwkv xlstm",
     "has a sliding window": "laguna mellum mistral moshi recurrent_gemma",
     "(ALiBi)": "bloom mpt",
@@ -386,36 +380,31 @@ def test_the_longest_group_with_its_later_turns_and_the_longest_with_images():
 # ---- in real steps
 
 
-def passes_of_the_check(monkeypatch) -> list[int]:
-    """For each check to come, the passes over rows that it makes."""
-    made, check, forward = [], SelfCheck.__call__, FSDPEngineWithLMHead.forward_backward_batch
-
-    def checked(self, *args):
-        made.append(0)
-        with monkeypatch.context() as inside:
-
-            def counted(*args, **kwargs):
-                made[-1] += 1
-                return forward(*args, **kwargs)
-
-            inside.setattr(FSDPEngineWithLMHead, "forward_backward_batch", counted)
-            check(self, *args)
-
-    monkeypatch.setattr(SelfCheck, "__call__", checked)
-    return made
-
-
 def test_the_first_batch_is_checked_and_longer_ones(one, tiny_folder, monkeypatch):
     """Parameters, gradients and schedule are untouched by it; its seconds are in the metrics."""
-    made, rollouts = passes_of_the_check(monkeypatch), recording(seed=3)
+    passes, checks = [], []  # all that are made over rows; of each check, its own
+    check, forward = SelfCheck.__call__, FSDPEngineWithLMHead.forward_backward_batch
+
+    def checked(self, *args):
+        before = len(passes)
+        check(self, *args)
+        checks.append(len(passes) - before)
+
+    def counted(*args, **kwargs):
+        passes.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(SelfCheck, "__call__", checked)
+    monkeypatch.setattr(FSDPEngineWithLMHead, "forward_backward_batch", counted)
+    rollouts = recording(seed=3)
     first = step(one, settled(tiny_folder), rollouts)
     assert_same(first.gradients, [by_definition(tiny_folder, rollouts)])
     assert first.scheduled == 1
-    assert len(made) == 1
-    assert made[0] <= 4
+    assert len(checks) == 1
+    assert checks[0] <= 4
     assert first.metrics["gpg/check_seconds"] > 0
     again = step(one, settled(tiny_folder), rollouts, steps=2)
-    assert len(made) == 2
+    assert len(checks) == 2
     assert again.metrics["gpg/check_seconds"] == 0
     assert one.local.worker.actor.self_check.longest["trees"] == max(t["seq_len"] for t in rollouts.tags.values())
 

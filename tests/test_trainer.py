@@ -12,7 +12,7 @@ import torch
 
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import GPGSettings
-from gpg_verl.training.trainer import GPGStep, GPGTrainerSync, columns_of
+from gpg_verl.training.trainer import GPGStep, GPGTrainerSync
 
 
 def run_through(steps: list[dict], max_skipped_steps: int) -> None:
@@ -115,7 +115,6 @@ def test_a_data_set_class_may_keep_its_rows_in_any_table(rows, several, looked_f
     step._init_dataloader()
     assert step.several_sources == several
     assert ("images" in step.rollout_check.kinds) == looked_for_images
-    assert columns_of(object()) is None
 
 
 def test_cudnn_attention_is_off_before_a_worker_computes(monkeypatch):

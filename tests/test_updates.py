@@ -8,28 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_verl.algorithm.updates import assign, balance_rows, plan_updates, rows_missing
+from gpg_verl.algorithm.updates import assign, balance_rows, plan_updates
 from gpg_verl.launch.check import compose
 from gpg_verl.launch.settle import settle
 from gpg_verl.training.shortcuts import other_loss_term, passes_in_groups, unsupported, updates_per_batch
 
 
 def plan(mini_batches, has_gradient, tokens, *, spare=0, ranks=1, micro_batch_size=None, work=None, mode=None, **more):
-    """The updates, with what the grid lacks, and `spare` rows of padding, behind the rows; and how much it lacks."""
-    shape = {"ranks": ranks, "micro_batch_size": micro_batch_size, "passes_in_groups": more.pop("passes_in_groups", 1)}
-    missing = rows_missing(mini_batches, spare, [*has_gradient, *[False] * spare], **shape)
-    padding = spare + missing
+    """The updates, with `spare` rows of padding behind the rows; and how many rows the grid lacks beside those."""
+    size = len(tokens) + spare
     updates = plan_updates(
         mini_batches,
-        list(range(len(tokens), len(tokens) + padding)),
-        [*has_gradient, *[False] * padding],
-        [*tokens, *[0] * padding],
+        list(range(len(tokens), size)),
+        [*has_gradient, *[False] * spare],
+        [*tokens, *[0] * spare],
+        ranks=ranks,
+        micro_batch_size=micro_batch_size,
         loss_agg_mode=mode or "token-mean",
-        work=[*(work or [1.0] * len(tokens)), *[1.0] * padding],
-        **shape,
+        work=[*(work or [1.0] * len(tokens)), *[1.0] * spare],
         **more,
     )
-    return updates, missing
+    used = [i for update in updates for rows in update.rows for i in rows]
+    return updates, max(0, max(used, default=0) + 1 - size)
 
 
 GROUPS = st.lists(st.integers(1, 5), min_size=1, max_size=20)  # rows of each group

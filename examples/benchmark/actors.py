@@ -325,16 +325,9 @@ class Rank:
     """One actor worker; `gradients` collects what each optimizer step saw, before clipping, over all ranks."""
 
     def __init__(self, config, rank: int, ranks: int, port: int):
-        os.environ.update(
-            {
-                "RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "LOCAL_RANK": str(rank),
-                "RAY_LOCAL_WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-        )
+        place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "RAY_LOCAL_WORLD_SIZE": ranks}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in place.items()})
         from gpg_verl.cpu import use_all_cores
 
         use_all_cores()

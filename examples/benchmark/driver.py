@@ -24,7 +24,7 @@ from actors import composed
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from gpg_verl.training.metrics import TOKENS
+from gpg_verl.training.metrics import TOKENS, StepMetrics
 
 
 def batch(rows: int, tokens: int, group: int) -> tuple[KVBatchMeta, dict[str, torch.Tensor]]:
@@ -106,7 +106,7 @@ def main() -> None:
     seen = {"statistics and advantages": [], "selection, balancing, bookkeeping": [], "together": []}
     with mock.patch.object(ours, "tq", Store(meta, fields)):
         for _ in range(arguments.repeat):
-            trainer.step_metrics.begin()
+            trainer.step_metrics = StepMetrics()
             trainer._compute_advantage(meta, {})
             first = trainer.step_metrics.counts["driver_seconds"]
             trainer._update_actor(meta, {})

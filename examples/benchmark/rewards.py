@@ -194,7 +194,8 @@ def delimited(opening: str, closing: str) -> Callable[[str], str]:
     return rewrite
 
 
-COMMANDS = (("\\frac", "\\dfrac"), ("\\frac", "\\tfrac"), ("\\pi", "π"), ("\\infty", "∞"), ("\\cup", "∪"))
+COMMANDS = (("\\frac", "\\dfrac"), ("\\frac", "\\tfrac"), ("\\pi", "π"), ("\\infty", "∞"), ("\\cup", "∪"),
+            ("pmatrix", "bmatrix"))  # fmt: skip
 WHOLE = ("{}.0", "({})", "\\mathbf{{{}}}", "\\textbf{{{}}}", "x = {}", "{} \\text{{ cm}}", "{}\\text{{ units}}")
 SCIENTIFIC = ("{}e{}", "{} × 10^{{{}}}", "{} \\times 10^{{{}}}", "{}\\cdot10^{{{}}}", "{}x10^{}")
 LISTED = (r"\1 \\text{ and } \2", r"\2, \1")

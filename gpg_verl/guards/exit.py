@@ -24,13 +24,13 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.compat.seams import seam
-from gpg_verl.guards.placement import cannot_place, waits_told
+from gpg_verl.guards.placement import cannot_place, report_waits
 from gpg_verl.guards.run_folder import how_to_export, how_to_go_on
 
 # Where `python -m verl.trainer.main_ppo` and whoever imports it have veRL's driver.
 DRIVERS = ("__main__", "verl.trainer.main_ppo")
 STOPS = {signal.SIGINT: "Ctrl-C (SIGINT)", signal.SIGTERM: "SIGTERM"}
-LONGEST = 600  # characters of a cause in the last words; the whole of it stands above them
+MAX_CAUSE_CHARS = 600  # characters of a cause in the last words; the whole of it stands above them
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again later
 GRACE = "GPG_GRACE"
@@ -73,7 +73,7 @@ def _with_last_words(original, ours):
         # Of a run that ends well too where Nsight's profiles are among them (veRL 0.9.1).
         keep_logs, cause = OmegaConf.select(config, "global_profiler.tool") == "nsys", None
         try:
-            with waits_told():
+            with report_waits():
                 result = original(config, runner)
         except KeyboardInterrupt:
             cause, code = f"stopped by {STOPS[runner.stopped_by]}", 128 + runner.stopped_by
@@ -137,7 +137,7 @@ def _cause(error: Exception) -> tuple[str, int]:
         print(f"\n{error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
-    return own_words(cause)[:LONGEST], 1
+    return own_words(cause)[:MAX_CAUSE_CHARS], 1
 
 
 # ---- a preemption: asked to leave, a run ends its step, saves it, and ends
@@ -263,11 +263,11 @@ def _shared_memory(processes: list) -> list[Path]:
 def _remove_session(session: Path, keep_logs: bool) -> None:
     """Of Ray's folder, where `session_latest` leads to this one until another Ray starts."""
     logs, latest = session / "logs", session.with_name("session_latest")
-    if not (keep_logs and logs.is_dir()):
-        shutil.rmtree(session, ignore_errors=True)
-        if latest.is_symlink() and latest.readlink() == session:
-            latest.unlink(missing_ok=True)
+    if keep_logs and logs.is_dir():
+        print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
+        for entry in set(session.iterdir()) - {logs}:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
         return
-    print(f"gpg_verl: Ray's logs are in {logs}", file=sys.stderr)
-    for entry in set(session.iterdir()) - {logs}:
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    shutil.rmtree(session, ignore_errors=True)
+    if latest.is_symlink() and latest.readlink() == session:
+        latest.unlink(missing_ok=True)

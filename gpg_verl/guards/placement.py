@@ -2,7 +2,7 @@
 
 veRL's storage units and placement groups (0.9.1) wait for CPUs without a limit and without a word. The sum is known
 before Ray starts (`too_few_cpus`); a Ray that is joined is asked before anything is started (`cannot_place`); what
-waits all the same, because another run has the CPUs, is told once a minute (`waits_told`).
+waits all the same, because another run has the CPUs, is told once a minute (`report_waits`).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def cannot_place(config: DictConfig) -> str | None:
 
 
 @contextlib.contextmanager
-def waits_told(patience: float = PATIENCE) -> Iterator[None]:
+def report_waits(patience: float = PATIENCE) -> Iterator[None]:
     """While it lasts, what of this process's run waits for room in Ray is printed, each `patience` seconds."""
     ended = threading.Event()
 
@@ -115,7 +115,7 @@ def waits_told(patience: float = PATIENCE) -> Iterator[None]:
                     print(f"gpg_verl: Ray has had no room for {patience:g} s for {lines}. {room()}", flush=True)
                 before = now
 
-    thread = threading.Thread(target=watch, name="waits_told", daemon=True)
+    thread = threading.Thread(target=watch, name="report_waits", daemon=True)
     thread.start()
     try:
         yield

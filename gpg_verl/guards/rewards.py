@@ -23,8 +23,8 @@ from verl.protocol import DataProto
 from gpg_verl.compat.seams import replaced, seam
 
 LARGEST = torch.finfo(torch.float32).max  # veRL keeps rewards in float32
-SAID = 60  # characters of a value, in messages
-LONGEST = 200  # of an error
+MAX_VALUE_CHARS = 60  # characters of a value, in messages
+MAX_ERROR_CHARS = 200  # of an error
 
 
 class NoReward(RuntimeError):
@@ -68,9 +68,9 @@ class RewardLoopWorkerChecked(RewardLoopWorker):
             if isinstance(score, int | float) and abs(score) <= LARGEST:
                 extra_info = plain_result(result.get("reward_extra_info", {}))
                 return {**result, "reward_score": float(score), "reward_extra_info": extra_info}
-            error = f"{_short(repr(score), SAID)} is no number"
+            error = f"{_short(repr(score), MAX_VALUE_CHARS)} is no number"
         except (Exception, SystemExit) as failure:
-            error = _short(f"{type(failure).__name__}: {failure}", LONGEST)
+            error = _short(f"{type(failure).__name__}: {failure}", MAX_ERROR_CHARS)
             if self.first_unscored is None:
                 traceback.print_exception(failure)
         if self.first_unscored is None:
@@ -120,7 +120,9 @@ def row_of(data: DataProto) -> str:
             known[f"{column}.{key}"] = row[column].get(key)
     if len(messages := row.get("raw_prompt", ())):
         known["prompt"] = messages[-1].get("content") if isinstance(messages[-1], dict) else messages[-1]
-    return ", ".join(f"{name}={_short(repr(plain(value)), SAID)}" for name, value in known.items() if value is not None)
+    return ", ".join(
+        f"{name}={_short(repr(plain(value)), MAX_VALUE_CHARS)}" for name, value in known.items() if value is not None
+    )
 
 
 @contextlib.contextmanager

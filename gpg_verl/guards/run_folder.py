@@ -40,11 +40,15 @@ def claim(config: DictConfig) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
-        if not _lock(file):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             return [
                 f"trainer.default_local_dir={folder}: another run saves there ({_holder(file)}), and two would "
                 "overwrite each other's checkpoints; wait for its end, end it, or give this run a folder of its own"
             ]
+        except OSError as error:  # some file systems know no locks, which stops no run
+            print(f"gpg_verl: {file.name} cannot be locked ({error}): a second run there goes unnoticed", flush=True)
         _locks[folder.resolve()] = file
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         file.truncate(0)
@@ -54,17 +58,6 @@ def claim(config: DictConfig) -> list[str]:
         unwritable = f"trainer.default_local_dir={folder}: checkpoints cannot be written there ({error}); name a folder"
         return [LocalProblem(f"{unwritable} that can be written to, or save nothing with trainer.save_freq=-1")]
     return []
-
-
-def _lock(file) -> bool:
-    """False where another process has it. Some file systems know no locks; that is said, and stops no run."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        print(f"gpg_verl: {file.name} cannot be locked ({error}): a second run there goes unnoticed", flush=True)
-    return True
 
 
 def _holder(file) -> str:

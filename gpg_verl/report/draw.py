@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,6 @@ from gpg_verl.report import ReportError
 from gpg_verl.report.runs import ALPHA, ENTROPY, LENGTH, REWARD, TRUNCATED, VALID_SHARE, Run
 from gpg_verl.report.tables import LEAST_SECONDS, Groups, Section, accuracy, half_width, held_out, summary
 
-MARKERS = "osD^v<>ph*"
 SMOOTH_FROM = 60  # more points than this are drawn as running mean
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
@@ -74,7 +72,7 @@ def curves(groups: Groups, path: Path) -> None:
         raise ReportError(f"{path}: cannot write the plot ({error}). {fix}") from None
 
 
-def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None = None, marker=".", **style) -> None:
+def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None = None, **style) -> None:
     """The mean over the runs at each step, with its 95 % interval; by time if a unit is given."""
     values = pd.concat([of_run.dropna() for of_run in of_runs], axis=1).sort_index()
     x = values.index
@@ -89,7 +87,7 @@ def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None
         if len(runs) == 1:
             panel.plot(x, lines["mean"], alpha=0.25, linewidth=0.8, color=style["color"])
         lines = lines.rolling(2 * (len(lines) // SMOOTH_FROM) + 3, center=True, min_periods=1).mean()
-    panel.plot(x, lines["mean"], marker="" if many else marker, **style)
+    panel.plot(x, lines["mean"], marker="" if many else ".", **style)
     low, high = lines["mean"] - lines.half, lines["mean"] + lines.half
     panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
@@ -97,9 +95,9 @@ def _line(panel, runs: Sequence[Run], of_runs: list[pd.Series], unit: str | None
 def _sources(panel, runs: Sequence[Run], unit: str | None) -> None:
     """Each data source of a group by itself; of one run with the standard errors."""
     sources = pd.concat([run.validations.source for run in runs]).unique()
-    for i, (source, marker) in enumerate(zip(sources, cycle(MARKERS), strict=False)):
+    for i, source in enumerate(sources):
         lines = [run.validations[run.validations.source == source].set_index("step") for run in runs]
-        _line(panel, runs, [line.value for line in lines], unit, marker, color=f"C{i % 10}", label=source)
+        _line(panel, runs, [line.value for line in lines], unit, color=f"C{i % 10}", label=source)
         if len(runs) == 1 and not unit:
             panel.errorbar(lines[0].index, lines[0].value, lines[0].error, fmt="none", capsize=4, ecolor=f"C{i % 10}")
     if len(sources) and not unit:

@@ -22,7 +22,6 @@ from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.trainer.ppo import core_algos
 from verl.utils import tensordict_utils as tu
-from verl.utils import torch_functional
 from verl.utils.py_functional import append_to_dict
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -47,19 +46,8 @@ PASSES = ("trees", "rows")
 
 
 @dataclass(frozen=True)
-class RankUpdate:
-    """The ranks' parts of an `Update`: how many rows each has, and the rest as there."""
-
-    rows: int
-    micro_batch_size: int | None
-    factor: float
-    sequences: int
-    filling: list[int]
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The updates of a batch: the trainer sends it along with the rows, which come in the order of the updates.
+    """The updates of a batch: the trainer sends it along with each rank's rows, which come in the order of the updates.
 
     epochs: how often the whole is gone through.
     observe: whether to measure how trainer and rollout agree.
@@ -70,17 +58,12 @@ class Plan:
     passes: of `PASSES`; None for veRL's own.
     """
 
-    updates: list[RankUpdate]
+    updates: list[Update]
     epochs: int
     observe: bool
     compared: list[list[bool]] | None
     correction: dict[str, Any] | None
     passes: str | None
-
-    @classmethod
-    def of(cls, updates: Sequence[Update], **others) -> Plan:
-        parts = [RankUpdate(len(u.rows[0]), u.micro_batch_size, u.factor, u.sequences, u.filling) for u in updates]
-        return cls(parts, **others)
 
 
 class GPGTrainingWorker(TrainingWorker):
@@ -104,13 +87,6 @@ class GPGTrainingWorker(TrainingWorker):
             if (reason := unsupported_model(self.passes.model.config)) is not None:
                 self.self_check.refused["trees"] = reason
         return {kind: self.self_check.refused.get(kind) for kind in PASSES}
-
-    def set_loss_fn(self, loss_fn):
-        actor = loss_fn.keywords["config"]
-        if actor.calculate_entropy and not actor.entropy_coeff:
-            _entropy_without_gradient(self.engine)
-            loss_fn = entropy_for_the_log(loss_fn)
-        super().set_loss_fn(loss_fn)
 
     def infer_batch(self, data):
         return super().infer_batch(positions_by_token(data))
@@ -144,9 +120,9 @@ class GPGTrainingWorker(TrainingWorker):
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
-            agreement = self._over_all_ranks(agreement)
+            agreement = Agreement([row for rows in self._of_all_ranks(agreement.rows) for row in rows])
             if plan.observe:
-                measured = {**agreement.metrics(), "gpg/rows_observed": agreement.rows}
+                measured = {**agreement.metrics(plan.correction), "gpg/rows_observed": len(agreement.rows)}
                 metrics.update({key: [value] for key, value in measured.items()})
             metrics["gpg/gaps"] = [agreement.gaps()]
         if kind is not None:
@@ -159,7 +135,7 @@ class GPGTrainingWorker(TrainingWorker):
         # Only before the first update are the weights those that sampled the batch.
         loss_fn = self.loss_fn
         if agreement is not None and step == 0:
-            loss_fn = agreement.observe(loss_fn, plan.correction)
+            loss_fn = agreement.observe(loss_fn)
         last = step == len(plan.updates) * plan.epochs - 1
         schedule = contextlib.nullcontext() if last else _schedule_held(self.engine)
         passes = contextlib.nullcontext() if kind is None else self.passes.during_update(kind == "trees")
@@ -170,25 +146,12 @@ class GPGTrainingWorker(TrainingWorker):
             return super().train_mini_batch(part)
 
     def _postprocess_output(self, output, **others):
-        if self.passes is None or not self.passes.active:
-            return super()._postprocess_output(output, **others)
-        own, self.passes.counts = self.passes.counts, Counter()
-        counts: Counter[str] = Counter()
-        for part in self._of_all_ranks(own):
-            counts.update(part)
-        self.counts.update(counts)
-        tokens = equivalent_lengths(counts)
-        result = super()._postprocess_output(output, **{**others, "global_token_num": tokens})
-        metrics = tu.get(result, "metrics")
-        if metrics.get("mfu"):
-            # veRL's estimate has the vocabulary, twice (embedding and head), for every token.
-            estimated, _ = self.flops_counter.estimate_flops(tokens, others["delta_time"])
-            text = self.model_config.hf_config.get_text_config()
-            unscored = counts["tokens_computed"] - counts["positions_scored"]
-            too_much = 12 * text.vocab_size * text.hidden_size * unscored / others["delta_time"] / 1e12
-            metrics["mfu"] *= max(0.0, 1 - too_much / estimated)
-            tu.assign_non_tensor(result, metrics=metrics)
-        return result
+        if self.passes is not None and self.passes.active:
+            counts = sum(self._of_all_ranks(self.passes.counts), Counter())
+            self.passes.counts = Counter()
+            self.counts.update(counts)
+            others["global_token_num"] = equivalent_lengths(counts)
+        return super()._postprocess_output(output, **others)
 
     def _kind_of_passes(self, kind: str | None, data, metrics) -> str | None:
         """The kind of passes for these rows: the planned one where it is exact for them, as the rows show it where they
@@ -239,28 +202,26 @@ class GPGTrainingWorker(TrainingWorker):
         return part
 
     def _rows_of(self, data, plan: Plan, number: int, trees: bool):
-        """The rows of one update, with what veRL's `train_mini_batch` is to divide by."""
-        update = plan.updates[number]
-        start = sum(before.rows for before in plan.updates[:number])
-        part = tu.index_select_tensor_dict(data, list(range(start, start + update.rows)))
+        """This rank's rows of one update, with what veRL's `train_mini_batch` is to divide by."""
+        update, rank = plan.updates[number], self.engine.get_data_parallel_rank()
+        start, count = sum(len(before.rows[rank]) for before in plan.updates[:number]), len(update.rows[rank])
+        part = tu.index_select_tensor_dict(data, list(range(start, start + count)))
         part["advantages"] = part["advantages"] * update.factor
         if number == 0 and plan.compared:
-            part[COMPARED] = torch.tensor(plan.compared[self.engine.get_data_parallel_rank()])
-        filling = update.filling[self.engine.get_data_parallel_rank()]
-        if filling:
-            mask_out_rows(part, filling)
-        tu.assign_non_tensor(
-            part,
-            mini_batch_size=update.rows * self.engine.get_data_parallel_size(),
-            global_batch_size=update.sequences,
-            disable_auto_offload=True,
-        )
+            part[COMPARED] = torch.tensor(plan.compared[rank])
+        if update.filling[rank]:
+            mask_out_rows(part, update.filling[rank])
         micro = update.micro_batch_size
         if plan.passes == "trees" and not trees and not self.engine_config.use_dynamic_bsz:
             # Planned for trees, of any number of rows; veRL cuts rows into micro-batches of one size.
-            micro = _divisor(update.rows, self.engine_config.micro_batch_size_per_gpu)
-        if micro is not None:
-            tu.assign_non_tensor(part, micro_batch_size_per_gpu=micro)
+            micro = _divisor(count, self.engine_config.micro_batch_size_per_gpu)
+        tu.assign_non_tensor(
+            part,
+            mini_batch_size=count * self.engine.get_data_parallel_size(),
+            global_batch_size=update.sequences,
+            disable_auto_offload=True,
+            **({} if micro is None else {"micro_batch_size_per_gpu": micro}),
+        )
         return part
 
     def _of_all_ranks(self, own) -> list:
@@ -268,12 +229,6 @@ class GPGTrainingWorker(TrainingWorker):
         if len(parts) > 1:
             torch.distributed.all_gather_object(parts, own, group=self.engine.get_data_parallel_group())
         return parts
-
-    def _over_all_ranks(self, agreement: Agreement) -> Agreement:
-        whole = Agreement()
-        for part in self._of_all_ranks(agreement):
-            whole.merge(part)
-        return whole
 
 
 def _divisor(count: int, most: int) -> int:
@@ -316,39 +271,10 @@ def positions_by_token(data: TensorDict) -> TensorDict:
     return data
 
 
-@contextlib.contextmanager
-def _schedule_held(engine):
+def _schedule_held(engine) -> contextlib.AbstractContextManager:
     """veRL advances the learning-rate schedule once a call; a batch of several updates counts as one (veRL 0.9.1)."""
-    step = seam(type(engine), "lr_scheduler_step", ("self",))
-    engine.lr_scheduler_step = lambda: None
-    try:
-        yield
-    finally:
-        engine.lr_scheduler_step = step.__get__(engine)
-
-
-def _entropy_without_gradient(engine) -> None:
-    """veRL's update computes the entropy within the graph, which keeps another tensor of the logits' size for a
-    backward that nobody asks for: without an entropy bonus it is a number for the log (veRL 0.9.1).
-    """
-    torch_functional.entropy_from_logits = torch.no_grad()(seam(torch_functional, "entropy_from_logits", ("logits",)))
-    if hasattr(engine, "compute_entropy_from_logits"):
-        engine.compute_entropy_from_logits = torch.no_grad()(engine.compute_entropy_from_logits)
-
-
-def entropy_for_the_log(loss_fn: functools.partial) -> functools.partial:
-    """veRL's loss, for which the entropy is a number. veRL subtracts it even with a coefficient of 0, so that every
-    engine computes its backward, with fused kernels and Megatron another pass over the vocabulary; and what veRL
-    checkpoints (`entropy_checkpointing`) has, without a graph of its own, no backward at all (veRL 0.9.1).
-    """
-
-    @functools.wraps(loss_fn.func)
-    def loss(*args, model_output, **others):
-        if "entropy" in model_output:
-            model_output["entropy"] = model_output["entropy"].detach()
-        return loss_fn.func(*args, model_output=model_output, **others)
-
-    return functools.partial(loss, *loss_fn.args, **loss_fn.keywords)
+    seam(type(engine), "lr_scheduler_step", ("self",))
+    return replaced(engine, "lr_scheduler_step", lambda: None)
 
 
 class CheckPassesMixin(ActorMixin):

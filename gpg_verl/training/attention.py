@@ -8,12 +8,11 @@ one block after the other through torch's scaled_dot_product_attention.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import (
     and_masks,
@@ -36,13 +35,8 @@ ATTENTION_CALL_COST = {"cpu": 1 << 11, "cuda": 1 << 18}
 
 # Arguments of attention functions that change neither who sees whom nor by how much; any other is refused.
 HARMLESS_KWARGS = {
-    "position_ids",
-    "cache_position",
-    "use_cache",
-    "deterministic",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
+    *("position_ids", "cache_position", "use_cache", "deterministic"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
 }
 
 
@@ -74,12 +68,12 @@ def gather(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 # ---- one call of flash attention
 
 
-def branch_sequences(tree: Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The branches as sequences: (Σ keys,) the node of each key, one branch after the other; (branches + 1,) each, how
-    many queries and how many keys are before each branch.
+def branch_sequences(parts: Iterable[tuple[int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A tree's branches (or blocks), of (first node, node behind the last, nodes before) each, as sequences: (Σ keys,)
+    the node of each key, one part after the other; (parts + 1,) each, how many queries and keys are before each part.
     """
     keys, queries, sizes = [], [0], [0]
-    for start, end, before in tree.branches():
+    for start, end, before in parts:
         keys += [before, np.arange(start, end)]
         queries.append(end - start)
         sizes.append(len(before) + end - start)
@@ -154,7 +148,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a tree (`tree.blocks`); consecutive: queries are split, keys gathered once.
+    """The blocks of a tree (`tree.blocks`), one after the other: queries are split, keys gathered once.
 
     queries, sizes: of each block, its queries and its keys.
     keys: (Σ sizes,) the node of each key, None where every block sees just itself.
@@ -168,40 +162,27 @@ class Blocks:
 
     @classmethod
     def of(cls, tree: Tree, device: torch.device) -> Blocks:
-        queries, sizes, keys, masks = [], [], [], []
-        for block in blocks(tree, ATTENTION_CALL_COST.get(device.type, ATTENTION_CALL_COST["cuda"])):
-            own = np.arange(block.start, block.end)
-            seen = np.concatenate([block.before, own])
-            queries.append(len(own))
-            sizes.append(len(seen))
-            keys.append(seen)
-            mask = None
-            if not block.chain:
-                mask = torch.from_numpy(attention_mask(tree, own, seen)).to(device)
-            elif len(block.before) and device.type == "cuda":
-                mask = causal_lower_right(len(own), len(seen))  # for kernels that need no mask in memory
-            elif len(block.before):
-                mask = torch.ones(len(own), len(seen), dtype=torch.bool, device=device).tril(len(block.before))
-            masks.append(mask)
-        together = None if queries == sizes else torch.from_numpy(np.concatenate(keys)).to(device)
-        return cls(queries, sizes, together, masks)
+        found = blocks(tree, ATTENTION_CALL_COST.get(device.type, ATTENTION_CALL_COST["cuda"]))
+        keys, queries, sizes = branch_sequences((block.start, block.end, block.before) for block in found)
+        masks: list[torch.Tensor | None] = [None] * len(found)
+        for i, (block, seen) in enumerate(zip(found, np.split(keys, sizes[1:-1]), strict=True)):
+            if not block.chain or len(block.before):
+                masks[i] = torch.from_numpy(attention_mask(tree, np.arange(block.start, block.end), seen)).to(device)
+        gathered = torch.from_numpy(keys).to(device) if len(keys) > len(tree) else None
+        return cls(np.diff(queries).tolist(), np.diff(sizes).tolist(), gathered, masks)
 
     def attend(self, query, key, value, scaling: float | None) -> torch.Tensor:
         """(1, heads, nodes, d) each."""
         if self.keys is not None:
             key, value = key[:, :, self.keys], value[:, :, self.keys]
         repeat = query.shape[1] // key.shape[1]
+        queries, keys, values = query.split(self.queries, 2), key.split(self.sizes, 2), value.split(self.sizes, 2)
         parts = []
-        for q, k, v, mask in zip(
-            query.split(self.queries, 2), key.split(self.sizes, 2), value.split(self.sizes, 2), self.masks, strict=True
-        ):
+        for q, k, v, mask in zip(queries, keys, values, self.masks, strict=True):
             if repeat > 1:
                 k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
-            parts.append(
-                torch.nn.functional.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling
-                )
-            )
+            more = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling}
+            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, **more))
         return torch.cat(parts, dim=2)
 
 
@@ -269,9 +250,8 @@ class TreeAttention:
         if not (getattr(module, "is_causal", True) if causal is None else causal):
             self.refused = "its attention is not causal"
         if attention_mask is not None or len(query) != 1 or len(layout.tree) != query.shape[2]:
-            self.refused = "it changes the sequence or its mask before attention"
-            if self.mask:
-                self.refused = f"its mask is not only causal ({self.mask})"
+            changed = "it changes the sequence or its mask before attention"
+            self.refused = f"its mask is not only causal ({self.mask})" if self.mask else changed
         if self.refused:  # what follows is of no use, but FSDP's ranks need each gradient
             unused = 0 * (query.sum() + key.sum() + value.sum())
             return unused + value.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[3]), None

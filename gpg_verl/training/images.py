@@ -78,13 +78,12 @@ def shown_by(data: TensorDict) -> list[dict]:
 
 def unsupported_inputs(data: TensorDict, config) -> str | None:
     """Why these rows must be computed one by one; None where trees are known to be exact for what they show."""
-    rows = shown_by(data)
+    shown = {name for row in shown_by(data) for name in row}
     known = {name for pixels, grid, _ in KINDS for name in (pixels, grid)}
-    known |= {"second_per_grid_ts", "images_seqlens"}  # for position ids and veRL's estimate of FLOPs
-    others = {name for row in rows for name in row} - known
-    if others:
+    # for position ids and veRL's estimate of FLOPs
+    if others := shown - known - {"second_per_grid_ts", "images_seqlens"}:
         return f"rows bring {', '.join(sorted(others))}, and which tokens that is for is not known"
-    if any(rows) and not hasattr(config, "vision_config"):
+    if shown and not hasattr(config, "vision_config"):
         return "rows bring images, and the model's config says nothing of them"
     return None
 
@@ -99,15 +98,13 @@ def unmatched_row(data: TensorDict, config, tokenizer) -> str | None:
     rows, merged = shown_by(data), config.vision_config.spatial_merge_size**2
     for i, ids in enumerate(data["input_ids"].unbind()):
         for pixels, grid, name in KINDS:
-            grids = (rows[i] if rows else {}).get(grid)
+            grids, token = (rows[i] if rows else {}).get(grid), getattr(config, name)
             expected = 0 if grids is None else int(grids.prod(-1).sum()) // merged
-            tokens = int((ids == getattr(config, name)).sum())
+            tokens = int((ids == token).sum())
             if tokens != expected:
                 end = data["prompts"][i][-40:].tolist()
-                return (
-                    f"{tokens} tokens {getattr(config, name)} ({name}), and {pixels} for {expected}; its prompt ends "
-                    f"in {tokenizer.decode(end) if tokenizer is not None else end!r}"
-                )
+                end = tokenizer.decode(end) if tokenizer is not None else end
+                return f"{tokens} tokens {token} ({name}), and {pixels} for {expected}; its prompt ends in {end!r}"
     return None
 
 

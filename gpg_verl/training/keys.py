@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 from gpg_verl.algorithm.advantage import Sessions
@@ -27,29 +28,15 @@ def sessions_of(keys: Sequence[RowKey]) -> Sessions | None:
     """Which rows are outputs of one response; None where every response has one output, its first."""
     if not any(key.output for key in keys):
         return None
-    number: dict[tuple[str, int], int] = {}
-    final: list[int] = []  # the row of each session's last output
-    of_row = []
-    for row, key in enumerate(keys):
-        session = number.setdefault((key.uid, key.session), len(number))
-        of_row.append(session)
-        if session == len(final):
-            final.append(row)
-        elif key.output > keys[final[session]].output:
-            final[session] = row
-    return Sessions(torch.tensor(of_row), torch.tensor(final))
+    sessions = pd.DataFrame(keys).groupby(["uid", "session"], sort=False)
+    of_row, final = sessions.ngroup(), sessions["output"].idxmax()
+    return Sessions(torch.tensor(of_row.to_numpy()), torch.tensor(final.to_numpy()))
 
 
 def in_dispatch_order(keys: Sequence[RowKey], dispatched: dict[str, int]) -> list[int]:
-    """Rows by group, session and output. veRL lists them as they finished, which is a question of time and decides in
-    which mini-batch a group is, and the order of the gradient's sums.
-
-    Args:
-        dispatched: uid → its place in the order in which prompts were sent to the rollout.
+    """Rows by group, session and output; `dispatched`: uid → its place in the order in which prompts were sent to the
+    rollout. veRL lists them as they finished, which is a question of time, and decides in which mini-batch a group is
+    and in which order the gradient is summed.
     """
-
-    def place(row: int) -> tuple[int, int, int]:
-        key = keys[row]
-        return dispatched.get(key.uid, -1), key.session, key.output
-
-    return sorted(range(len(keys)), key=place)
+    places = [(dispatched.get(key.uid, -1), key.session, key.output) for key in keys]
+    return sorted(range(len(keys)), key=places.__getitem__)

@@ -11,6 +11,7 @@ are not exact; either way with the vocabulary only where a token is scored. Duri
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -77,23 +78,18 @@ class Passes:
     @contextlib.contextmanager
     def during_update(self, trees: bool):
         """While it lasts, the engine's passes are over trees or, as veRL's, over rows; both score what counts only."""
-        engine = self.engine
-        inputs = seam(type(engine), "prepare_model_inputs", ("self", "micro_batch"))
-        seam(
-            type(engine),
-            "prepare_model_outputs",
-            ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
-        )
+        engine, owner = self.engine, type(self.engine)
+        inputs = seam(owner, "prepare_model_inputs", ("self", "micro_batch"))
+        seam(owner, "prepare_model_outputs", ("self", "output", "output_args", "micro_batch", "logits_processor_func"))
         with contextlib.ExitStack() as undo:
             hook = self.head.register_forward_pre_hook(self._only_scored)
             undo.callback(hook.remove)
-            engine.prepare_model_outputs = self._outputs
-            undo.callback(delattr, engine, "prepare_model_outputs")
-            undo.callback(delattr, engine, "prepare_model_inputs")
-            engine.prepare_model_inputs = self._tree_inputs if trees else self._row_inputs(inputs)
+            undo.enter_context(replaced(engine, "prepare_model_outputs", self._outputs))
+            ours = self._tree_inputs if trees else functools.partial(self._row_inputs, inputs)
+            undo.enter_context(replaced(engine, "prepare_model_inputs", ours))
             if trees:
                 self.attention.register()
-                seam(type(engine), "optimizer_step", ("self",))
+                seam(owner, "optimizer_step", ("self",))
                 undo.enter_context(replaced(engine, "optimizer_step", self._step_if_exact(engine.optimizer_step)))
                 undo.enter_context(replaced(self.config, "_attn_implementation", ATTENTION))
                 seam(transformer_impl, "prepare_micro_batches", ("data", "dp_group"))
@@ -106,9 +102,8 @@ class Passes:
                         "_custom_flash_attention_forward",
                         ("query_states", "key_states", "value_states", "attention_mask", "query_length"),
                     )
-                    undo.enter_context(
-                        replaced(qwen2_vl, "_custom_flash_attention_forward", self.attention.attend_in_qwen2_vl)
-                    )
+                    ours = self.attention.attend_in_qwen2_vl
+                    undo.enter_context(replaced(qwen2_vl, "_custom_flash_attention_forward", ours))
             self.active = True
             try:
                 yield
@@ -127,9 +122,7 @@ class Passes:
     def _step_if_exact(self, step):
         def optimizer_step():
             if reason := self.refused():
-                raise NotExact(
-                    f"{type(self.model).__name__}: {reason}, which was not so for the rows that were checked"
-                )
+                raise NotExact(f"{type(self.model).__name__}: {reason}, which was not so for the rows checked")
             return step()
 
         return optimizer_step
@@ -181,7 +174,7 @@ class Passes:
         ids, positions = micro_batch["input_ids"].values(), micro_batch["position_ids"].values()
         if len(tree.flat):
             self._count(len(tree), len(ids) - len(tree), len(tree.follows), tree.num_attended_pairs())
-        sequences = branch_sequences(tree)
+        sequences = branch_sequences(tree.branches())
         source, follows, token, flat, pair, *on_device = to_device(
             [tree.source, tree.follows, tree.token, tree.flat, tree.pair, *sequences], ids.device
         )
@@ -195,21 +188,17 @@ class Passes:
             **{name: torch.cat(parts).to(ids.device) for name, parts in shown.items()},
         }, {}
 
-    def _row_inputs(self, verls):
-        def inputs(micro_batch: TensorDict):
-            model_inputs, output_args = verls(self.engine, micro_batch)
-            rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
-            flat, lengths = np.flatnonzero(rows.scored), np.diff(rows.offsets)
-            self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
-            token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
-            row, place = np.zeros_like(token), token - 1  # a token is scored by the position before it
-            if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
-                row = np.searchsorted(rows.offsets, token, side="right") - 1
-                place = place - rows.offsets[row]
-            self.scored = Scored(*to_device([row, place, token, flat, np.arange(len(flat))], ids.device))
-            return model_inputs, output_args
-
-        return inputs
+    def _row_inputs(self, verls, micro_batch: TensorDict):
+        rows, ids = rows_of(micro_batch), micro_batch["input_ids"].values()
+        flat, lengths = np.flatnonzero(rows.scored), np.diff(rows.offsets)
+        self._count(len(ids), 0, len(flat), int((lengths * (lengths + 1) // 2).sum()))
+        token = flat if len(flat) else np.ones(1, dtype=np.int64)  # padding alone: one, for no row
+        row, place = np.zeros_like(token), token - 1  # a token is scored by the position before it
+        if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", default=True):
+            row = np.searchsorted(rows.offsets, token, side="right") - 1
+            place = place - rows.offsets[row]
+        self.scored = Scored(*to_device([row, place, token, flat, np.arange(len(flat))], ids.device))
+        return verls(self.engine, micro_batch)
 
     def _count(self, computed: int, shared: int, scored: int, attended: int) -> None:
         self.counts.update(
@@ -238,7 +227,8 @@ class Passes:
 
         result = {"log_probs": in_rows(log_probs)}
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", default=False):
-            result["entropy"] = in_rows(self._entropy(logits))
+            with torch.set_grad_enabled(self.entropy_has_gradient):  # else it is a number for the log
+                result["entropy"] = in_rows(self._entropy(logits))
         return result
 
     def _entropy(self, logits: torch.Tensor) -> torch.Tensor:
@@ -254,11 +244,14 @@ class Passes:
 def rows_of(data: TensorDict) -> Rows:
     """The rows of veRL's batch, as a tree takes them."""
     offsets = data["input_ids"].offsets().cpu().numpy()
-    prompts, lengths = data["prompts"].offsets().diff().cpu().numpy(), np.diff(offsets)
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    scored = place >= np.repeat(prompts, lengths)
+    scored = _counted(offsets) >= np.repeat(data["prompts"].offsets().diff().cpu().numpy(), np.diff(offsets))
     scored[scored] = data["response_mask"].values().cpu().numpy().astype(bool)
     return Rows(offsets, scored)
+
+
+def _counted(offsets: np.ndarray) -> np.ndarray:
+    """(tokens,) each token's place in its row."""
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
 
 
 def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
@@ -266,18 +259,12 @@ def symbols_of(data: TensorDict, images: Images | None) -> np.ndarray:
     they do not just count.
     """
     ids, positions = data["input_ids"].values().cpu().numpy(), data["position_ids"].values().cpu().numpy()
-    first, columns = data["input_ids"].offsets()[:-1].cpu().numpy(), [ids]
-    if positions.ndim > 1 or not _count_up(positions, first):
+    columns = [ids]
+    if positions.ndim > 1 or not np.array_equal(positions, _counted(data["input_ids"].offsets().cpu().numpy())):
         columns += list(positions.reshape(-1, len(ids)))
     if images is not None:
         columns.append(images.item)
     return ids if len(columns) == 1 else np.stack(columns, axis=1)
-
-
-def _count_up(positions: np.ndarray, first: np.ndarray, piece: int = 1 << 14) -> bool:
-    """Whether they are 0, 1, 2, ... from each of the `first` places on; in pieces that stay in the cache."""
-    jumps = [np.flatnonzero(np.diff(positions[i : i + piece + 1]) != 1) + i for i in range(0, len(positions), piece)]
-    return not positions[first].any() and bool(np.isin(np.concatenate(jumps) + 1, first).all())
 
 
 def to_device(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:

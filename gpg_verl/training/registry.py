@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo import core_algos
 
-from gpg_verl.algorithm.advantage import GroupStatistics, Sessions, gpg_advantage
+from gpg_verl.algorithm.advantage import GroupStatistics, gpg_advantage
 from gpg_verl.algorithm.loss import gpg_token_loss
 from gpg_verl.compat.versions import VERL
 from gpg_verl.settings import GPGSettings
@@ -26,10 +26,8 @@ def gpg_advantage_estimator(
     index: np.ndarray,
     config: Mapping | None = None,
     *,
-    lengths: torch.Tensor | None = None,
-    sessions: Sessions | None = None,
-    left_out: torch.Tensor | None = None,
-    report: Callable[[GroupStatistics], None] | None = None,
+    known: Mapping[str, Any] | None = None,
+    report: Callable[[GroupStatistics], None] = lambda statistics: None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Â_i = α · (r_i − mean{r_1..r_G}) / F_norm (paper, section 3) in veRL's estimator interface.
@@ -39,7 +37,7 @@ def gpg_advantage_estimator(
         response_mask: (rows, T) 1 where the token is the policy's.
         index: (rows,) the prompt's uid, one value per group.
         config: the node `algorithm`; its `gpg` holds the settings (see `GPGSettings`).
-        lengths, sessions, left_out: what GPG's trainer knows of the rows (see `gpg_advantage`).
+        known: what GPG's trainer knows of the rows: `lengths`, `sessions`, `left_out` (see `gpg_advantage`).
         report: is given the statistics.
 
     Returns:
@@ -47,17 +45,9 @@ def gpg_advantage_estimator(
     """
     settings = GPGSettings.from_node(config.get("gpg") if config is not None else None)
     advantages, returns, statistics = gpg_advantage(
-        token_level_rewards,
-        response_mask,
-        index,
-        f_norm=settings.f_norm,
-        alpha=settings.alpha,
-        sessions=sessions,
-        lengths=lengths,
-        left_out=left_out,
+        token_level_rewards, response_mask, index, f_norm=settings.f_norm, alpha=settings.alpha, **(known or {})
     )
-    if report is not None:
-        report(statistics)
+    report(statistics)
     return advantages, returns
 
 
@@ -86,12 +76,8 @@ def gpg_policy_loss(
         )
         rollout_is_weights = weights.batch["rollout_is_weights"] if weights is not None else None
     token_loss = gpg_token_loss(log_prob, advantages, rollout_is_weights)
-    loss = core_algos.agg_loss(
-        loss_mat=token_loss,
-        loss_mask=response_mask,
-        loss_agg_mode=loss_agg_mode,
-        **(config.global_batch_info if config is not None else {}),
-    )
+    whole = config.global_batch_info if config is not None else {}
+    loss = core_algos.agg_loss(loss_mat=token_loss, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **whole)
     return loss, {}
 
 

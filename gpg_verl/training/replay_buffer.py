@@ -43,8 +43,8 @@ class RefilledSample:
     Args:
         buffer: veRL's, whose view of TransferQueue, evictions and polls are used.
         refill: the policy.
-        stop: for a buffer that keeps nothing for the next step (`sync`): ends what the rollout is generating.
-        hand_back: for such a buffer: takes the uids whose prompts the next step starts with. Both None otherwise.
+        stop, hand_back: for a buffer that keeps nothing for the next step (`sync`), else None: ends what the rollout is
+            generating; takes the uids whose prompts the next step starts with.
         drop_unscored: rewards that are NaN are left out; otherwise they are an error.
     """
 
@@ -54,7 +54,6 @@ class RefilledSample:
         refill: Refill,
         stop: Callable[[], None] | None = None,
         hand_back: Callable[[list[str]], None] | None = None,
-        *,
         drop_unscored: bool = False,
     ):
         for name, parameters in {
@@ -68,9 +67,8 @@ class RefilledSample:
         if stop is None:
             seam(type(buffer), "_has_enough_samples", ("self", "global_steps", "partition_id", "batch_size"))
         self.accumulate = seam(replay_buffer, "_accumulate_eviction_metrics", ("acc", "new", "stale_count"))
-        self.buffer, self.refill = buffer, refill
+        self.buffer, self.refill, self.drop_unscored = buffer, refill, drop_unscored
         self.stop, self.hand_back = stop, hand_back
-        self.drop_unscored = drop_unscored
         self.verls_sample = buffer.sample
 
     def __call__(self, global_steps: int, partition_id: str, batch_size: int):
@@ -95,7 +93,8 @@ class RefilledSample:
             self._agree_with_transfer_queue()
             self._judge()
             step = self.refill.select()
-            if step is not None and self._may_sample(global_steps):
+            # veRL's `wait` strategy holds sampling back for groups that are about to be too old.
+            if step is not None and (self.stop or self.buffer._has_enough_samples(global_steps, TRAIN, 0, set())):
                 break
             if step is None and (prompts := self.refill.num_prompts_to_request()):
                 asked += buffer.refill_fn(prompts)
@@ -156,13 +155,8 @@ class RefilledSample:
     def _rows(self, uids: list[str]) -> list[tuple[RowKey, str]]:
         """Their rows, read and as veRL names them, ordered by group as given, session and output."""
         place = {uid: i for i, uid in enumerate(uids)}
-        rows = [(RowKey.of(key), key) for key in self.buffer.partitions[TRAIN]]
-        rows = [(row, key) for row, key in rows if row.uid in place]
+        rows = [(row, key) for key in self.buffer.partitions[TRAIN] if (row := RowKey.of(key)).uid in place]
         return sorted(rows, key=lambda of: (place[of[0].uid], of[0].session, of[0].output))
-
-    def _may_sample(self, global_steps: int) -> bool:
-        """False while veRL's `wait` strategy holds sampling back for groups that are about to be too old."""
-        return self.stop is not None or self.buffer._has_enough_samples(global_steps, TRAIN, 0, set())
 
     def _end_rollout(self, rest: list[str]) -> None:
         """Nothing may be in flight when the replicas go to sleep; an aborted group finishes with what it has."""
@@ -177,13 +171,13 @@ class RefilledSample:
 
     def _metrics(self, step: StepSelection, refilled: int) -> dict[str, float]:
         """Of this step. veRL adds up metrics named `sum` over a step's local updates and averages the others."""
-        ends_here = self.stop is not None
+        kept = self.stop is None
         return {
             "gpg/prompts_refilled_sum": refilled,
             "gpg/prompts_judged_sum": step.judged,
             "gpg/prompts_used_sum": len(step.selected),
-            "gpg/prompts_handed_back_sum": len(step.rest) if ends_here else 0,
-            "gpg/surplus_valid_groups_sum": step.surplus_valid if ends_here else 0,
+            "gpg/prompts_handed_back_sum": 0 if kept else len(step.rest),
+            "gpg/surplus_valid_groups_sum": 0 if kept else step.surplus_valid,
             "gpg/judged_valid_share": step.valid / step.judged,
             "gpg/refill_bound_reached_sum": int(step.bound_reached),
         }
@@ -202,9 +196,8 @@ class RefillingStep(TrainerMixin):
         if settings.beta_th > 0:
             groups = self.config.data.train_batch_size // self.parameter_sync_step
             refill = Refill(groups, settings.beta_th, settings.max_batches)
-            ends = (self._stop_generating, self._hand_back) if self.trainer_mode == "sync" else ()
-            dropped = settings.drop_unscored
-            buffer.sample = self.refilled_sample = RefilledSample(buffer, refill, *ends, drop_unscored=dropped)
+            ends = (self._stop_generating, self._hand_back) if self.trainer_mode == "sync" else (None, None)
+            buffer.sample = self.refilled_sample = RefilledSample(buffer, refill, *ends, settings.drop_unscored)
         # In `sync`, prompts outlive their requests: those in flight, and those that the next dispatches start with.
         self.prompts_in_flight: dict[str, object] = {}
         self.prompts_handed_back: deque = deque()
@@ -212,22 +205,19 @@ class RefillingStep(TrainerMixin):
         self.prompts_submitted = 0  # to the rollout, since the last step ended
         return buffer
 
-    def _keeps_prompts(self) -> bool:
-        return self.refilled_sample is not None and self.trainer_mode == "sync"
-
     def _fetch_one_gen_batch(self):
         """One prompt (β_th sets data.gen_batch_size=1): one handed back, else the data set's next."""
-        if not (self._keeps_prompts() and self.prompts_handed_back):
-            prompt = super()._fetch_one_gen_batch()
-            self.prompts_fetched += len(prompt)
-        else:
+        if self.prompts_handed_back:
             prompt = self.prompts_handed_back.popleft()
             tu.assign_non_tensor_stack(prompt, "uid", [str(uuid.uuid4())])
-        if not self._keeps_prompts():
-            return prompt
-        # A copy without the fields that veRL adds on the way to the rollout.
-        (uid,) = prompt["uid"]
-        self.prompts_in_flight[uid] = prompt.clone(recurse=False)
+        else:
+            prompt = super()._fetch_one_gen_batch()
+            self.prompts_fetched += len(prompt)
+        if self.refilled_sample is not None and self.trainer_mode == "sync":
+            (uid,) = prompt["uid"]
+            self.prompts_in_flight[uid] = prompt.clone(
+                recurse=False
+            )  # without what veRL adds on the way to the rollout
         return prompt
 
     def _submit_batch_to_rollout(self, batch):
@@ -263,11 +253,8 @@ class RefillingStep(TrainerMixin):
             # Before veRL's part, which ends with naming this checkpoint the latest.
             folder = os.path.join(self.config.trainer.default_local_dir, f"global_step_{self.global_steps}")
             local_mkdir_safe(folder)
-            state = {
-                "refill": self.refilled_sample.refill.state(),
-                "handed_back": list(self.prompts_handed_back),
-                "fetched": self.prompts_fetched,
-            }
+            state = {"handed_back": list(self.prompts_handed_back), "fetched": self.prompts_fetched}
+            state["refill"] = self.refilled_sample.refill.state()
             torch.save(state, os.path.join(folder, "gpg_refill.pt"))
         super()._save_checkpoint()
 

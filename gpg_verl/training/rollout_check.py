@@ -26,10 +26,9 @@ ROLLOUT = "actor_rollout_ref.rollout"
 def allowed_gap(config: DictConfig) -> float:
     """FP32_GAP where trainer and rollout both compute in fp32, else BF16_GAP."""
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    engine = {"fsdp": "fsdp_config", "fsdp2": "fsdp_config"}.get(actor.strategy)
-    trainer = OmegaConf.select(actor, f"{engine}.mixed_precision.param_dtype") if engine else None
+    trainer = OmegaConf.select(actor, "fsdp_config.mixed_precision.param_dtype")
     exact = str(rollout.dtype) in ("float32", "float") and str(trainer) in ("fp32", "float32")
-    return FP32_GAP if exact else BF16_GAP
+    return FP32_GAP if exact and actor.strategy in ("fsdp", "fsdp2") else BF16_GAP
 
 
 def not_comparable(config: DictConfig) -> str | None:
@@ -98,21 +97,22 @@ class RolloutCheck:
                 )
 
     def _cause(self, kind: str) -> str:
-        key = f"{ROLLOUT}.load_format"
+        used = f"{ROLLOUT}.load_format={self.rollout.load_format}"
         if kind == "text":
             return (
                 "The rollout samples from other weights than are trained: look at the versions, at dtypes, and at what "
-                f"changes weights on their way (LoRA, quantisation, {key}={self.rollout.load_format})"
+                f"changes weights on their way (LoRA, quantisation, {used})"
             )
+        cause = (
+            f"{used} is not the cause; look at the versions, at the model's preprocessor_config.json and at what "
+            "differs between the two processors' settings (min_pixels, max_pixels, mm_processor_kwargs)"
+        )
         if self.rollout.load_format == "dummy":
-            cause = f"dummy leaves the image normalisation of some vLLM versions (0.28) random: set {key}=auto"
-        else:
             cause = (
-                f"{self.rollout.load_format} is not the cause; look at the versions, at the model's "
-                "preprocessor_config.json and at what differs between the two processors' settings (min_pixels, "
-                "max_pixels, mm_processor_kwargs)"
+                f"{used} leaves the image normalisation of some vLLM versions (0.28) random: set "
+                f"{ROLLOUT}.load_format=auto"
             )
-        return f"The rollout answers to other images than the trainer sees. {key}={cause}"
+        return f"The rollout answers to other images than the trainer sees. {cause}"
 
 
 def versions() -> str:

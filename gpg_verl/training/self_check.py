@@ -3,8 +3,7 @@
 The longest group is computed veRL's way and ours, forward and backward, in the run's own micro-batches and precision.
 Where the gradients are farther apart than rounding alone would have them, the same rows in other micro-batches say how
 far that precision takes them apart by itself: four passes over the group at most. Parameters and optimizer stay as they
-are. Whatever a model does from some length on, or with images only, is seen when rows are twice as long as any before,
-and at the first images.
+are. Rows twice as long as any before, and the first images, are checked again.
 """
 
 from __future__ import annotations
@@ -58,10 +57,7 @@ class SelfCheck:
         """
         passes = self.passes
         self.longest[kind] = longest
-        if images:
-            self.images.add(kind)
-        attention = passes.config._attn_implementation
-        layers = ", ".join(sorted(set(getattr(passes.config, "layer_types", None) or ["full_attention"])))
+        self.images |= {kind} if images else set()
         with replaced(passes.engine, "scaler", None):  # the sum of log-probs needs none
             try:
                 reason = self._difference(kind, data)
@@ -69,7 +65,8 @@ class SelfCheck:
                 passes.engine.optimizer_zero_grad()
                 passes.counts.clear()
         if reason:
-            model = type(passes.model).__name__.removeprefix("FSDP")
+            model, attention = type(passes.model).__name__.removeprefix("FSDP"), passes.config._attn_implementation
+            layers = ", ".join(sorted(set(getattr(passes.config, "layer_types", None) or ["full_attention"])))
             rows = f"rows of up to {longest} tokens" + (" with images" if images else "")
             self.refused[kind] = f"{model} with attention {attention} in layers of {layers}, {rows}: {reason}"
 
@@ -161,10 +158,8 @@ def longest_groups(data: TensorDict, images: Sequence[bool]) -> list[int]:
 def gradient_norm(module: torch.nn.Module) -> float:
     """Of all ranks' parts together."""
     total = torch.zeros((), dtype=torch.float64, device=get_device_id())
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            gradient = parameter.grad
-            gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
-            total += torch.linalg.vector_norm(gradient, dtype=torch.float64).square().to(total.device)
+    for gradient in (parameter.grad for parameter in module.parameters() if parameter.grad is not None):
+        local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+        total += torch.linalg.vector_norm(local, dtype=torch.float64).square().to(total.device)
     torch.distributed.all_reduce(total)
     return total.sqrt().item()

@@ -1,8 +1,7 @@
 """The rollout's sessions, watched where they run: which failed and why, whose prompt was cut, and which do not end.
 
 veRL (0.9.1) trains on what is left of a group when a session raises, cuts a long prompt with a line in a worker's log,
-and waits without a limit for a session that never ends. The trainer puts a `SessionWatch` into each agent-loop worker,
-whatever its class, and asks for what it saw once a step.
+and waits for ever for a session that never ends. Each agent-loop worker has a `SessionWatch`, asked once a step.
 """
 
 from __future__ import annotations
@@ -74,11 +73,10 @@ class EndedSessions:
 
     def summary(self, sessions: int) -> str:
         """How many failed of a step of so many sessions, or more where it was refilled; the first error comes last."""
-        first = self.failures[0][1]
-        alike = sum(error == first for _, error in self.failures)
+        uids, errors = zip(*self.failures, strict=True)
         return (
-            f"{len(self.failures)} of the step's {max(sessions, self.count)} sessions failed in the rollout, in "
-            f"{len({uid for uid, _ in self.failures})} groups; {alike} of them by the first error: {first}"
+            f"{len(errors)} of the step's {max(sessions, self.count)} sessions failed in the rollout, in "
+            f"{len(set(uids))} groups; {errors.count(errors[0])} of them by the first error: {errors[0]}"
         )
 
     def end_if_too_many(self, sessions: int, max_share: float) -> None:
@@ -90,11 +88,8 @@ class EndedSessions:
 
 
 class SessionWatch:
-    """In an agent-loop worker of veRL's: goes around `_run_agent_loop`, and notes what a session waits for.
-
-    Args:
-        worker: the worker.
-        max_seconds: a session that has run so long is ended, as one that failed; None: never.
+    """In an agent-loop worker of veRL's: goes around `_run_agent_loop`, and notes what a session waits for. One that
+    has run for `max_seconds` is ended, as one that failed; None: never.
     """
 
     def __init__(self, worker: AgentLoopWorker, max_seconds: float | None):
@@ -127,10 +122,10 @@ class SessionWatch:
             median = statistics.median(self.finished)
             limit, known = max(LEAST_SECONDS, TIMES_MEDIAN * median), f"the median of the finished is {median:.2g} s"
         new = [s for s in list(self.running.values()) if now - s.began > limit and not s.named]
-        if not new:
-            return None
         for session in new:
             session.named = True
+        if not new:
+            return None
         first = min(new, key=lambda session: session.began)
         others = f", as {len(new) - 1} others have" if len(new) > 1 else ""
         return (
@@ -148,29 +143,27 @@ class SessionWatch:
 
     def _watched(self, run: Callable) -> Callable:
         async def watched(sampling_params, trajectory, **kwargs):
-            session = Session(
-                kwargs["uid"], kwargs["session_id"], prompt_of(kwargs), bool(trajectory["validate"]), time.monotonic()
-            )
+            validates, began = bool(trajectory["validate"]), time.monotonic()
+            session = Session(kwargs["uid"], kwargs["session_id"], prompt_of(kwargs), validates, began)
             self.current.set(session)
             self.running[id(session)] = session
-            failure = None
+            failures = []
             try:
                 async with asyncio.timeout(self.max_seconds) as limit:
                     result = await run(sampling_params, trajectory, **kwargs)
-                self.finished.append(time.monotonic() - session.began)
+                self.finished.append(time.monotonic() - began)
                 return result
             except Exception as error:
-                failure = error_of(error)
-                if limit.expired():
-                    failure = f"not ended after algorithm.gpg.max_session_seconds={self.max_seconds:g}"
-                    failure += f", waiting for {session.waits_for}"
-                    raise TimeoutError(failure) from error
-                raise
+                if not limit.expired():
+                    failures = [(session.uid, error_of(error))]
+                    raise
+                ended = f"not ended after algorithm.gpg.max_session_seconds={self.max_seconds:g}"
+                failures = [(session.uid, f"{ended}, waiting for {session.waits_for}")]
+                raise TimeoutError(failures[0][1]) from error
             finally:
                 del self.running[id(session)]
-                if not session.validates:
-                    self.ended.count += 1
-                    self.ended.failures += [(session.uid, failure)] if failure else []
+                if not validates:
+                    self.ended.add(EndedSessions(1, failures))
 
         return watched
 

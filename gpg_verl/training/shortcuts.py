@@ -19,31 +19,22 @@ def other_loss_term(config: DictConfig, ask_hub: bool = True) -> str | None:
 
     ask_hub: whether a model that is not on this machine is looked up; where not, it is taken to have no experts.
     """
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
 
     def get(key: str):
         return OmegaConf.select(config, key)
 
-    actor = "actor_rollout_ref.actor"
     if get(f"{actor}.entropy_coeff"):
         return f"{actor}.entropy_coeff={get(f'{actor}.entropy_coeff')}: the entropy bonus gives every row a gradient"
-    for key in (
-        f"{actor}.use_kl_loss",
-        "algorithm.use_kl_in_reward",
-        "distillation.enabled",
-        "actor_rollout_ref.model.mtp.enable",
-    ):
+    for key in (f"{actor}.use_kl_loss", "algorithm.use_kl_in_reward", "distillation.enabled", f"{model}.mtp.enable"):
         if get(key):
             return f"{key}=True gives every row a gradient"
-    if get(f"{actor}.strategy") == "megatron":
-        transformer = f"{actor}.megatron.override_transformer_config"
-        # veRL takes the first from the model's own config where it is not set; the second is off where it is not set.
-        for coefficient, off in (("moe_aux_loss_coeff", (0,)), ("moe_z_loss_coeff", (0, None))):
-            value = get(f"{transformer}.{coefficient}")
-            if value not in off and _has_experts(get("actor_rollout_ref.model.path"), ask_hub):
-                return (
-                    f"{transformer}.{coefficient}={value}: the router's loss gives every row a gradient "
-                    "(0 turns it off)"
-                )
+    transformer = f"{actor}.megatron.override_transformer_config"
+    # veRL takes the first from the model's own config where it is not set; the second is off where it is not set.
+    for coefficient, off in (("moe_aux_loss_coeff", (0,)), ("moe_z_loss_coeff", (0, None))):
+        value, strategy = get(f"{transformer}.{coefficient}"), get(f"{actor}.strategy")
+        if strategy == "megatron" and value not in off and _has_experts(get(f"{model}.path"), ask_hub):
+            return f"{transformer}.{coefficient}={value}: the router's loss gives every row a gradient (0 turns it off)"
     return None
 
 
@@ -76,27 +67,22 @@ def unsupported(config: DictConfig, ask_hub: bool = True, model=None) -> dict[st
     """
     updates = _unplanned(config)
     rows = updates or _unsupported_engine(config)
-    trees = rows
-    if trees is None and not OmegaConf.select(config, "algorithm.gpg.share_prefixes", default=True):
+    trees = rows or (unsupported_model(model) if model is not None else None)
+    if rows is None and not OmegaConf.select(config, "algorithm.gpg.share_prefixes", default=True):
         trees = "algorithm.gpg.share_prefixes=False"
-    if trees is None and model is not None:
-        trees = unsupported_model(model)
-    return {
-        "updates": updates,
-        "dropped_rows": other_loss_term(config, ask_hub) or updates,
-        "rows": rows,
-        "trees": trees,
-    }
+    dropped_rows = other_loss_term(config, ask_hub) or updates
+    return {"updates": updates, "dropped_rows": dropped_rows, "rows": rows, "trees": trees}
 
 
 def _unplanned(config: DictConfig) -> str | None:
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+
     def get(key: str):
         return OmegaConf.select(config, key)
 
-    for key in ("distillation.enabled", "actor_rollout_ref.model.mtp.enable"):
+    for key in ("distillation.enabled", f"{model}.mtp.enable"):
         if get(key):
             return f"{key}=True"
-    actor = "actor_rollout_ref.actor"
     if get(f"{actor}.strategy") not in STRATEGIES:
         return f"{actor}.strategy={get(f'{actor}.strategy')}: known for {', '.join(STRATEGIES)}"
     mode = get(f"{actor}.loss_agg_mode")
@@ -108,10 +94,11 @@ def _unplanned(config: DictConfig) -> str | None:
 
 
 def _unsupported_engine(config: DictConfig) -> str | None:
+    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+
     def get(key: str):
         return OmegaConf.select(config, key)
 
-    actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
     if get(f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return f"{actor}.strategy={get(f'{actor}.strategy')}: known for fsdp and fsdp2"
     for key in (f"{actor}.ulysses_sequence_parallel_size", f"{actor}.fsdp_config.ulysses_sequence_parallel_size"):
@@ -173,12 +160,12 @@ def passes_in_groups(config: DictConfig) -> int:
     at groups of passes, as many as there are stages unless set otherwise.
     """
     actor = "actor_rollout_ref.actor"
-    megatron = OmegaConf.select(config, f"{actor}.megatron")
-    if OmegaConf.select(config, f"{actor}.strategy") != "megatron" or megatron is None:
+    megatron = OmegaConf.select(config, f"{actor}.megatron") or {}
+    stages = megatron.get("virtual_pipeline_model_parallel_size") or 1
+    if OmegaConf.select(config, f"{actor}.strategy") != "megatron" or stages <= 1:
         return 1
-    if (megatron.get("virtual_pipeline_model_parallel_size") or 1) <= 1:
-        return 1
-    group = OmegaConf.select(megatron, "override_transformer_config.microbatch_group_size_per_vp_stage")
+    transformer = megatron.get("override_transformer_config") or {}
+    group = transformer.get("microbatch_group_size_per_vp_stage")
     return group or megatron.get("pipeline_model_parallel_size") or 1
 
 

@@ -1,7 +1,5 @@
-"""What GPG changes in a step of veRL's V1 trainer.
-
-Each of veRL's trainer modes has a GPG version under a name of its own (`gpg_sync`, ...), made by mixing `GPGStep` into
-veRL's class, and the guards of any run (guards/guarded_run.py) around both. veRL's own modes stay as they are.
+"""What GPG changes in a step of veRL's V1 trainer: `GPGStep`, mixed into the class of each of veRL's trainer modes
+under names of their own (`gpg_sync`, ...), with the guards of any run (guards/guarded_run.py) around both.
 """
 
 from __future__ import annotations
@@ -17,40 +15,30 @@ import ray
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
-from verl.trainer.ppo import core_algos
+from verl.trainer.ppo import core_algos, v1
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import (
-    PPOTrainerColocateAsync,
-    PPOTrainerSeparateAsync,
-    PPOTrainerSync,
-    register_trainer,
-    trainer_separate_async,
-)
+from verl.trainer.ppo.v1 import trainer_separate_async
 from verl.utils.metric import reduce_metrics
 from verl.utils.seqlen_balancing import calculate_workload, log_seqlen_unbalance
 
 from gpg_verl.algorithm.advantage import GroupStatistics, session_statistics
 from gpg_verl.algorithm.ragged import repeat, rewards_to_go, row_lengths, row_rewards
-from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates, rows_missing
+from gpg_verl.algorithm.updates import assign, balance_rows, interleave_by_length, plan_updates
 from gpg_verl.compat.verl_fixes import log_that_takes_flush
 from gpg_verl.guards.guarded_run import GuardedRun
 from gpg_verl.guards.rewards import NoReward
 from gpg_verl.settings import TRAINER_MODES, GPGSettings, verls_mode
-from gpg_verl.training import registry
+from gpg_verl.training import registry, shortcuts
 from gpg_verl.training.actor import PASSES, PLAN, GPGActor, GPGDetachedActor, Plan, check_versions
 from gpg_verl.training.keys import RowKey, in_dispatch_order, sessions_of
 from gpg_verl.training.metrics import TOKENS, StepMetrics, keep_metrics
 from gpg_verl.training.replay_buffer import RefillingStep
 from gpg_verl.training.rollout_check import RolloutCheck
 from gpg_verl.training.sessions import WatchedSessions
-from gpg_verl.training.shortcuts import (
-    model_config,
-    other_loss_term,
-    passes_in_groups,
-    unsupported,
-    updates_per_batch,
-)
+
+# Of veRL's rollout correction, the settings that the update's own log-probs are weighed and rejected by.
+CORRECTION = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
 
 
 @dataclass(frozen=True)
@@ -81,33 +69,25 @@ class GPGStep(WatchedSessions, RefillingStep):
     def __init__(self, config):
         config.trainer.v1.trainer_mode = verls_mode(config.trainer.v1.trainer_mode)
         self.settings = GPGSettings.from_node(config.algorithm.get("gpg"))
-        self.max_dropped_share = self.settings.max_dropped_share
+        self.max_dropped_share, self.drop_unscored = self.settings.max_dropped_share, self.settings.drop_unscored
         self.max_dropped_share_key = "algorithm.gpg.max_dropped_share"
-        self.drop_unscored = self.settings.drop_unscored
         self.drop_unscored_key = "algorithm.gpg.drop_unscored"
-        self.other_loss_term = other_loss_term(config)
-        reasons = unsupported(config, model=model_config(config))
+        self.other_loss_term = shortcuts.other_loss_term(config)
+        reasons = shortcuts.unsupported(config, model=shortcuts.model_config(config))
         self.planned = reasons["updates"] is None
-        self.updates = updates_per_batch(config)
-        self.passes_in_groups = passes_in_groups(config)
+        self.updates = shortcuts.updates_per_batch(config)
+        self.passes_in_groups = shortcuts.passes_in_groups(config)
         self.unsupported = {kind: reasons[kind] for kind in PASSES}
         self.passes_checked = False  # with the engine itself, at the first update
-        # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         correction = config.algorithm.rollout_correction
         self.old_log_prob_pass = not correction.bypass_mode
+        # Rollout correction in a pass of its own, and KL in the reward, work on padded token tensors in the driver.
         self.token_tensors = self.old_log_prob_pass or config.algorithm.use_kl_in_reward
-        self.correction = None
-        if correction.rollout_is is not None or correction.rollout_rs is not None:
-            keys = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize")
-            self.correction = {key: correction[key] for key in (*keys, "rollout_rs", "rollout_rs_threshold")}
-        self.step_metrics = StepMetrics(
-            forward_saved=self.planned and not self.old_log_prob_pass,
-            checkpointing=bool(config.actor_rollout_ref.model.get("enable_gradient_checkpointing")),
-        )
+        corrected = correction.rollout_is is not None or correction.rollout_rs is not None
+        self.correction = {key: correction[key] for key in CORRECTION} if corrected else None
+        self.step_metrics = StepMetrics()
         self.steps_skipped = 0  # in a row, up to now
-        self.rollout_check = RolloutCheck(
-            config, self.settings.max_rollout_gap, self.correction is not None, reasons["updates"]
-        )
+        self.rollout_check = RolloutCheck(config, self.settings.max_rollout_gap, corrected, reasons["updates"])
         self.deterministic = bool(config.actor_rollout_ref.rollout.full_determinism)
         self.dispatched: dict[str, int] = {}  # with full determinism: each group's place in the order of dispatch
         super().__init__(config)
@@ -121,14 +101,14 @@ class GPGStep(WatchedSessions, RefillingStep):
     def _init_dataloader(self):
         super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)  # a data set class of the user's may have none
-        columns = columns_of(rows)
+        columns = getattr(rows, "column_names", getattr(rows, "columns", None))  # datasets; pandas, polars
         if columns is None:
             return
         if "data_source" in columns:
             sources = rows.unique("data_source") if hasattr(rows, "column_names") else set(rows["data_source"])
             self.several_sources = len(sources) > 1
         keys = {self.config.data.get("image_key", "images"), self.config.data.get("video_key", "videos")}
-        if not keys & columns:
+        if not keys & set(columns):
             self.rollout_check.kinds.discard("images")
 
     def on_init_end(self):
@@ -152,7 +132,7 @@ class GPGStep(WatchedSessions, RefillingStep):
     # ---- one step
 
     def step(self, metrics, timing_raw):
-        self.step_metrics.begin()
+        self.step_metrics = StepMetrics()
         if self.trainer_mode == "sync":
             self.dispatched.clear()
         batch = super().step(metrics, timing_raw)
@@ -165,7 +145,7 @@ class GPGStep(WatchedSessions, RefillingStep):
 
     def _end_if_nothing_is_learned(self, metrics):
         """Raises RuntimeError after more than `max_skipped_steps` steps in a row in which no group was valid."""
-        # A step without updates of either kind, as in veRL's critic warm-up, is not one for want of a mixed group.
+        # A step without updates of either kind, as in veRL's critic warm-up, does not lack a mixed group.
         skipped = metrics["gpg/update_skipped"] and not metrics["gpg/updates"]
         self.steps_skipped = self.steps_skipped + 1 if skipped else 0
         if self.steps_skipped > self.settings.max_skipped_steps:
@@ -243,32 +223,22 @@ class GPGStep(WatchedSessions, RefillingStep):
         uids = [key.uid for key in keys]
         offsets = data["response_mask"].offsets()
         lengths = row_lengths(data["response_mask"].values(), offsets)
-        sessions, left_out = sessions_of(keys), self._truncated(batch)
+        known = {"sessions": sessions_of(keys), "left_out": None}
+        if self.settings.drop_truncated:
+            longest = self.config.actor_rollout_ref.rollout.response_length
+            known["left_out"] = torch.tensor([tag["response_len"] >= longest for tag in batch.tags])
         if self.token_tensors:
-            self.step_metrics.driver_seconds(time.perf_counter() - started)
+            self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
             reported: list[GroupStatistics] = []
-            estimator = functools.partial(
-                registry.gpg_advantage_estimator,
-                lengths=lengths,
-                sessions=sessions,
-                left_out=left_out,
-                report=reported.append,
-            )
+            known["lengths"] = lengths
+            estimator = functools.partial(registry.gpg_advantage_estimator, known=known, report=reported.append)
             with registry.registered(core_algos.ADV_ESTIMATOR_REGISTRY, estimator):
                 batch = super()._compute_advantage(batch, metrics)
             (statistics,) = reported
         else:
             scores, magnitudes = row_rewards(data["rm_scores"].values(), offsets)
-            statistics = session_statistics(
-                scores,
-                uids,
-                lengths,
-                sessions,
-                f_norm=self.settings.f_norm,
-                alpha=self.settings.alpha,
-                magnitudes=magnitudes,
-                left_out=left_out,
-            )
+            settings = {"f_norm": self.settings.f_norm, "alpha": self.settings.alpha}
+            statistics = session_statistics(scores, uids, lengths, magnitudes=magnitudes, **settings, **known)
             to_go = rewards_to_go(data["rm_scores"].values(), offsets)
             advantages = repeat(statistics.advantages, offsets.diff())
             if int(lengths.sum()) != len(advantages):  # tokens that the policy did not write
@@ -277,41 +247,30 @@ class GPGStep(WatchedSessions, RefillingStep):
                 name: torch.nested.nested_tensor_from_jagged(values, offsets)
                 for name, values in (("advantages", advantages), ("returns", to_go))
             }
-            self.step_metrics.driver_seconds(time.perf_counter() - started)
+            self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
             fields = TensorDict(nested, batch_size=len(batch))
             batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         self.step_batch = StepBatch(uids, lengths, statistics)
-        self.step_metrics.sampled(statistics, self._sources(batch))
+        sources = None
+        if self.several_sources:
+            data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
+            sources = list(data["data_source"])
+        self.step_metrics.sampled(statistics, sources)
         return batch
-
-    def _truncated(self, batch):
-        """(rows,) bool: the response reached the maximum length; None where such rows are trained on."""
-        if not self.settings.drop_truncated:
-            return None
-        longest = self.config.actor_rollout_ref.rollout.response_length
-        return torch.tensor([tag["response_len"] >= longest for tag in batch.tags])
-
-    def _sources(self, batch):
-        """(rows,) data_source of each row, where the training data has several."""
-        if not self.several_sources:
-            return None
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
-        return list(data["data_source"])
 
     def _update_actor(self, batch, metrics):
         if not self.step_batch.statistics.valid.any() and self.other_loss_term is None:
             # No gradient anywhere: an optimizer step would only decay the weights and advance the schedule.
-            self.step_metrics.skipped()
+            self.step_metrics.counts["update_skipped"] += 1
             return batch
         if self.planned:
             return self._planned_update(batch, metrics)
-        self.step_metrics.updated_by_verl()
+        self.step_metrics.counts["updates"] += 1
         return super()._update_actor(batch, metrics)
 
     def _planned_update(self, batch, metrics):
         """The updates of the whole batch, on the rows that have a gradient."""
-        passes = self._pass_kind()
-        actor, started = self.config.actor_rollout_ref.actor, time.perf_counter()
+        passes, actor, started = self._pass_kind(), self.config.actor_rollout_ref.actor, time.perf_counter()
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding")]
         batch, updates = self._plan(batch, real, passes)
         ranks = range(len(updates[0].rows))
@@ -319,7 +278,7 @@ class GPGStep(WatchedSessions, RefillingStep):
         observe = self.config.actor_rollout_ref.rollout.calculate_log_probs and not self.old_log_prob_pass
         part.extra_info.update(
             {
-                PLAN: Plan.of(
+                PLAN: Plan(
                     updates,
                     epochs=actor.ppo_epochs,
                     observe=observe and self.local_trigger_step == 0,
@@ -333,28 +292,22 @@ class GPGStep(WatchedSessions, RefillingStep):
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
             }
         )
-        self.step_metrics.driver_seconds(time.perf_counter() - started)
+        self.step_metrics.counts["driver_seconds"] += time.perf_counter() - started
 
-        started = time.perf_counter()
         output = self.actor_rollout_wg.update_actor(part)["metrics"]
-        seconds = time.perf_counter() - started
         self.rollout_check(output.pop("gpg/gaps", [{}])[0])
-        observed = output.pop("gpg/rows_observed", [None])[0]
-        check_seconds = output.pop("gpg/check_seconds", [0.0])[0]
-        if check_seconds:
+        if "gpg/check_seconds" in output:
+            self.step_metrics.counts["check_seconds"] += output.pop("gpg/check_seconds")[0]
             self._check_passes()
         counted = f"gpg/{TOKENS[0]}" in output
-        tokens = {name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None
         self.step_metrics.updated(
             updates,
             actor.ppo_epochs,
             response_tokens=self.step_batch.lengths.tolist(),
             sequence_tokens=[tag["seq_len"] for tag in batch.tags],
             real=real,
-            seconds=seconds - check_seconds,
-            check_seconds=check_seconds,
-            observed=observed,
-            tokens=tokens,
+            observed=output.pop("gpg/rows_observed", [None])[0],
+            tokens={name: output.pop(f"gpg/{name}")[0] for name in TOKENS} if counted else None,
         )
         metrics.update(actor_metrics(output, updates, actor))
         return batch
@@ -398,47 +351,38 @@ class GPGStep(WatchedSessions, RefillingStep):
         has_gradient = self.step_batch.statistics.valid.tolist()
         if self.other_loss_term is not None:
             has_gradient = [not tag.get("is_padding") for tag in batch.tags]
-        by_tokens = passes == "trees" or actor.use_dynamic_bsz
-        shape = {
-            "ranks": self._data_parallel_size(),
-            "micro_batch_size": None if by_tokens else actor.ppo_micro_batch_size_per_gpu,
-            "passes_in_groups": self.passes_in_groups,
-        }
-        missing = rows_missing(mini_batches, len(batch) - len(real), has_gradient, **shape)
-        if missing:
-            size = len(batch)
-            batch = upsample_batch_to_divisible_size(batch, size + missing, self.tokenizer.eos_token_id)
-            self._write_zeros(batch.select_keys(batch.keys[size:]))
-        tokens = [*self.step_batch.lengths.tolist(), *[0] * missing]
+        seq_tokens, prompt_tokens = ([tag[name] for tag in batch.tags] for name in ("seq_len", "prompt_len"))
+        tokens, trees = self.step_batch.lengths.tolist(), passes == "trees"
         updates = plan_updates(
             mini_batches,
             [i for i, tag in enumerate(batch.tags) if tag.get("is_padding")],
-            [*has_gradient, *[False] * missing],
+            has_gradient,
             tokens,
+            ranks=self._data_parallel_size(),
+            micro_batch_size=None if trees or actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu,
             loss_agg_mode=actor.loss_agg_mode,
-            work=work([tag["seq_len"] for tag in batch.tags], None if passes is None else tokens),
+            work=work(seq_tokens, None if passes is None else tokens),
+            passes_in_groups=self.passes_in_groups,
             packed=bool(self.config.actor_rollout_ref.model.get("use_remove_padding")),
-            prompts=self._prompts(batch) if passes == "trees" else None,
-            **shape,
+            prompts=list(zip(self.step_batch.uids, work(prompt_tokens), strict=True)) if trees else None,
         )
+        size, needed = len(batch), 1 + max(i for update in updates for rows in update.rows for i in rows)
+        if needed > size:
+            batch = upsample_batch_to_divisible_size(batch, needed, self.tokenizer.eos_token_id)
+            self._write_zeros(batch.select_keys(batch.keys[size:]))
         return batch, updates
-
-    def _prompts(self, batch):
-        """(uid, work) of each row's prompt, padding's too."""
-        uids = [*self.step_batch.uids, *["padding"] * (len(batch) - len(self.step_batch.uids))]
-        return list(zip(uids, work([tag["prompt_len"] for tag in batch.tags]), strict=True))
 
     def _write_zeros(self, padding):
         """veRL pads a batch before anything is computed on it, with copies of its first row: what was computed on that
         row since has its length.
         """
-        fields = ["advantages", "returns"]
-        if self.token_tensors:
-            fields.append("old_log_probs")
-            if self.old_log_prob_pass and self.correction and self.correction["rollout_is"]:
-                fields.append("rollout_is_weights")
-        if self.use_reference_policy:
-            fields.append("ref_log_prob")
+        weighted = self.old_log_prob_pass and self.correction and self.correction["rollout_is"]
+        fields = [
+            *("advantages", "returns"),
+            *(["old_log_probs"] if self.token_tensors else []),
+            *(["rollout_is_weights"] if weighted else []),
+            *(["ref_log_prob"] if self.use_reference_policy else []),
+        ]
         data = tq.kv_batch_get(keys=padding.keys, partition_id=padding.partition_id, select_fields=["rm_scores"])
         zeros = TensorDict(dict.fromkeys(fields, data["rm_scores"]), batch_size=len(padding))
         tq.kv_batch_put(keys=padding.keys, partition_id=padding.partition_id, fields=zeros)
@@ -450,23 +394,13 @@ class GPGStep(WatchedSessions, RefillingStep):
         return max(workers._dispatch_info["actor"]) + 1
 
 
-def columns_of(rows) -> set[str] | None:
-    """The columns of a table: veRL's (datasets), or of a data set class of the user's (pandas, polars); None where it
-    has none that are known.
-    """
-    names = getattr(rows, "column_names", None)  # datasets
-    if names is None:
-        names = getattr(rows, "columns", None)
-    return None if names is None else set(names)
-
-
 def sharing_status(unsupported: dict[str, str | None], checked: bool) -> str:
     """A line for the log: whether prefixes are shared, and if not why."""
-    if unsupported["trees"] is None:
+    trees, rows = unsupported["trees"], unsupported["rows"]
+    if trees is None:
         line = "gpg_verl: prefix sharing is on, and the vocabulary is computed where a token is scored"
         return line if checked else f"{line}, if the first update finds it exact"
-    line = f"gpg_verl: prefix sharing is off: {unsupported['trees']}"
-    return line if unsupported["rows"] is None else f"{line}; the vocabulary for every token: {unsupported['rows']}"
+    return f"gpg_verl: prefix sharing is off: {trees}" + (f"; the vocabulary for every token: {rows}" if rows else "")
 
 
 # What scoring a token costs in the measure of veRL, which is that of a layer of a 7B (a token 24,576, a pair 1): half
@@ -499,18 +433,18 @@ def actor_metrics(output: dict, updates, actor) -> dict[str, float]:
     return reduce_metrics(output)
 
 
-@register_trainer(TRAINER_MODES["sync"])
-class GPGTrainerSync(GuardedRun, GPGStep, PPOTrainerSync):
+@v1.register_trainer(TRAINER_MODES["sync"])
+class GPGTrainerSync(GuardedRun, GPGStep, v1.PPOTrainerSync):
     pass
 
 
-@register_trainer(TRAINER_MODES["colocate_async"])
-class GPGTrainerColocateAsync(GuardedRun, GPGStep, PPOTrainerColocateAsync):
+@v1.register_trainer(TRAINER_MODES["colocate_async"])
+class GPGTrainerColocateAsync(GuardedRun, GPGStep, v1.PPOTrainerColocateAsync):
     pass
 
 
-@register_trainer(TRAINER_MODES["separate_async"])
-class GPGTrainerSeparateAsync(GuardedRun, GPGStep, PPOTrainerSeparateAsync):
+@v1.register_trainer(TRAINER_MODES["separate_async"])
+class GPGTrainerSeparateAsync(GuardedRun, GPGStep, v1.PPOTrainerSeparateAsync):
     actor_cls = GPGDetachedActor
 
     def _setup(self):

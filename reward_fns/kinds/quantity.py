@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from reward_fns import guard, units, words
+from reward_fns import units, words
 from reward_fns.grammar import mark, trimmed
 from reward_fns.kinds import Answer, number, series
 from reward_fns.kinds.formula import TRIGONOMETRIC, letters, written
@@ -91,7 +91,7 @@ def same(gold: Answer, answer: Answer, compare) -> bool:
     """Whether two values (`number` or `formula`) are equal, with their units."""
     for a, b in ((gold, answer), (answer, gold)):
         if a.kind == "formula" and letters(a.parts[0]) and len(b.unit) == 1 and b.unit.isalpha() and not a.unit:
-            return guard.equal((a.parts[0],), (f"({written(b)}){b.unit}",), timeout=compare.timeout)  # 12 m
+            return compare.formulas(a.parts[0], f"({written(b)}){b.unit}")  # 12 m
     percent, factor = [a.unit == "%" for a in (gold, answer)], Fraction(1)
     if percent[0] != percent[1] and units.read(gold.unit + answer.unit) is not None:
         return False
@@ -112,9 +112,8 @@ def in_radians(degrees: Answer, radians: Answer, compare) -> bool:
     """45° is \\pi/4, and \\pi/4 rad."""
     if units.read(degrees.unit) != units.read("°") or "\\pi" not in written(radians):
         return False
-    degree = f"\\frac{{180}}{{\\pi}}({written(radians)})"
     plain = radians.unit in ("", "rad", "radian", "radians")
-    return plain and guard.equal((written(degrees),), (degree,), timeout=compare.timeout)
+    return plain and compare.formulas(written(degrees), f"\\frac{{180}}{{\\pi}}({written(radians)})")
 
 
 def equal(gold: Answer, answer: Answer, factor: Fraction, compare) -> bool:
@@ -124,4 +123,4 @@ def equal(gold: Answer, answer: Answer, factor: Fraction, compare) -> bool:
     decimal = next((x.parts for x in (gold, answer) if x.kind == "number" and x.parts[1]), None)
     rounded = decimal is not None and number.significant(*decimal) >= number.ROUNDED_DIGITS
     tolerance = 0.5 * 10.0 ** -decimal[1] if rounded else 0.0
-    return guard.equal((written(gold),), (written(answer),), factor, tolerance, timeout=compare.timeout)
+    return compare.formulas(written(gold), written(answer), factor, tolerance)

@@ -123,10 +123,7 @@ def same(gold: Answer, answer: Answer, compare) -> bool:
     if not gold.parts[2:] and not answer.parts[2:]:
         return guard.equal(gold.parts, answer.parts, timeout=compare.timeout)
     # x + y < 5: side by side
-    sides = zip(gold.parts[:2], answer.parts[:2], strict=True)
-    return gold.parts[2:] == answer.parts[2:] and all(
-        guard.equal((g,), (a,), timeout=compare.timeout) for g, a in sides
-    )
+    return gold.parts[2:] == answer.parts[2:] and all(map(compare.formulas, gold.parts[:2], answer.parts[:2]))
 
 
 def holds(answer: Answer, compare) -> Answer | None:

@@ -94,8 +94,7 @@ def main() -> int:
     done, killed = threading.Event(), []
     killer = threading.Thread(target=kill_now_and_then, args=(2.0, done, killed))
     killer.start()
-    memory = [memory_mb()]
-    start = time.perf_counter()
+    memory, start = [memory_mb()], time.perf_counter()
     with ThreadPoolExecutor(THREADS) as threads:
         futures = [threads.submit(compute_score, MATH, text, gold) for gold, text, _ in items]
         while not all(future.done() for future in futures):

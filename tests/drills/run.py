@@ -281,7 +281,7 @@ def disk(folder: Path, tiny_folder: Path) -> list[Row]:
 
 # ---- a preemption, and what the run that goes on computes
 
-TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/saved_seconds", "gpg/check_seconds")
+TIMES = ("actor/perf/", "timing", "perf/", "gpg/driver_seconds", "gpg/check_seconds")
 
 
 def compare(undisturbed: DrillRun, run: DrillRun, steps: Iterable[int], row: Row) -> int:
@@ -322,8 +322,8 @@ def preempted(folder: Path, tiny_folder: Path) -> list[Row]:
         noted(row, run, run.wait_for_end(STARTS_WITHIN), (), (75 if part < 3 else 0,))
         steps = sorted(run.steps())
         whole = bool(steps) and steps == list(range(done + 1, steps[-1] + 1)) and run.saved() == steps[-1]
-        kept = sorted(path.name for path in (run.folder / "checkpoints").glob("global_step_*"))
-        row.expect(len(kept) == min(part + 1, 2), f"{run.name}: kept are {kept}")
+        kept = len(list((run.folder / "checkpoints").glob("global_step_*")))
+        row.expect(kept == min(part + 1, 2), f"{run.name}: {kept} checkpoints are kept")
         row.expect(whole, f"{run.name}: steps {steps} after {done}, saved {run.saved()}")
         compared += compare(undisturbed, run, steps, row)
         done = max(steps, default=done)
@@ -359,9 +359,8 @@ def in_a_row(chosen: list[Drill], folder: Path, tiny_folder: Path) -> Iterator[R
     """The drills in one folder, each on what the one before it left."""
     before, saved = [], 0
     for drill in chosen:
-        steps = f"trainer.total_training_steps={drill.steps + saved}"
-        validates = f"trainer.val_before_train={not drill.trains}"
-        run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, steps, validates)
+        own = f"trainer.total_training_steps={drill.steps + saved}", f"trainer.val_before_train={not drill.trains}"
+        run = DrillRun(folder / "run", tiny_folder, drill.name, *OVERRIDES, *own)
         try:
             row = drilled(drill, run, before)
         finally:
