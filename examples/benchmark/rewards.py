@@ -37,8 +37,6 @@ NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 # ---- data: lists of (gold, text, label), the answers to one question next to each other ------------------------
-
-
 def jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -71,9 +69,7 @@ def golds(data: Path) -> dict[str, list[list[str]]]:
     }
 
 
-# ---- the scorers: (gold, text) -> right or not -----------------------------------------------------------------
-
-
+# The scorers: (gold, text) -> right or not.
 def ours_gsm8k(gold: str, text: str) -> bool:
     return compute_score(GSM8K, text, gold, last_number=True)["acc"] == 1
 
@@ -99,8 +95,6 @@ def verl(module: str, **settings) -> Callable[[str, str], bool]:
 
 
 # ---- agreement -------------------------------------------------------------------------------------------------
-
-
 def agreement(args: argparse.Namespace) -> int:
     print(f"{'set':44}{'answers':>9}{'labels':>10}{'math-verify':>13}{'of others':>11}")
     rng, odd = random.Random(0), []
@@ -127,8 +121,6 @@ def agreement(args: argparse.Namespace) -> int:
 
 
 # ---- golds: the same value in another notation, and another value ----------------------------------------------
-
-
 def sub(pattern: str, replacement) -> Callable[[str], str]:
     return lambda gold: re.sub(pattern, replacement, gold)
 
@@ -159,10 +151,6 @@ def scientific(mark: str) -> Callable[[str], str]:
     return rewrite
 
 
-def thousands(separator: str) -> Callable[[str], str]:
-    return if_integer(lambda n: f"{n:,}".replace(",", separator), 1000)
-
-
 def mixed(gold: str) -> str:
     match = re.fullmatch(r"\$?\\d?frac\{([0-9]+)\}\{([0-9]+)\}\$?", gold.strip())
     if match is None or int(match[1]) < int(match[2]) or int(match[1]) % int(match[2]) == 0:
@@ -175,10 +163,6 @@ def in_words(template: str) -> Callable[[str], str]:
     return lambda gold: template.replace("?", gold) if not re.search(r"\\text|\\mbox|[a-z]{4}|where", gold) else gold
 
 
-def written_as(old: str, new: str) -> Callable[[str], str]:
-    return lambda gold: re.sub(re.escape(old) + "(?![a-z])", lambda _: new, gold)
-
-
 def no_spaces(gold: str) -> str:
     return gold if "text" in gold or "where" in gold else re.sub(r"(?<![A-Za-z]) +| +(?![A-Za-z])", "", gold)
 
@@ -187,21 +171,21 @@ def delimited(opening: str, closing: str) -> Callable[[str], str]:
     """As mathematics in a text, where the gold has no such delimiters within."""
 
     def rewrite(gold: str) -> str:
-        inner = gold.strip()
-        whole = inner.count("$") == 0 or (inner.count("$") == 2 and inner[0] == inner[-1] == "$")
-        return opening + inner.strip("$") + closing if whole and "\\$" not in gold else gold
+        inner = gold.strip().strip("$")
+        return gold if "$" in inner or gold.count("$") == 1 else opening + inner + closing
 
     return rewrite
 
 
 COMMANDS = (("\\frac", "\\dfrac"), ("\\frac", "\\tfrac"), ("\\pi", "π"), ("\\infty", "∞"), ("\\cup", "∪"),
             ("pmatrix", "bmatrix"))  # fmt: skip
+THOUSANDS = (",", "{,}", ",\\!", "\\,", " ", "\u202f")
 WHOLE = ("{}.0", "({})", "\\mathbf{{{}}}", "\\textbf{{{}}}", "x = {}", "{} \\text{{ cm}}", "{}\\text{{ units}}")
 SCIENTIFIC = ("{}e{}", "{} × 10^{{{}}}", "{} \\times 10^{{{}}}", "{}\\cdot10^{{{}}}", "{}x10^{}")
 LISTED = (r"\1 \\text{ and } \2", r"\2, \1")
 BASE = r"^([0-9]+)_\{?([2-9])\}?$"
 NOTATIONS: dict[str, Callable[[str], str]] = {
-    **{f"{old} as {new}": written_as(old, new) for old, new in COMMANDS},
+    **{f"{old} as {new}": sub(re.escape(old) + "(?![a-z])", new.replace("\\", "\\\\")) for old, new in COMMANDS},
     "frac without braces": sub(r"\\frac\{([0-9])\}\{([0-9])\}", r"\\frac\1\2"),
     "a/b": sub(r"^\$?\\d?frac\{([0-9]+)\}\{([0-9]+)\}\$?$", r"\1/\2"),
     "(a)/(b)": sub(r"^\$?\\frac\{([^{}]+)\}\{([^{}]+)\}\$?$", r"(\1)/(\2)"),
@@ -210,10 +194,10 @@ NOTATIONS: dict[str, Callable[[str], str]] = {
     "no spaces": no_spaces,
     "thin spaces": sub(r", ?(?![0-9]{3}(?![0-9]))(?=[-0-9(\\])", r",\\,"),
     "left and right": lambda gold: gold.replace("\\left", "").replace("\\right", ""),
-    **{f"thousands: {mark!r}": thousands(mark) for mark in (",", "{,}", ",\\!", "\\,", " ", "\u202f")},
+    **{f"thousands: {m!r}": if_integer(lambda n, m=m: f"{n:,}".replace(",", m), 1000) for m in THOUSANDS},
     "no thousands": sub(r"^(?:[0-9]{1,3})(?:,(?:\\!)? ?[0-9]{3})+$", lambda m: re.sub(r"[^0-9]", "", m[0])),
     **{f"whole: {form}": if_integer(form.format) for form in WHOLE},
-    "+5": if_integer(lambda n: f"+{n}", 1),
+    "+5": if_integer(lambda n: f"{n:+}", 1),
     "unicode minus": sub(r"-(?=[0-9])", "−"),
     **{f"scientific: {m}": scientific(m) for m in SCIENTIFIC},
     "e as power of ten": sub(r"^\s*([0-9.]+)e(-?[0-9]+)\s*$", r"\1 \\times 10^{\2}"),
@@ -342,8 +326,6 @@ def rewritten(args: argparse.Namespace) -> int:
 
 
 # ---- attack: constants, lists, hedges, parts of names ----------------------------------------------------------
-
-
 def joined(a: str, b: str) -> list[str]:
     """Two answers as one."""
     templates = (
@@ -452,8 +434,6 @@ def attack(args: argparse.Namespace) -> int:
 
 
 # ---- throughput ------------------------------------------------------------------------------------------------
-
-
 def forget() -> None:
     """Empties every cache of ours: this process's, and the workers' by having fresh ones forked. As in training, and as
     plain math-verify is here, sympy is warm: the fresh worker has compared other answers before.
