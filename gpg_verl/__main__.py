@@ -17,20 +17,19 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
+    layout = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m gpg_verl",
         description="Group Policy Gradient (GPG) for veRL: look at the installation or at a run before it starts, or "
         "export what it trained.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **layout,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="versions, and what is registered as `gpg`; exit 1 if something is wrong")
     check = commands.add_parser(
         "check",
         help="compose a run's config without starting Ray, show what GPG implies and what contradicts it; exit 0 or 1",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **layout,
     )
     check.add_argument(
         "--config-path",
@@ -51,20 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     if arguments.command == "report":
         parser.error("the report is a command of its own: python -m gpg_verl.report " + " ".join(unknown or ["--help"]))
+    if unknown:
+        hint = ": give Hydra overrides as key=value" if arguments.command == "check" else ""
+        parser.error(f"unknown argument {unknown[0]}{hint}")
     if arguments.command == "doctor":
-        if unknown:
-            parser.error(f"unknown argument {unknown[0]}")
         from gpg_verl.launch import doctor
 
         return doctor.main()
     if arguments.command == "export":
-        if unknown:
-            export.error(f"unknown argument {unknown[0]}")
         from gpg_verl import export as export_module
 
         return export_module.main(arguments.checkpoint, arguments.folder, arguments.base)
-    if unknown:
-        check.error(f"unknown argument {unknown[0]}: give Hydra overrides as key=value")
     from gpg_verl.launch import check as check_module
 
     return check_module.main(arguments.overrides, arguments.config_path, arguments.config_name)

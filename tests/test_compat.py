@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -123,6 +123,9 @@ NOT_VERLS = (
     "data.pt",
     "actor_rollout_ref.rollout.engine_kwargs.",
     "actor_rollout_ref.actor.megatron.override_transformer_config.",
+    "actor_rollout_ref.actor.veomni.",
+    "actor_rollout_ref.model.override_config.",
+    "reward.custom_reward_function.reward_kwargs",
 )
 # Modules whose `config` is not veRL's whole config, or that read none.
 OTHER_CONFIGS = {
@@ -441,21 +444,39 @@ def text_of(node: ast.AST, texts: dict[str, str]) -> str | None:
     return texts.get(ast.unparse(node))
 
 
+def assigned(nodes: Iterable[ast.AST], names: dict[str, str], texts: dict[str, str]) -> None:
+    """Adds what these assignments say to the parts of the config, and to the texts, that are known by a name."""
+    for node in (node for node in nodes if isinstance(node, ast.Assign)):
+        pairs = [(node.targets[0], node.value)]
+        if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = zip(node.targets[0].elts, node.value.elts, strict=False)
+        for target, value in pairs:
+            names |= {ast.unparse(target): key} if (key := chain(value, names)) else {}
+            texts |= {ast.unparse(target): text} if (text := text_of(value, texts)) else {}
+
+
+@functools.cache
+def constants(tree: ast.Module) -> dict[str, str]:
+    """The texts that stand under a module's own names, and under those that it has from our other modules."""
+    texts: dict[str, str] = {}
+    for node in (node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module):
+        theirs = MODULES.get(f"{node.module.replace('.', '/')}.py")
+        known = constants(theirs) if theirs else {}
+        texts |= {alias.name: known[alias.name] for alias in node.names if alias.name in known}
+    assigned(tree.body, {}, texts)
+    return texts
+
+
 def config_keys(tree: ast.Module) -> dict[str, int]:
     """Key → line of what a module of ours reads of veRL's whole config: attributes of `config` or `self.config`, by
-    variables too, and texts with dots.
+    variables too, and texts with dots, also of its tables.
     """
     keys: dict[str, int] = {}
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
-        names, texts = {"config": "", "self.config": ""}, {}
-        for node in (node for node in ast.walk(function) if isinstance(node, ast.Assign)):
-            pairs = [(node.targets[0], node.value)]
-            if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
-                pairs = zip(node.targets[0].elts, node.value.elts, strict=False)
-            for target, value in pairs:
-                names |= {ast.unparse(target): key} if (key := chain(value, names)) else {}
-                texts |= {ast.unparse(target): text} if (text := text_of(value, texts)) else {}
-        for node in ast.walk(function):
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for scope in (*functions, *(node for node in tree.body if isinstance(node, ast.Assign))):
+        names, texts = {"config": "", "self.config": ""}, {**constants(tree)}
+        assigned(ast.walk(scope), names, texts)
+        for node in ast.walk(scope):
             key = chain(node, names) if isinstance(node, ast.Attribute | ast.Call) else None
             if key is None and isinstance(node, ast.Constant | ast.JoinedStr):
                 key = text if KEY.fullmatch(text := text_of(node, texts) or "") else None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import datasets
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
-from omegaconf import OmegaConf
 
 from gpg_verl.data.source import read_file
 from gpg_verl.launch import checks, data_files
 from gpg_verl.launch.data_files import Unreadable, read
+from gpg_verl.launch.facts import Facts
 
 MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}]
 ROW = {
@@ -24,71 +23,55 @@ ROW = {
     "extra_info": {"index": 0},
 }
 LINE = json.dumps(ROW).encode()
-REWARD = {
-    "reward_model": {"enable": False},
-    "custom_reward_function": {"path": "pkg://reward_fns"},
-    "reward_manager": {"source": "register"},
-}
-BOM = b"\xef\xbb\xbf"
+LINES, LIST, BOM = b"\n".join([LINE] * 3), json.dumps([ROW] * 3).encode(), b"\xef\xbb\xbf"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    return cache
+@pytest.fixture
+def faults_of(tiny_config):
+    facts = Facts(tiny_config("reward.custom_reward_function.path=pkg://reward_fns"))
+    return lambda file: list(checks.row_faults(facts, file))
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("lines.jsonl", b"\n".join([LINE] * 3)),
-        ("lines.json", b"\n".join([LINE] * 3) + b"\n"),
-        ("list.json", json.dumps([ROW] * 3).encode()),
+        ("lines.jsonl", LINES),
+        ("lines.json", LINES + b"\n"),
+        ("list.json", LIST),
         ("pretty.json", json.dumps([ROW] * 3, indent=2).encode()),
-        ("list.jsonl", json.dumps([ROW] * 3).encode()),
-        ("blank_first.jsonl", b"\n" + b"\n".join([LINE] * 3)),
-        ("blank_first.json", b"\n" + json.dumps([ROW] * 3).encode()),
-        ("bom.jsonl", BOM + b"\n".join([LINE] * 3)),
-        ("bom.json", BOM + json.dumps([ROW] * 3).encode()),
-        ("mixed_gold.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'"2"', b"2")])),
-        ("content_in_parts.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'"What is 1 + 1?"', b'[{"type": "text"}]')])),
-        ("no_extra.jsonl", b"\n".join([LINE, LINE, LINE.replace(b'{"index": 0}', b"null")])),
+        ("list.jsonl", LIST),
+        ("blank_first.jsonl", b"\n" + LINES),
+        ("blank_first.json", b"\n" + LIST),
+        ("bom.jsonl", BOM + LINES),
+        ("bom.json", BOM + LIST),
+        ("mixed_gold.jsonl", LINES + b"\n" + LINE.replace(b'"2"', b"2")),
+        ("content_in_parts.jsonl", LINES + b"\n" + LINE.replace(b'"What is 1 + 1?"', b'[{"type": "text"}]')),
+        ("no_extra.jsonl", LINES + b"\n" + LINE.replace(b'{"index": 0}', b"null")),
     ],
 )
-def test_what_verl_trains_on_is_read(name, content, tmp_path, capfd):
+def test_what_verl_trains_on_is_read(name, content, tmp_path, monkeypatch, capfd, faults_of):
     file = tmp_path / name
     file.write_bytes(content)
-    verls = datasets.load_dataset("json", data_files=str(file))["train"]
+    verls = datasets.load_dataset("json", data_files=str(file), cache_dir=str(tmp_path / "verls"))["train"]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     capfd.readouterr()
     found = read(str(file), "prompt")
-    assert (found.rows, list(found.features)) == (len(verls), verls.column_names) == (3, list(ROW))
-    assert found.looked_at == [0, 1, 2]
+    assert (found.rows, list(found.features)) == (len(verls), verls.column_names)
+    assert found.looked_at == list(range(len(verls)))
     assert set(found.columns["data_source"]) == {"openai/gsm8k"}
     assert faults_of(found) == []
-    assert len(list(read_file(file))) == 3  # the data tool reads it too
+    assert len(list(read_file(file))) == len(verls)  # the data tool reads it too
     assert "".join(capfd.readouterr()) == ""
-
-
-def faults_of(file) -> list[str]:
-    """Without the columns that a row of this test does not have."""
-    config = OmegaConf.create({"data": {"prompt_key": "prompt"}, "reward": REWARD})
-    return list(checks.row_faults(SimpleNamespace(config=config, get=lambda key: OmegaConf.select(config, key)), file))
-
-
-def test_nothing_stays_in_the_cache(tmp_path, own_cache):
-    (tmp_path / "a.jsonl").write_bytes(LINE)
-    read(str(tmp_path / "a.jsonl"), "prompt")
-    assert not own_cache.exists()
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("broken.jsonl", b"\n".join([LINE] * 4 + [b"{nope"]), "line 5 is not a JSON object"),
-        ("broken.json", json.dumps([ROW]).encode()[:-5], "not a JSON list"),
+        ("broken.jsonl", LINES + b"\n{nope", "line 4 is not a JSON object"),
+        ("broken.json", LIST[:-5], "not a JSON list"),
         ("number.jsonl", LINE + b"\n7", "line 2 is not a JSON object (7)"),
-        ("latin.jsonl", b"\n".join([LINE] * 4 + [LINE.replace(b"What", b"caf\xe9")]), "row 4 is not UTF-8 text"),
+        ("latin.jsonl", LINES + b"\n" + LINE.replace(b"What", b"caf\xe9"), "row 3 is not UTF-8 text"),
         ("empty.jsonl", b"", "holds no rows"),
         ("blank.json", b" \n\n", "holds no rows"),
         ("other.csv", b"a,b", "veRL reads .parquet, .json and .jsonl, not .csv"),
@@ -113,7 +96,7 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize("column", WRONG)
-def test_the_first_bad_row_is_named(kind, column, tmp_path):
+def test_the_first_bad_row_is_named(kind, column, tmp_path, faults_of):
     for number, wrong in enumerate(WRONG[column]):
         file = tmp_path / f"{number}.{kind}"
         rows = [ROW, ROW, {**ROW, column: wrong}, ROW]
@@ -135,7 +118,7 @@ def test_the_first_bad_row_is_named(kind, column, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_large_file_is_looked_at_in_stretches(kind, tmp_path, monkeypatch):
+def test_a_large_file_is_looked_at_in_stretches(kind, tmp_path, monkeypatch, tiny_config):
     monkeypatch.setattr(data_files, "MOST", 100)
     monkeypatch.setattr(data_files, "BATCH", 10)
     rows = pd.DataFrame([ROW] * 1000)
@@ -144,10 +127,9 @@ def test_a_large_file_is_looked_at_in_stretches(kind, tmp_path, monkeypatch):
         rows.to_parquet(file, row_group_size=10)
     else:
         rows.to_json(file, orient="records", lines=True)
-    found = read(str(file), "prompt")
+    facts = Facts(tiny_config(f"data.train_files={file}"))
+    (found,) = facts.splits[0].files
     assert (found.rows, len(found.looked_at)) == (1000, 100)
     assert max(found.looked_at) > 800
     assert found.columns["prompt"] == [MESSAGES] * 100
-    config = SimpleNamespace(own_data_class=False)
-    said = checks.looked_at_a_part(config, data_files.Split("data.train_files", [found]))
-    assert said.endswith(f"large.{kind} was looked at in 100 of 1,000 rows")
+    assert [m for m in checks.data(facts) if f"large.{kind} was looked at in 100 of 1,000 rows" in m]

@@ -102,7 +102,7 @@ def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
     import verl  # noqa: F401
 
     from gpg_verl.launch.check import compose
-    from gpg_verl.launch.preflight import look, validate, verls_validation
+    from gpg_verl.launch.preflight import look, validate
 
     setting = "actor_rollout_ref.rollout.enforce_eager=True"
     found = commands(setting, OUT=str(tmp_path), MODEL=str(tmp_path / "model"))
@@ -115,7 +115,7 @@ def test_every_run_composes_and_differs_in_its_method_alone(tmp_path):
         config = compose(overrides)
         if name in ("gpg", "rows"):  # the others run without this package
             assert look(config, overrides).contradictions == []
-        validate(config, verls_validation)
+        validate(config)
         actor = config.actor_rollout_ref
         assert (actor.actor.strategy, actor.model.use_remove_padding) == ("fsdp", True)  # veRL's defaults
     assert len(commands(RUNS="gpg")) == 1

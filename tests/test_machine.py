@@ -11,17 +11,21 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from gpg_verl.compat import versions
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.guards import placement
 from gpg_verl.launch import doctor, facts, machine
-from gpg_verl.launch.facts import Facts, remote_cluster
+from gpg_verl.launch.facts import Advice, Facts, remote_cluster
 
-# ---- attention
-
-
-ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
-PADDED = "actor_rollout_ref.model.use_remove_padding"
+ATTENTION, PADDED = machine.ATTENTION, machine.PACKED
 ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
 BY_PIP, BY_NVCC = f"+{ATTENTION}=sdpa", "pip install --no-build-isolation flash-attn"
+SEES = "actor_rollout_ref.model.path={sees}"
+
+
+@pytest.fixture
+def run(tiny_config):
+    """run("key=value", ...): the facts of a tiny run with these."""
+    return lambda *settings: Facts(tiny_config(*settings))
 
 
 @pytest.fixture
@@ -30,9 +34,7 @@ def environment(monkeypatch):
 
     def environment(packages):
         monkeypatch.setattr(machine, "installed", packages.get)
-        modules = {"flash-attn": "flash_attn", "flash-attn-4": "flash_attn", "flash-attn-3": "flash_attn_interface"}
-        found = {modules.get(name, name) for name in packages}
-        monkeypatch.setattr(machine, "importable", found.__contains__)
+        monkeypatch.setattr(machine, "importable", packages.__contains__)
 
     return environment
 
@@ -40,52 +42,37 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(
     ("packages", "settings", "said"),
     [
-        ({}, [f"{ATTENTION}=sdpa"], None),
-        ({}, [f"{ATTENTION}=eager"], None),
-        ({}, [f"{ATTENTION}="], [f"{ATTENTION}=flash_attention_2, veRL's default", BY_PIP, BY_NVCC, "docker"]),
-        ({}, [f"{ATTENTION}=flash_attention_2"], ["flash-attn is not installed", BY_PIP, BY_NVCC]),
-        ({"flash-attn": "2.8.3"}, [f"{ATTENTION}="], None),
-        ({"flash-attn": "2.3.2"}, [f"{ATTENTION}="], ["flash-attn is not installed"]),
-        ({"kernels": "0.17.2"}, [f"{ATTENTION}="], None),  # from the hub
-        ({"kernels": "0.9.0"}, [f"{ATTENTION}="], ["flash-attn is not installed"]),
-        ({"flash-attn": "2.8.3"}, [f"{ATTENTION}=flash_attention_3"], ["flash-attn-3 is not installed"]),
-        ({"flash-attn-3": "3.0.0"}, [f"{ATTENTION}=flash_attention_3"], None),
-        ({"flash-attn-4": "4.0.0"}, [f"{ATTENTION}="], ["flash-attn is not installed"]),
-        ({}, [f"{ATTENTION}=", "actor_rollout_ref.model.path={sees}"], [BY_PIP, f"{PADDED}=False"]),
-        (
-            {"kernels": "0.17.2"},  # veRL calls flash-attn by its own name
-            [f"{ATTENTION}=sdpa", f"{PADDED}=True", "actor_rollout_ref.model.path={sees}"],
-            ["for qwen2_vl veRL calls flash-attn", f"{PADDED}=False"],
-        ),
-        ({}, [f"{ATTENTION}=sdpa", "actor_rollout_ref.model.path={sees}"], None),  # padded
-        ({"flash-attn": "2.8.3"}, [f"{ATTENTION}=sdpa", f"{ULYSSES}=2"], [f"{ULYSSES}=2", "see itself alone"]),
-        ({"flash-attn": "2.8.3"}, [f"{ATTENTION}=", f"{ULYSSES}=2"], None),
+        ([], [f"{ATTENTION}=sdpa"], None),
+        ([], [f"{ATTENTION}=eager"], None),
+        ([], [f"{ATTENTION}="], [f"{ATTENTION}=flash_attention_2, veRL's default", BY_PIP, BY_NVCC, "docker"]),
+        ([], [f"{ATTENTION}=flash_attention_2"], ["_2: flash-attn is not installed", BY_PIP, BY_NVCC]),
+        (["flash-attn"], [f"{ATTENTION}="], None),
+        (["kernels"], [f"{ATTENTION}="], None),  # from the hub
+        (["flash-attn"], [f"{ATTENTION}=flash_attention_3"], ["flash-attn-3 is not installed"]),
+        (["flash-attn-3"], [f"{ATTENTION}=flash_attention_3"], None),
+        (["flash-attn-4"], [f"{ATTENTION}="], ["flash-attn is not installed"]),
+        ([], [f"{ATTENTION}=", "trainer.device=npu"], None),
+        ([], [f"{ATTENTION}=", SEES], [BY_PIP, f"{PADDED}=False"]),
+        # veRL calls flash-attn by its own name, whatever `kernels` has
+        (["kernels"], [f"{ATTENTION}=sdpa", f"{PADDED}=True", SEES], ["for qwen2_vl veRL calls", f"{PADDED}=False"]),
+        ([], [f"{ATTENTION}=sdpa", SEES], None),  # padded
+        (["flash-attn"], [f"{ATTENTION}=sdpa", f"{ULYSSES}=2"], [f"{ULYSSES}=2", "see itself alone"]),
+        (["flash-attn"], [f"{ATTENTION}=", f"{ULYSSES}=2"], None),
     ],
 )
-def test_the_attention_that_the_model_would_be_loaded_with(
-    tiny_config, environment, tmp_path, packages, settings, said
-):
+def test_the_attention_that_the_model_would_be_loaded_with(run, environment, tmp_path, packages, settings, said):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    environment(packages)
-    run = Facts.read(tiny_config(*(setting.format(sees=tmp_path) for setting in settings)))
-    found = [message for check in (machine.no_attention, machine.attention_to_a_part) if (message := check(run))]
+    environment(dict.fromkeys(packages, "1"))
+    found = list(machine.attention(run(*(setting.format(sees=tmp_path) for setting in settings))))
     assert len(found) == (said is not None), found
     assert [text for text in said or [] if text not in found[0]] == []
-
-
-def test_doctor_says_that_flash_attention_is_missing(environment, monkeypatch):
-    assert doctor.attention_problem() is None  # of an installation for CPUs
-    monkeypatch.setattr(doctor.versions, "found", lambda package: ("vllm", "0.24.0"))
-    environment({})
-    assert BY_PIP in doctor.attention_problem()
-    assert BY_NVCC in doctor.attention_problem()
-    environment({"flash-attn": "2.8.3"})
-    assert doctor.attention_problem() is None
+    assert all(isinstance(message, LocalProblem) != ("see itself alone" in message) for message in found)
 
 
 @pytest.mark.parametrize(("gpu", "code"), [(True, 1), (False, 0)])
 def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, code):
     """No flash-attn where there is a GPU is off; where there is none, the other nodes need it, and all is well here."""
+    assert doctor.attention_problem() is None  # of an installation for CPUs
     found = versions.found
     monkeypatch.setattr(
         versions, "found", lambda package: ("vllm", "0.24.0") if package.name == "vllm" else found(package)
@@ -93,12 +80,16 @@ def test_doctor_on_the_head_of_a_cluster(environment, monkeypatch, capsys, gpu, 
     monkeypatch.setattr(doctor, "registrations", lambda: ([], []))
     platform = SimpleNamespace(device_name="cuda", is_available=lambda: gpu)
     monkeypatch.setattr("verl.plugin.platform.get_platform", lambda: platform)
+    environment({"flash-attn": "2.8.3"})
+    assert doctor.attention_problem() is None
     environment({})
     assert doctor.main() == code
     out = capsys.readouterr().out
     assert ("off flash-attn, with which veRL loads models" in out) == gpu
     assert ("its nodes need it: flash-attn, with which veRL loads models" in out) == (not gpu)
     assert ("all as it should be" in out) == ("right for the head of a cluster" in out) == (not gpu)
+    assert BY_PIP in out
+    assert BY_NVCC in out
 
 
 BACKEND = "actor_rollout_ref.rollout.checkpoint_engine.backend"
@@ -114,10 +105,10 @@ BACKEND = "actor_rollout_ref.rollout.checkpoint_engine.backend"
         ("sync", "nccl", {}, False),
     ],
 )
-def test_the_package_that_sends_weights(tiny_config, environment, mode, backend, packages, missing):
+def test_the_package_that_sends_weights(run, environment, mode, backend, packages, missing):
     environment(packages)
-    message = machine.no_cupy(Facts.read(tiny_config(f"trainer.v1.trainer_mode={mode}", f"{BACKEND}={backend}")))
-    assert ("cupy" in (message or "")) == missing
+    found = list(machine.packages(run(f"trainer.v1.trainer_mode={mode}", f"{BACKEND}={backend}")))
+    assert [f"{BACKEND}=nccl: cupy" in message for message in found] == [True] * missing
 
 
 @pytest.mark.parametrize(
@@ -129,38 +120,56 @@ def test_the_package_that_sends_weights(tiny_config, environment, mode, backend,
         (("vllm", "0.24.0"), "elsewhere", False),
     ],
 )
-def test_the_checkpoint_is_loaded_only_for_a_vllm_that_needs_it(tiny_config, monkeypatch, vllm, place, safe):
+def test_the_checkpoint_is_loaded_only_for_a_vllm_that_needs_it(run, monkeypatch, vllm, place, safe):
     monkeypatch.setattr(versions, "found", lambda package: vllm)
     monkeypatch.setattr(facts, "remote_cluster", lambda config: place)
-    assert Facts.read(tiny_config()).dummy_loading_is_safe == safe
+    assert run().dummy_loading_is_safe == safe
 
 
 # ---- memory, disks, a login
 
 
-def test_memory_needed_grows_with_the_model(tiny_config):
-    run = Facts.read(tiny_config())
-    run.tensor_shapes = []
-    without = machine.cpu_bytes_needed(run)
-    run.tensor_shapes = [[1000, 1000], [1000]]
-    assert machine.cpu_bytes_needed(run) == without + 8 * 4 * 1_001_000
+def test_memory_needed_grows_with_the_model(run):
+    small, large = run(), run()
+    small.tensor_shapes, large.tensor_shapes = [], [[1000, 1000], [1000]]
+    assert machine.cpu_bytes_needed(large) == machine.cpu_bytes_needed(small) + 8 * 4 * 1_001_000
+
+
+FSDP = "actor_rollout_ref.actor"
 
 
 @pytest.mark.parametrize(
-    ("used", "lacking", "warned"), [(0.5, False, False), (0.96, False, True), (0.999, True, False)]
+    ("settings", "copies"),
+    [
+        ([], 3),  # weights and two moments
+        ([f"{FSDP}.checkpoint.save_contents=[model]"], 1),
+        ([f"{FSDP}.fsdp_config.model_dtype=bf16"], 1.5),
+        (["trainer.save_freq=-1"], 0),
+        (["trainer.nnodes=2"], 0),
+        (["actor_rollout_ref.model.lora_rank=8"], 0),
+        ([f"{FSDP}.strategy=megatron"], 0),
+    ],
 )
-def test_rays_disk_is_looked_at(tiny_config, monkeypatch, tmp_path, used, lacking, warned):
+def test_a_checkpoint_has_room(run, monkeypatch, tmp_path, settings, copies):
+    facts = run("trainer.save_freq=1", f"trainer.default_local_dir={tmp_path}", *settings)
+    facts.tensor_shapes = [[1000, 1000], [1000]]
+    for free, full in ((copies * 4 * 1_001_000, False), (copies * 4 * 1_001_000 - 1, copies > 0)):
+        monkeypatch.setattr(machine, "free_bytes", lambda directory, free=free: free)
+        assert any("a checkpoint takes" in message for message in machine.disks(facts)) == full
+
+
+@pytest.mark.parametrize(("used", "kinds"), [(0.5, []), (0.96, [Advice]), (0.999, [LocalProblem])])
+def test_rays_disk_is_looked_at(run, monkeypatch, tmp_path, used, kinds):
     size = 200e9
     usage = namedtuple("usage", "total used free")(size, size * used, size * (1 - used))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not/there/yet"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    run = Facts.read(tiny_config())
-    for check, expected in ((machine.full_ray_disk, lacking), (machine.nearly_full_ray_disk, warned)):
-        message = check(run)
-        assert bool(message) == expected
-        assert message is None or ("not/there/yet/ray" in message and "RAY_TMPDIR=" in message)
-    run.remote_cluster = "the run goes to a Ray"
-    assert (machine.full_ray_disk(run), machine.nearly_full_ray_disk(run)) == (None, None)
+    facts = run()
+    found = list(machine.disks(facts))
+    assert [type(message) for message in found] == kinds
+    assert all("not/there/yet/ray" in message and "RAY_TMPDIR=" in message for message in found)
+    facts.remote_cluster = "the run goes to a Ray"
+    assert list(machine.disks(facts)) == []
 
 
 @pytest.mark.parametrize(
@@ -176,18 +185,16 @@ def test_rays_disk_is_looked_at(tiny_config, monkeypatch, tmp_path, used, lackin
         ({}, "wandb/settings", "[default]\nmode = offline\n", True),  # what `wandb offline` writes
     ],
 )
-def test_a_login_of_wandb(tiny_config, monkeypatch, tmp_path, variables, file, content, logged_in):
+def test_a_login_of_wandb(run, monkeypatch, tmp_path, variables, file, content, logged_in):
     monkeypatch.chdir(tmp_path)
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
-    for name, value in variables.items():
+    for name, value in {"NETRC": str(tmp_path / "netrc"), **variables}.items():
         monkeypatch.setenv(name, value)
     if file:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(content)
-    assert (machine.no_wandb_login(Facts.read(tiny_config("trainer.logger=wandb"))) is None) == logged_in
+    assert len(list(machine.loggers(run("trainer.logger=wandb")))) == (not logged_in)
 
 
 # ---- CPUs
@@ -213,11 +220,10 @@ def test_what_a_run_reserves(tiny_config, settings, needed):
     assert f"set ray_kwargs.ray_init.num_cpus={needed}" in message
 
 
-def test_a_ray_that_is_started_counts_this_machine(tiny_config, monkeypatch):
+def test_a_ray_that_is_started_counts_this_machine(run, monkeypatch):
     monkeypatch.setattr(placement, "local_cpus", lambda: 4)
-    assert "4 (the CPUs of this machine)" in machine.too_few_cpus(
-        Facts.read(tiny_config("ray_kwargs.ray_init.num_cpus="))
-    )
+    (message,) = machine.cpus(run("ray_kwargs.ray_init.num_cpus="))
+    assert "4 (the CPUs of this machine)" in message
 
 
 # ---- where the work is done
@@ -258,21 +264,16 @@ def test_a_ray_that_was_started_on_this_machine_is_joined_while_it_runs(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("package", "expected"),
+    ("name", "distribution", "wanted", "said"),
     [
-        (versions.requirement("verl"), None),
-        (
-            versions.Requirement("vllm", ("vllm-none",), SpecifierSet(">=1"), "pip install it"),
-            "vllm is not installed (wanted >=1): pip install it",
-        ),
-        (
-            versions.Requirement("verl", ("verl",), SpecifierSet("==0.1"), "pip install verl==0.1"),
-            "verl 0.9.1 is installed, wanted ==0.1: pip install verl==0.1",
-        ),
+        ("verl", "verl", str(versions.VERL), None),
+        ("vllm", "vllm-none", ">=1", "vllm is not installed (wanted >=1): pip install it"),
+        ("verl", "verl", "==0.1", "verl 0.9.1 is installed, wanted ==0.1: pip install it"),
     ],
 )
-def test_versions(package, expected, tiny_config, monkeypatch):
-    assert versions.problem(package) == expected
-    if package.name == "vllm":
+def test_versions(name, distribution, wanted, said, run, monkeypatch):
+    package = versions.Requirement(name, (distribution,), SpecifierSet(wanted), "pip install it")
+    assert versions.problem(package) == said
+    if name == "vllm":
         monkeypatch.setattr(versions, "PACKAGES", (versions.PACKAGES[0], package))
-        assert machine.no_vllm(Facts.read(tiny_config())) == expected
+        assert list(machine.packages(run())) == [said]

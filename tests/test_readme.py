@@ -22,7 +22,7 @@ import tiny
 from conftest import run_bash
 
 from gpg_verl.launch.check import compose
-from gpg_verl.launch.preflight import look, validate, verls_validation
+from gpg_verl.launch.preflight import look, validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def composed(command, folder):
     if "algorithm.adv_estimator=gpg" in overrides:
         assert look(config, overrides).contradictions == []
     else:
-        validate(config, verls_validation)
+        validate(config)
 
 
 def checked(command, folder):

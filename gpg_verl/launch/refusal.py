@@ -12,17 +12,20 @@ class Unsupported(RuntimeError):
     """This Python or veRL is not one that gpg_verl was written for: what was found, what is wanted, how to fix it."""
 
 
+def reason(cause) -> str:
+    if isinstance(cause, Unsupported):
+        return f"adv_estimator=gpg refuses to run: {cause}"
+    return (
+        f"adv_estimator=gpg refuses to run: the gpg_verl plugin did not load ({type(cause).__name__}: {cause}). "
+        "`python -m gpg_verl doctor` says how to fix it."
+    )
+
+
 def refusal(cause):
     """A function to stand in for one of ours: called in whatever way, it raises and names the cause."""
-    why = str(cause)
-    if not isinstance(cause, Unsupported):
-        why = (
-            f"the gpg_verl plugin did not load ({type(cause).__name__}: {cause}). "
-            "`python -m gpg_verl doctor` says how to fix it."
-        )
 
     def refuse(*args, **kwargs):
-        raise RuntimeError(f"adv_estimator=gpg refuses to run: {why}") from cause
+        raise RuntimeError(reason(cause)) from cause
 
     refuse.cause = cause
     return refuse
@@ -44,16 +47,16 @@ def refuse_command(cause):
     one. A run whose config file says it, and a worker, ends at one of the other places.
     """
     if any(argument.lstrip("+") == "algorithm.adv_estimator=gpg" for argument in sys.argv[1:]):
-        raise SystemExit(_message(refusal(cause)))
+        raise SystemExit(reason(cause))
 
 
 def refuse_settings(module, cause):
     """In the driver, before Ray starts; `module` is verl.utils.config."""
-    original, refuse = module.validate_config, refusal(cause)
+    original = module.validate_config
 
     def validate_config(config, *args, **kwargs):
         if config.algorithm.adv_estimator == "gpg":
-            raise SystemExit(_message(refuse))
+            raise SystemExit(reason(cause))
         return original(config, *args, **kwargs)
 
     module.validate_config = validate_config
@@ -61,16 +64,7 @@ def refuse_settings(module, cause):
 
 def refuse_algorithm(module, cause):
     """In every process; `module` is verl.trainer.ppo.core_algos."""
-    refuse = refusal(cause)
-    module.ADV_ESTIMATOR_REGISTRY["gpg"] = refuse
-    module.POLICY_LOSS_REGISTRY["gpg"] = refuse
+    module.ADV_ESTIMATOR_REGISTRY["gpg"] = module.POLICY_LOSS_REGISTRY["gpg"] = refusal(cause)
 
 
 REFUSALS = {"verl.utils.config": refuse_settings, "verl.trainer.ppo.core_algos": refuse_algorithm}
-
-
-def _message(refuse):
-    try:
-        refuse()
-    except RuntimeError as error:
-        return str(error)
