@@ -22,6 +22,7 @@ from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.trainer.ppo import core_algos
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_name
 from verl.utils.py_functional import append_to_dict
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -120,9 +121,11 @@ class GPGTrainingWorker(TrainingWorker):
                 if output is not None:
                     append_to_dict(metrics, tu.get(output, "metrics"))
         if agreement is not None:
-            agreement = Agreement([row for rows in self._of_all_ranks(agreement.rows) for row in rows])
+            seen = self._of_all_ranks(agreement)
+            agreement = Agreement([x for part in seen for x in part.log_probs], [x for part in seen for x in part.rows])
             if plan.observe:
-                measured = {**agreement.metrics(plan.correction), "gpg/rows_observed": len(agreement.rows)}
+                measured = agreement.metrics(plan.correction, get_device_name())
+                measured["gpg/rows_observed"] = len(agreement.rows)
                 metrics.update({key: [value] for key, value in measured.items()})
             metrics["gpg/gaps"] = [agreement.gaps()]
         if kind is not None:

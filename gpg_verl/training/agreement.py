@@ -1,8 +1,4 @@
-"""How well trainer and rollout agree on the tokens of an update: veRL's measures, and the gap that is judged.
-
-veRL takes them from a forward pass of its own over the whole batch. GPG has no such pass: they come from the update's
-own, of the rows that it computes. The actor worker measures, the trainer judges (rollout_check.py).
-"""
+"""How well trainer and rollout agree on the tokens of an update: veRL's measures, and the gap that is judged."""
 
 from __future__ import annotations
 
@@ -49,11 +45,12 @@ class Gap(NamedTuple):
 
 @dataclass
 class Agreement:
-    """Of each row seen so far: the trainer's and the rollout's log-probs of its response tokens, (2, tokens) on the
-    CPU, and what it shows (`text`, `images`) where the two are to be compared, else None.
+    """log_probs: of each micro-batch, (2, tokens) on the CPU, the trainer's and the rollout's of its response tokens.
+    rows: of each row, how many these are, and what it shows (text, images) where the two are compared, else None.
     """
 
-    rows: list[tuple[torch.Tensor, str | None]] = field(default_factory=list)
+    log_probs: list[torch.Tensor] = field(default_factory=list)
+    rows: list[tuple[int, str | None]] = field(default_factory=list)
 
     def observe(self, loss_fn: Callable) -> Callable:
         """veRL's loss of a micro-batch, looked at on the way."""
@@ -61,29 +58,35 @@ class Agreement:
         def loss(*args, model_output, data: TensorDict, **others):
             padded = data.select("rollout_log_probs", "response_mask").to_padded_tensor()
             mask, log_probs = padded["response_mask"].bool(), no_padding_2_padding(model_output["log_probs"], data)
-            both = torch.stack([log_probs.detach(), padded["rollout_log_probs"]])[:, mask].cpu()
+            self.log_probs.append(torch.stack([log_probs.detach(), padded["rollout_log_probs"]])[:, mask].cpu())
             compared, shown = data.get(COMPARED, torch.zeros(len(mask))).tolist(), shown_by(data)
-            for i, row in enumerate(both.split(mask.sum(-1).tolist(), dim=1)):
-                if row.numel():
+            for i, tokens in enumerate(mask.sum(-1).tolist()):
+                if tokens:
                     kind = "images" if shown and shown[i] else "text"
-                    self.rows.append((row, kind if compared[i] else None))
+                    self.rows.append((tokens, kind if compared[i] else None))
             return loss_fn(*args, model_output=model_output, data=data, **others)
 
         return loss
 
+    def _by_row(self, device: str) -> tuple[torch.Tensor, ...]:
+        """(2, tokens) each."""
+        tokens = torch.cat([torch.zeros(2, 0), *self.log_probs], dim=1).to(device)
+        return tokens.split([count for count, _ in self.rows], dim=1)
+
     def gaps(self) -> dict[str, Gap]:
         """By what rows show, of those that are compared."""
-        kinds = {kind for _, kind in self.rows if kind is not None}
-        return {kind: Gap.of([row[0] - row[1] for row, of in self.rows if of == kind]) for kind in kinds}
+        rows = [(kind, row) for (_, kind), row in zip(self.rows, self._by_row("cpu"), strict=True) if kind]
+        return {kind: Gap.of([row[0] - row[1] for of, row in rows if of == kind]) for kind in dict(rows)}
 
-    def metrics(self, correction: Mapping[str, Any] | None) -> dict[str, float]:
+    def metrics(self, correction: Mapping[str, Any] | None, device: str) -> dict[str, float]:
         """veRL's, under its names; {} where no row was seen. `correction`: as in `gpg_policy_loss`."""
         from verl.trainer.ppo import rollout_corr_helper
 
         if not self.rows:
             return {}
-        log_probs, of_rollout = (pad_sequence([row[i] for row, _ in self.rows], batch_first=True) for i in range(2))
-        mask = pad_sequence([torch.ones_like(row[0]) for row, _ in self.rows], batch_first=True).bool()
+        rows = self._by_row(device)
+        log_probs, of_rollout = (pad_sequence([row[i] for row in rows], batch_first=True) for i in range(2))
+        mask = pad_sequence([torch.ones_like(row[0]) for row in rows], batch_first=True).bool()
         batch = {"old_log_probs": log_probs, "rollout_log_probs": of_rollout, "responses": mask, "response_mask": mask}
         metrics = calculate_debug_metrics(DataProto.from_dict(batch))
         if correction is None:

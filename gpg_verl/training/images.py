@@ -89,9 +89,8 @@ def unsupported_inputs(data: TensorDict, config) -> str | None:
 
 
 def unmatched_row(data: TensorDict, config, tokenizer) -> str | None:
-    """A row whose images are not for as many tokens as it has of them, with the end of its prompt: beside rows with
-    images no model takes it, and tokens of another row's images could make up for it unseen. None where all match, and
-    for models for which this is not known.
+    """A row whose images are not for as many tokens as it has of them, with the end of its prompt. None where all
+    match, and for models for which this is not known.
     """
     if config.model_type not in IMAGE_MODELS:
         return None
@@ -109,9 +108,7 @@ def unmatched_row(data: TensorDict, config, tokenizer) -> str | None:
 
 
 def _number_of(pixels: torch.Tensor, shape: tuple, alike: dict) -> int:
-    """The number of an item, from 1: that of the one before that looks just like it. A sample of values tells most
-    apart, so that nearly all that are compared whole are the same.
-    """
+    """The number of an item, from 1: that of the one before that looks just like it. A sample tells most apart."""
     sample = pixels.flatten()[:: max(1, pixels.numel() // SAMPLE)]
     candidates = alike.setdefault((*shape, *sample.tolist()), [])
     for other, number in candidates:

@@ -1,7 +1,4 @@
-"""β_th in a veRL run: its replay buffer samples by `algorithm/refill.py`, and its trainer asks for the prompts.
-
-Nothing here is in force where β_th is 0.
-"""
+"""β_th > 0 in a veRL run: its replay buffer samples by `algorithm/refill.py`, its trainer asks for the prompts."""
 
 from __future__ import annotations
 
