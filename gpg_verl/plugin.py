@@ -1,7 +1,7 @@
 """What `import verl` loads (entry point `verl.plugins`), in every process of a run: GPG's hooks, or a refusal.
 
-Too small to fail: whatever fails behind it turns into a `gpg` that refuses to run and names the cause (design
-invariant 3). Other estimators are never affected.
+Too small to fail: whatever fails behind it turns into a `gpg` that refuses to run and names the cause (never
+veRL's own estimator unseen). Other estimators are never affected.
 """
 
 from gpg_verl.launch.refusal import refuse_gpg

@@ -2,7 +2,7 @@
 
     plain("\\dfrac{1}{2}\\,\\text{ cm}²")  ->  "\\frac{1}{2} cm ^{2}"
 
-What comes out is read by kinds.py and formula.py only: commands that set type or space are gone, `\\text{...}` is its
+What comes out is read by answer.py, prose.py and kinds/: commands that set type or space are gone, `\\text{...}` is its
 words, an operator has one name, a degree sign is `°`, a dollar sign is money.
 """
 

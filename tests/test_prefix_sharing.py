@@ -161,7 +161,7 @@ def test_a_model_with_attention_of_its_own_goes_row_by_row(one, tiny_folder, mon
     assert_same(result.gradients[:1], [by_definition(tiny_folder, rollouts)])
 
 
-@pytest.mark.parametrize("rows", [None, "the vocabulary's layer sees more"])
+@pytest.mark.parametrize("rows", [None, "lm_head sees more"])
 def test_a_batch_with_unsupported_inputs_goes_row_by_row(one, tiny_folder, monkeypatch, rows):
     """Only then are passes over rows compared with veRL's; where they are not exact, they are veRL's."""
     from gpg_verl.training.self_check import SelfCheck

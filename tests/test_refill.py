@@ -186,7 +186,7 @@ def test_forgotten_groups_do_not_count():
     assert refill.select().selected == [0, 3, 4]
 
 
-# --- invariant 1: the distribution of what is trained on
+# --- the distribution of what is trained on
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ A step of S groups needs V = ⌈β_th · S⌉ valid ones. Groups are numbered in
 dispatched, and the step takes the shortest prefix of at least S usable groups of which at least V are valid, every
 group in it judged. It trains on the prefix's valid groups and fills up with zero-variance ones, both in dispatch order.
 So a group's place depends on its number and its validity, never on how soon it finished: what is trained on has the
-distribution that generating one group after the other would give (design invariant 1). Starting as soon as V valid
+distribution that generating one group after the other would give. Starting as soon as V valid
 groups are there would prefer short responses.
 
 How many prompts are asked for does depend on what has finished so far. It changes how long the step takes and what is
@@ -23,10 +23,10 @@ from enum import Enum
 
 # Before any group is judged, as if this share of a batch had been, half way between β_th and all of them valid: a plain
 # batch will do until groups say otherwise. The first to finish are few, and short responses are not like the others.
-GUESS_WEIGHT = 0.35
+PRIOR_WEIGHT = 0.35
 # What past steps' groups weigh against this step's. They are all of their steps, not the first to finish, and the
 # policy moves slowly; but it moves.
-FADE = 0.5
+DECAY = 0.5
 
 
 class GroupStatus(Enum):
@@ -72,7 +72,7 @@ class Refill:
         self.batch_size = batch_size
         self.valid_needed = math.ceil(beta_th * batch_size - 1e-9)  # 0.6 · 5 is 3, whatever floats say
         self.bound = max_batches * batch_size
-        self.share_judged = GUESS_WEIGHT * batch_size
+        self.share_judged = PRIOR_WEIGHT * batch_size
         self.share_valid = (1 + beta_th) / 2 * self.share_judged
         self._groups: dict[Hashable, GroupStatus | None] = {}  # in dispatch order; None while in flight
 
@@ -147,8 +147,8 @@ class Refill:
 
     def close(self, step: StepSelection) -> None:
         """Ends the step: its prefix is used up and what it taught about the share is kept; the rest stays."""
-        self.share_valid = FADE * self.share_valid + step.valid
-        self.share_judged = FADE * self.share_judged + step.judged
+        self.share_valid = DECAY * self.share_valid + step.valid
+        self.share_judged = DECAY * self.share_judged + step.judged
         self.remove([*step.selected, *step.unused])
 
     def state(self) -> dict:

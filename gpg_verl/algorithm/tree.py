@@ -117,11 +117,11 @@ def cut(whole: Branches, budget: int) -> list[tuple[int, int]]:
     ends, shared = [0, *whole.computed().cumsum().tolist()], whole.shared.tolist()
     parts, start, rows = [], 0, len(whole)
     while start < rows:
-        spent = ends[start] - shared[start]
-        end = max(start + 1, bisect.bisect_right(ends, spent + budget) - 1)
+        cumulative_cost = ends[start] - shared[start]
+        end = max(start + 1, bisect.bisect_right(ends, cumulative_cost + budget) - 1)
         if end < rows:
             # Of the places past half of the budget, the one that repeats least, the last of several.
-            first = max(start + 1, bisect.bisect_left(ends, spent + 0.5 * budget))
+            first = max(start + 1, bisect.bisect_left(ends, cumulative_cost + 0.5 * budget))
             end = min(range(end, first - 1, -1), key=shared.__getitem__, default=end)
         parts.append((start, end))
         start = end
@@ -190,12 +190,8 @@ class Tree:
             path = np.concatenate([before, np.arange(start, stop)])
         return end
 
-    def weights(self, values: np.ndarray) -> np.ndarray:
-        """(pairs,) the sum of `values` (tokens of all rows,) over the rows that score the pair."""
-        return np.bincount(self.pair, values[self.flat], minlength=len(self.follows))
-
     def num_attended_pairs(self) -> int:
-        """Pairs of a query and a key that it sees."""
+        """Pairs of a query and a key that it attends to."""
         return sum((end - start) * (2 * len(before) + end - start + 1) // 2 for start, end, before in self.branches())
 
 

@@ -1,7 +1,7 @@
 """Which rows each update of a step computes: those with a gradient, and not one more than the hardware's grid asks for.
 
 The gradient of a row in a zero-variance group is exactly zero (its advantage is), so leaving it out changes nothing but
-the denominators, which `Update` keeps at those of the full mini-batch (design invariant 1). Plain Python.
+the denominators, which `Update` keeps at those of the full mini-batch. Plain Python.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# How each of veRL's aggregation modes divides. A token mean divides by the tokens of the rows it is given; the others
-# by a number of sequences that it is told, or by nothing.
+# How veRL's aggregation modes divide: token-mean by the tokens in the call, the others by a given number of sequences,
+# or by nothing.
 TOKEN_MEAN = ("token-mean",)
 SAME_DENOMINATOR = ("token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 

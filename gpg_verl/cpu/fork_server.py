@@ -61,7 +61,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection would write to, and so copy, every page
     request = Server(listener).serve()
-    become(request, before, imported, executable)
+    run_as_worker(request, before, imported, executable)
 
 
 class Server:
@@ -97,9 +97,9 @@ class Server:
             return None
         child = os.fork() if self.can_give(wanted, client) else None
         if child == 0:
-            self.leave()
+            self.close_fds()
             client.close()
-            take(wanted)
+            dup_fds(wanted)
             return request
         for file in files:
             os.close(file)
@@ -118,7 +118,7 @@ class Server:
         own |= {0, 1, 2, self.ended, self.wakeup, self.raylet, *wanted.values()}
         return all(number in own or not os.path.exists(f"/proc/self/fd/{number}") for number in wanted)
 
-    def leave(self) -> None:
+    def close_fds(self) -> None:
         """In a fork: nothing of the server stays open."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -142,7 +142,7 @@ class Server:
                 client.close()
 
     def abandoned(self, client: socket.socket) -> None:
-        """Who stands for a worker was killed: the worker is meant. Its end is told by `reap`."""
+        """The client was killed: kill its worker, whose end `reap` reports."""
         if client not in self.children.values():  # its worker ended at the same moment
             return
         self.selector.unregister(client)
@@ -160,7 +160,7 @@ def write_executable(address: Path) -> str:
     return str(file)
 
 
-def take(wanted: dict[int, int]) -> None:
+def dup_fds(wanted: dict[int, int]) -> None:
     """Gives each file its number."""
     moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, 1 + max(wanted)) for number, file in wanted.items()}
     for file in wanted.values():
@@ -170,7 +170,7 @@ def take(wanted: dict[int, int]) -> None:
         os.close(file)
 
 
-def become(request: dict, before: dict[str, str], imported: dict[str, str], executable: str) -> None:
+def run_as_worker(request: dict, before: dict[str, str], imported: dict[str, str], executable: str) -> None:
     """Turns a fork into the worker of the request.
 
     Args:

@@ -1,8 +1,7 @@
 """The look at a run before Ray starts: read the facts, settle what GPG implies, ask the checks, claim the folder,
 veRL's own validation. What it finds is one message, no traceback.
 
-`before_ray` is called with veRL's composed config by `verl.trainer.main_ppo` (see hooks.py); `look` is the same for
-`python -m gpg_verl check`.
+`before_ray` is for `verl.trainer.main_ppo` (see hooks.py); `look` is the same for `python -m gpg_verl check`.
 """
 
 from __future__ import annotations
@@ -128,7 +127,8 @@ def look(config: DictConfig, overrides: list[str] | None, claim: bool = False) -
         findings.settled = settle(config, overrides, images=facts.has_images and not facts.dummy_loading_is_safe)
         findings.add(findings.settled.contradictions)
         for check in CHECKS:
-            findings.add(check(facts))
+            with findings.in_words("the configuration cannot be used"):
+                findings.add(check(facts))
         if claim and not findings.contradictions:
             findings.add(run_folder.claim(config))
     if not findings.contradictions:

@@ -26,10 +26,10 @@ REWARD_MANAGER = {  # tells reward_fns whether an answer was cut off
 }
 SEEDED_MANAGER = "gpg_verl.determinism.AgentLoopManagerSeeded"
 
-# (key, GPG's value, veRL's default, why, how to fix another value)
 NO_KL = "GPG has no KL term and starts no reference worker"
 ALLOW_KL = "set it to False, or keep it on purpose with +algorithm.gpg.allow_kl=True"
 WARMUP = "GPG has no critic to warm up, and veRL does not update the actor before that step"
+# (key, GPG's value, veRL's default, why, how to fix another value)
 IMPLIED = (
     (
         f"{ACTOR}.policy_loss.loss_mode",

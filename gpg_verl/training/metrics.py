@@ -1,4 +1,4 @@
-"""What a step did, for its metrics under `gpg/` (design invariant 5): counts are sums over a step's local updates, over
+"""What a step did, for its metrics under `gpg/`: counts are sums over a step's local updates, over
 which veRL averages metrics. Plain Python.
 """
 
