@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
 def work(rank, ranks, source, out, port):
+    torch.set_num_threads(1)  # else transformers' threads race for a thread pool that did not survive the fork
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(ranks)}
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     for kind in ("full", "bf16", "lora", "lora_only"):

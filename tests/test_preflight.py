@@ -264,6 +264,15 @@ def test_with_the_command_hdfs_is_verls(typed, monkeypatch, tmp_path):
     assert [override for override, _ in NOT_ON_THIS_MACHINE if "hdfs:" in override and typed(override).lacking] == []
 
 
+def test_a_check_that_fails_keeps_no_other_from_being_asked(typed, monkeypatch):
+    def fails(facts):
+        yield from ()
+        raise ValueError("odd")
+
+    monkeypatch.setattr("gpg_verl.launch.preflight.CHECKS", (fails, lambda facts: ["the other"]))
+    assert typed("").contradictions == ["the configuration cannot be used: odd", "the other"]
+
+
 def test_no_folder_is_made_for_a_bucket(typed, folder):
     before = set(os.listdir(folder))
     typed("trainer.save_freq=1 trainer.default_local_dir=s3://b/run", claim=True)

@@ -54,6 +54,7 @@ ROLES = {
     "actor worker": "ray::WorkerDict",
     "vLLM server": "ray::vLLMHttpServer",
     "vLLM engine": "VLLM::EngineCore",
+    "agent-loop worker": "ray::AgentLoopWorker",
     "reward worker": "ray::RewardLoopWorker",
 }
 
