@@ -105,7 +105,8 @@ class Case:
             assert not ours.refused
             after = gather(logits, torch.from_numpy(tree.follows)).float().to(dtype).log_softmax(-1)
             log_probs = after.gather(-1, torch.from_numpy(self.tokens[own[tree.token]])[:, None])[:, 0]
-            backward((log_probs * torch.from_numpy(tree.weights(self.row_weights[row])).to(dtype)).sum())
+            weights = np.bincount(tree.pair, self.row_weights[row][tree.flat], minlength=len(tree.follows))
+            backward((log_probs * torch.from_numpy(weights).to(dtype)).sum())
         return self.gradient()
 
 
