@@ -35,8 +35,7 @@ from launch import launch, read
 
 MARK = "GPG_DRILL"
 
-# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD; None while there is
-# $GPG_DRILL_HOLD.none.
+# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD; None while there is its `.none`.
 HELD_REWARD = """
 import os, pathlib, time
 hold = pathlib.Path(os.environ["GPG_DRILL_HOLD"])
