@@ -35,7 +35,7 @@ from launch import launch, read
 
 MARK = "GPG_DRILL"
 
-# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD; None while there is its `.none`.
+# The reward of examples/tiny.py, given out only while there is no file $GPG_DRILL_HOLD; None with a `.none` beside it.
 HELD_REWARD = """
 import os, pathlib, time
 hold = pathlib.Path(os.environ["GPG_DRILL_HOLD"])
