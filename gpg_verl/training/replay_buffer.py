@@ -91,7 +91,7 @@ class RefilledSample:
             self._judge()
             step = self.refill.select()
             # veRL's `wait` strategy holds sampling back for groups that are about to be too old.
-            if step is not None and (self.stop or buffer._has_enough_samples(global_steps, TRAIN, 0, set())):
+            if step is not None and (self.stop or self.buffer._has_enough_samples(global_steps, TRAIN, 0, set())):
                 break
             if step is None and (prompts := self.refill.num_prompts_to_request()):
                 asked += buffer.refill_fn(prompts)  # veRL's _add_prompts_to_generate, which calls RefillingStep
